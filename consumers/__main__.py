@@ -1,0 +1,198 @@
+"""The `consumers` program: commands, their output, their exit codes.
+
+0: done, or a plan shown. 1: a finding or a refusal, said in one sentence. 2: wrong use (a setting, an argument).
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from datetime import datetime
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+
+from consumers.config import Settings, load
+from consumers.errors import ConsumersError, SettingsError
+
+if TYPE_CHECKING:
+    from consumers.mapping_admin import Listing
+    from consumers.plan import Plan, Step
+
+app = typer.Typer(
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="Reads change events from Kafka and applies them to one PostgreSQL, each tenant's rows under its own id.",
+)
+mapping = typer.Typer(no_args_is_help=True, help="Which inbox belongs to which tenant.")
+app.add_typer(mapping, name="map")
+AsJson = Annotated[bool, typer.Option("--json", help="For machines.")]
+Apply = Annotated[bool, typer.Option("--apply", help="Carry the plan out; without it, only show it.")]
+_AGAIN = "run again with --apply to carry this out"
+
+
+@contextmanager
+def _faults() -> Iterator[None]:
+    """Every fault that we know is one sentence and an exit code, never a traceback."""
+    try:
+        yield
+    except SettingsError as error:
+        print(error, file=sys.stderr)
+        raise typer.Exit(2) from None
+    except ConsumersError as error:
+        print(error, file=sys.stderr)
+        raise typer.Exit(1) from None
+
+
+@app.command()
+def setup(apply: Apply = False, as_json: AsJson = False) -> None:
+    """Tables, policies, roles and functions in the target: what is missing, as a plan, or done with --apply."""
+    from consumers import setup as preparing
+    from consumers.plan import Severity
+
+    with _faults():
+        settings = load()
+        plan = preparing.plan(settings)
+        refused = bool(plan.of(Severity.REFUSAL))
+        if not as_json:
+            _show_plan(plan, with_steps=not apply or refused)
+        if apply and plan.steps and not refused:
+            preparing.apply(settings, on_step=_say_done)
+        if as_json:
+            _print_json(_plan_to_json(plan, applied=apply and not refused))
+        elif plan.steps and not apply:
+            print(_AGAIN)
+        raise typer.Exit(1 if refused or plan.of(Severity.FINDING) else 0)
+
+
+@app.command()
+def status(
+    as_json: AsJson = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Go on showing it until Ctrl-C.")] = False,
+) -> None:
+    """Per tenant: lag, freshness, what is parked or awaited; and the inboxes that belong to nobody."""
+    from consumers.status import gather, render, to_json
+
+    with _faults():
+        settings = load()
+        if watch and not as_json:
+            _watch(settings)
+        found = gather(settings)
+        if as_json:
+            _print_json(to_json(found))
+        else:
+            Console().print(render(found))
+        raise typer.Exit(0 if found.is_well else 1)
+
+
+@mapping.command("list")
+def map_list(as_json: AsJson = False) -> None:
+    """Every inbox with its tenant, and the inboxes with events that belong to nobody."""
+    from consumers.mapping_admin import listing
+
+    with _faults():
+        found = listing(load())
+        if as_json:
+            _print_json(asdict(found))
+        else:
+            _show_listing(found)
+
+
+@mapping.command("add")
+def map_add(
+    inbox: Annotated[int, typer.Option(help="Its id in the source.")],
+    tenant: Annotated[int, typer.Option(help="Whose it is.")],
+    tenant_name: Annotated[str | None, typer.Option(help="Make the tenant with this name if it is missing.")] = None,
+    tenant_slug: Annotated[str | None, typer.Option(help="Its slug; else made from the name.")] = None,
+    inbox_name: Annotated[str | None, typer.Option(help="A name for people.")] = None,
+    apply: Apply = False,
+    as_json: AsJson = False,
+) -> None:
+    """Give an inbox to a tenant; its rows are then backfilled."""
+    from consumers.mapping_admin import Wish, add
+
+    with _faults():
+        wish = Wish(inbox=inbox, tenant=tenant, tenant_name=tenant_name, tenant_slug=tenant_slug, inbox_name=inbox_name)
+        changes = add(load(), wish, apply=apply)
+        if as_json:
+            _print_json({"changes": [change.does for change in changes], "applied": apply})
+            return
+        for change in changes:
+            print(f"{'done: ' if apply else ''}{change.does}")
+        if not changes:
+            print(f"inbox {inbox} belongs to tenant {tenant} already: nothing to do")
+        elif not apply:
+            print(_AGAIN)
+
+
+def _show_plan(plan: Plan, *, with_steps: bool) -> None:
+    for step in plan.steps if with_steps else ():
+        print(f"{step.version:03d} {step.does}")
+    for finding in plan.findings:
+        print(f"{finding.severity.value}: {finding.says}")
+    if not plan.steps:
+        print("the target has everything: nothing to do")
+
+
+def _say_done(step: Step) -> None:
+    print(f"done: {step.does}", file=sys.stderr)
+
+
+def _plan_to_json(plan: Plan, *, applied: bool) -> dict[str, Any]:
+    return {
+        "steps": [{"version": step.version, "does": step.does, "sql": step.sql} for step in plan.steps],
+        "findings": [{"severity": found.severity.value, "says": found.says} for found in plan.findings],
+        "applied": applied,
+    }
+
+
+def _show_listing(listing: Listing) -> None:
+    table = Table("inbox", "name", "tenant", "active", "backfilled")
+    for mapped in listing.mapped:
+        table.add_row(
+            str(mapped.inbox_id),
+            mapped.inbox_name or "",
+            f"{mapped.tenant_id} {mapped.tenant_name or ''}",
+            "yes" if mapped.is_active else "no",
+            f"{mapped.backfilled_at:%Y-%m-%d %H:%M:%SZ}" if mapped.backfilled_at else "not yet",
+        )
+    for unmapped in listing.unmapped:
+        table.add_row(str(unmapped.inbox_id), "", "nobody's", "", f"{unmapped.events} events seen")
+    Console().print(table)
+
+
+def _watch(settings: Settings) -> None:
+    """Until Ctrl-C; a target that goes away ends it with one sentence."""
+    from consumers.status import gather, render
+
+    try:
+        with Live(render(gather(settings)), refresh_per_second=4) as live:
+            while True:
+                time.sleep(1)
+                live.update(render(gather(settings)))
+    except KeyboardInterrupt:
+        return
+
+
+def _print_json(content: object) -> None:
+    print(json.dumps(content, indent=2, default=_iso))
+
+
+def _iso(moment: datetime) -> str:
+    return moment.isoformat()
+
+
+def main() -> None:
+    """The entry point of the installed program."""
+    app()
+
+
+if __name__ == "__main__":
+    main()

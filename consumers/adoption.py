@@ -1,0 +1,153 @@
+"""A table of ours that exists already: what it lacks is added, what stands in the way is said, nothing is changed.
+
+Whoever made the table keeps every column, key, policy and row of it. Only reads.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any, Final
+
+from pglast import ast, enums
+from pglast.stream import RawStream
+
+from consumers.catalogue import Catalogue, ForeignKey
+from consumers.migrations import quoted
+from consumers.plan import Finding, finding, refusal
+
+Change = tuple[str, str]
+"""What it does, in words, and as SQL."""
+
+_LENGTH: Final = re.compile(r"\((\d+)(?:,\d+)?\)")
+_WIDER: Final[dict[str, frozenset[str]]] = {
+    "smallint": frozenset({"integer", "bigint", "numeric"}),
+    "integer": frozenset({"bigint", "numeric"}),
+    "bigint": frozenset({"numeric"}),
+    "character varying": frozenset({"text"}),
+    "text": frozenset({"character varying"}),
+    "json": frozenset({"text"}),
+}
+"""What holds every value of a type, by the type's name without its length."""
+
+
+def adopt(catalogue: Catalogue, node: Any) -> Iterator[Change | Finding]:
+    """What the CREATE TABLE statement comes to for a table that exists."""
+    return _Adoption(catalogue, node).items()
+
+
+class _Adoption:
+    def __init__(self, catalogue: Catalogue, node: Any) -> None:
+        self._now = catalogue
+        self._table: str = node.relation.relname
+        self._wanted: dict[str, Any] = {str(e.colname): e for e in node.tableElts if isinstance(e, ast.ColumnDef)}
+        self._constraints = [e for e in node.tableElts if isinstance(e, ast.Constraint)]
+        self._present = catalogue.columns.get(self._table, {})
+
+    def items(self) -> Iterator[Change | Finding]:
+        yield from self._columns()
+        yield from self._types()
+        if "synced_at" in self._wanted:
+            yield from self._bars()
+        for constraint in self._constraints:
+            if constraint.contype == enums.ConstrType.CONSTR_FOREIGN:
+                yield from self._foreign_key(constraint)
+            else:
+                yield from self._unique_key(constraint)
+
+    def _columns(self) -> Iterator[Change | Finding]:
+        missing = [column for name, column in self._wanted.items() if name not in self._present]
+        if not missing:
+            return
+        barred = [column.colname for column in missing if _needs_value(column)]
+        if barred and self._now.has_rows(self._table):
+            yield refusal(
+                f"table {self._table} has rows and no {', '.join(barred)}: add and fill it, or rename the table"
+            )
+            return
+        added = ", ".join(f"ADD COLUMN IF NOT EXISTS {RawStream()(column)}" for column in missing)
+        names = ", ".join(column.colname for column in missing)
+        yield f"adopt table {self._table}: add column {names}", f"ALTER TABLE {quoted(self._table)} {added}"
+
+    def _types(self) -> Iterator[Finding]:
+        both = [name for name in self._wanted if name in self._present]
+        ours = self._now.types([RawStream()(self._wanted[name].typeName) for name in both])
+        for name, expected in zip(both, ours, strict=True):
+            found = self._present[name].type
+            if not holds(found, expected):
+                yield finding(
+                    f"column {self._table}.{name} is {found}, narrower than or unlike {expected}; it stays so"
+                )
+
+    def _bars(self) -> Iterator[Finding]:
+        """What would make an insert of a stub, or of one row for each of two tenants, fail."""
+        required = [
+            name
+            for name, column in self._present.items()
+            if column.required and not (name in self._wanted and _is_required(self._wanted[name]))
+        ]
+        if required:
+            drops = ", ".join(f"ALTER COLUMN {quoted(name)} DROP NOT NULL" for name in required)
+            yield finding(
+                f"table {self._table} requires {', '.join(required)}, so a parent that has not come yet can't stand"
+                f" there: ALTER TABLE {quoted(self._table)} {drops}"
+            )
+        for key in sorted(sorted(key) for key in self._now.unique_keys.get(self._table, ()) if "tenant_id" not in key):
+            yield finding(
+                f"table {self._table} has a unique key ({', '.join(key)}) without tenant_id: two tenants can't both"
+                " hold such a row"
+            )
+
+    def _foreign_key(self, node: Any) -> Iterator[Change | Finding]:
+        key = ForeignKey(columns=names(node.fk_attrs), parent=node.pktable.relname)
+        if key in self._now.foreign_keys.get(self._table, ()):
+            return
+        if (self._table, node.conname) in self._now.constraints:
+            yield refusal(f"table {self._table} has another constraint named {node.conname}: rename it")
+            return
+        # NOT VALID: the rows that are there are not checked, so that nothing is locked for the time of a check.
+        yield (
+            f"adopt table {self._table}: add foreign key ({', '.join(key.columns)}) to {key.parent}",
+            f"ALTER TABLE {quoted(self._table)} ADD {RawStream()(node)} NOT VALID",
+        )
+
+    def _unique_key(self, node: Any) -> Iterator[Change]:
+        columns = names(node.keys)
+        if frozenset(columns) in self._now.unique_keys.get(self._table, ()):
+            return
+        primary = node.contype == enums.ConstrType.CONSTR_PRIMARY and self._table not in self._now.primary_keys
+        kind = "PRIMARY KEY" if primary else "UNIQUE"
+        listed = ", ".join(quoted(column) for column in columns)
+        yield (
+            f"adopt table {self._table}: add {kind.lower()} ({', '.join(columns)})",
+            f"ALTER TABLE {quoted(self._table)} ADD {kind} ({listed})",
+        )
+
+
+def names(strings: Any) -> tuple[str, ...]:
+    """A parsed list of names as text."""
+    return tuple(string.sval for string in strings)
+
+
+def holds(found: str, expected: str) -> bool:
+    """Whether a column of the found type takes every value of the expected one; both as format_type prints them."""
+    if found == expected:
+        return True
+    plain_found, plain_expected = _LENGTH.sub("", found), _LENGTH.sub("", expected)
+    if plain_found != plain_expected and plain_found not in _WIDER.get(plain_expected, ()):
+        return False
+    length_found, length_expected = _LENGTH.search(found), _LENGTH.search(expected)
+    if length_found is None:
+        return True
+    return length_expected is not None and int(length_found[1]) >= int(length_expected[1])
+
+
+def _needs_value(column: Any) -> bool:
+    """NOT NULL, and nothing says which value rows that are there already would get."""
+    kinds = {constraint.contype for constraint in column.constraints or ()}
+    gives = {enums.ConstrType.CONSTR_DEFAULT, enums.ConstrType.CONSTR_IDENTITY}
+    return enums.ConstrType.CONSTR_NOTNULL in kinds and not kinds & gives
+
+
+def _is_required(column: Any) -> bool:
+    return any(constraint.contype == enums.ConstrType.CONSTR_NOTNULL for constraint in column.constraints or ())

@@ -1,0 +1,173 @@
+"""What can go wrong, whose fault it is, and one table from a fault to what the worker does about it.
+
+`classify` is the only place that knows SQLSTATEs (https://www.postgresql.org/docs/current/errcodes-appendix.html).
+Every sentence is written for the operator and holds no row's value and no secret. Never waits, retries or logs: it
+says what should be done, the worker does it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+from typing import Final
+
+import psycopg
+from confluent_kafka import KafkaException
+
+
+class ConsumersError(Exception):
+    """Base of all that this program raises on purpose."""
+
+
+class SettingsError(ConsumersError):
+    """The operator's: a setting is missing or wrong."""
+
+
+class Refused(ConsumersError):
+    """The operator's: what was asked for would break a rule; the message says what to do instead."""
+
+
+class TargetRefused(ConsumersError):
+    """The operator's: the target lacks a right, an object or a setting."""
+
+
+class TargetUnavailable(ConsumersError):
+    """The environment's: the target does not answer, restarts, or cut the connection."""
+
+
+class LogUnavailable(ConsumersError):
+    """The environment's: Kafka does not answer."""
+
+
+class LogGap(ConsumersError):
+    """The environment's: events that were not read yet are gone, or the topic is another one."""
+
+
+class BadEvent(ConsumersError):
+    """The row's: an event that can't be read or has no body."""
+
+
+class Overtaken(ConsumersError):
+    """Nobody's: another worker, or a changed mapping, was there first; the truth must be read again."""
+
+
+class Action(Enum):
+    """What the worker does after a fault."""
+
+    RETRY = "try the same again at once, a few times"
+    WAIT = "try the same again after growing pauses, without end"
+    HALVE = "try half of the batch"
+    PARK = "set the row aside, after bisecting to it; if that can't be done, park the tenant"
+    STOP = "stop with the reason"
+
+
+class Fault(Enum):
+    """Whose fault it is."""
+
+    OPERATOR = "settings or rights"
+    ENVIRONMENT = "environment"
+    ROW = "row"
+    NOBODY = "concurrency"
+    OURS = "program"
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What to do about an error, whose fault it is, and what the operator should know or do."""
+
+    action: Action
+    fault: Fault
+    advice: str
+
+
+_SETUP = "Run `consumers setup` with CONSUMERS_SETUP_DSN set to the owner's DSN, read the plan, then add --apply."
+_DEFECT = Verdict(Action.STOP, Fault.OURS, "This is a defect of the program; report it with the error's class.")
+
+BY_CLASS: Final[dict[type[BaseException], Verdict]] = {
+    SettingsError: Verdict(Action.STOP, Fault.OPERATOR, "Put the setting right and start again."),
+    Refused: Verdict(Action.STOP, Fault.OPERATOR, "Nothing was changed."),
+    TargetRefused: Verdict(Action.STOP, Fault.OPERATOR, _SETUP),
+    TargetUnavailable: Verdict(Action.WAIT, Fault.ENVIRONMENT, "Waiting for the target; Kafka keeps the events."),
+    LogUnavailable: Verdict(Action.WAIT, Fault.ENVIRONMENT, "Waiting for Kafka; the target keeps the offsets."),
+    KafkaException: Verdict(Action.WAIT, Fault.ENVIRONMENT, "Waiting for Kafka; the target keeps the offsets."),
+    LogGap: Verdict(Action.PARK, Fault.ENVIRONMENT, "The tenants concerned are backfilled from the source."),
+    BadEvent: Verdict(Action.PARK, Fault.ROW, "A later full image of the same row heals this."),
+    Overtaken: Verdict(Action.RETRY, Fault.NOBODY, "Reading progress and mapping again."),
+}
+
+BY_SQLSTATE: Final[dict[str, Verdict]] = {
+    "40001": Verdict(Action.RETRY, Fault.NOBODY, "Serialization failure; the transaction is tried again."),
+    "40P01": Verdict(Action.RETRY, Fault.NOBODY, "Deadlock; the transaction is tried again."),
+    "55P03": Verdict(
+        Action.RETRY, Fault.ENVIRONMENT, "Another session holds a lock; if this goes on, look for it in pg_locks."
+    ),
+    "57014": Verdict(
+        Action.HALVE,
+        Fault.ENVIRONMENT,
+        "A statement was too slow; raise CONSUMERS_STATEMENT_TIMEOUT_S if this goes on.",
+    ),
+    "25P03": Verdict(Action.RETRY, Fault.ENVIRONMENT, "The server ended an idle transaction; it is tried again."),
+    "25P04": Verdict(
+        Action.HALVE, Fault.ENVIRONMENT, "A transaction was too slow for the server's transaction_timeout."
+    ),
+    "25006": Verdict(
+        Action.WAIT,
+        Fault.ENVIRONMENT,
+        "The target is read-only (a standby?); CONSUMERS_TARGET_DSN must name the primary.",
+    ),
+    "08": Verdict(Action.WAIT, Fault.ENVIRONMENT, "Waiting for the target; Kafka keeps the events."),
+    "53100": Verdict(Action.WAIT, Fault.ENVIRONMENT, "The target's disk is full; free some space, the worker goes on."),
+    "53200": Verdict(Action.HALVE, Fault.ENVIRONMENT, "The target is out of memory; lower CONSUMERS_BATCH_MESSAGES."),
+    "53300": Verdict(
+        Action.WAIT,
+        Fault.ENVIRONMENT,
+        "The target has no connection left; lower CONSUMERS_CONNECTIONS or raise its limit.",
+    ),
+    "53": Verdict(
+        Action.WAIT, Fault.ENVIRONMENT, "The target is short of a resource; the worker goes on when it has it."
+    ),
+    "57P": Verdict(Action.WAIT, Fault.ENVIRONMENT, "The target restarts or ended the session; waiting for it."),
+    "58": Verdict(Action.WAIT, Fault.ENVIRONMENT, "The target's disk or operating system fails; see its log."),
+    "28": Verdict(
+        Action.STOP,
+        Fault.OPERATOR,
+        "The target refuses the login; check the user and password in CONSUMERS_TARGET_DSN.",
+    ),
+    "3D000": Verdict(Action.STOP, Fault.OPERATOR, "The database named in CONSUMERS_TARGET_DSN does not exist."),
+    "3F000": Verdict(Action.STOP, Fault.OPERATOR, f"The target's schema is not set up. {_SETUP}"),
+    "42501": Verdict(Action.STOP, Fault.OPERATOR, f"The role lacks a right on the target. {_SETUP}"),
+    "42P01": Verdict(Action.STOP, Fault.OPERATOR, f"A table is missing: the target's schema is not set up. {_SETUP}"),
+    "42703": Verdict(Action.STOP, Fault.OPERATOR, f"A column is missing: the target's schema is older. {_SETUP}"),
+    "42883": Verdict(Action.STOP, Fault.OPERATOR, f"A function is missing: the target's schema is older. {_SETUP}"),
+    "42P10": Verdict(Action.STOP, Fault.OPERATOR, f"A table has no unique (tenant_id, id). {_SETUP}"),
+    "26": Verdict(
+        Action.STOP, Fault.OPERATOR, "A prepared statement was lost: use the server itself or a pooler in session mode."
+    ),
+    "23503": Verdict(
+        Action.RETRY,
+        Fault.ROW,
+        "A parent row is missing; after a few tries the row is set aside until its parent comes.",
+    ),
+    "22": Verdict(
+        Action.PARK, Fault.ROW, "The value does not fit its column; see `consumers setup` for narrower columns."
+    ),
+    "23": Verdict(Action.PARK, Fault.ROW, "The row breaks a constraint of the target; see `consumers setup`."),
+    "54": Verdict(Action.PARK, Fault.ROW, "The row exceeds a limit of PostgreSQL (an index entry, a row's size)."),
+}
+"""By SQLSTATE, the longest matching beginning wins."""
+
+_CONNECTION_LOST: Final = BY_SQLSTATE["08"]
+
+
+def classify(error: BaseException) -> Verdict:
+    """The verdict for any error; what is in neither table is a defect of ours."""
+    for kind in type(error).__mro__:
+        if kind in BY_CLASS:
+            return BY_CLASS[kind]
+    sqlstate = getattr(error, "sqlstate", None)
+    if sqlstate:
+        matching = (BY_SQLSTATE.get(sqlstate[:length]) for length in (5, 3, 2))
+        return next((verdict for verdict in matching if verdict is not None), _DEFECT)
+    # libpq reports a connection that it could not make, or lost, without a SQLSTATE; psycopg_pool's time-outs are
+    # OperationalErrors too.
+    return _CONNECTION_LOST if isinstance(error, psycopg.OperationalError) else _DEFECT

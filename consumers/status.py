@@ -1,0 +1,236 @@
+"""`consumers status`: for each tenant how far it is behind, what is parked, and what is missing.
+
+Reads the target as the applier, as each tenant in turn where row-level security asks for it, and the ends of the
+partitions from Kafka. If Kafka is away the rest is shown all the same.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from typing import Any
+
+import psycopg
+from psycopg import sql
+from psycopg.rows import class_row
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from consumers import lag
+from consumers.config import Settings
+from consumers.errors import LogUnavailable
+from consumers.mapping_admin import Listing, Unmapped, read_listing
+from consumers.session import connect
+from replicator import partition_of
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parked:
+    """A partition in which a tenant could not follow its pool."""
+
+    partition: int
+    pool: str
+    from_offset: int
+    since: datetime
+    tries: int
+    error_class: str | None
+    error: str | None
+    advice: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Freshness:
+    last_applied_at: datetime | None = None
+    last_change_at: datetime | None = None
+    fresh_at: datetime | None = None
+    """Everything that the source committed before is applied."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TenantStatus:
+    tenant_id: int
+    name: str | None
+    partitions: tuple[int, ...]
+    """Where the events of its inboxes stand."""
+    lag: int | None
+    """Events in these partitions that are still to be read, other tenants' included; None if that can't be known."""
+    freshness: Freshness
+    parked: tuple[Parked, ...]
+    stubs: int
+    """Parent rows that are awaited."""
+    backfilling: tuple[int, ...]
+    """Inboxes whose rows are not complete yet."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Status:
+    pool: str
+    tenants: tuple[TenantStatus, ...]
+    unmapped: tuple[Unmapped, ...]
+    faults: tuple[str, ...]
+    """What kept this from being complete."""
+
+    @property
+    def is_well(self) -> bool:
+        return not self.faults and not any(tenant.parked for tenant in self.tenants)
+
+
+def gather(settings: Settings) -> Status:
+    """One look at everything. Raises TargetUnavailable or TargetRefused."""
+    ends: dict[int, int] = {}
+    faults: list[str] = []
+    try:
+        ends = lag.ends(settings)
+    except LogUnavailable as error:
+        faults.append(str(error))
+    with connect(settings, settings.target_dsn, "status") as connection:
+        reading = _Reading(connection, settings, ends)
+        tenants = tuple(reading.tenant(tenant, name) for tenant, name in _tenants(connection))
+    if any(tenant.lag is None for tenant in tenants) and ends:
+        faults.append(f"the pool {settings.pool} has not read every partition yet, or the topic was made anew")
+    return Status(
+        pool=settings.pool, tenants=tenants, unmapped=reading.listing.unmapped, faults=tuple(dict.fromkeys(faults))
+    )
+
+
+class _Reading:
+    """What concerns all tenants, read once, and then tenant by tenant."""
+
+    def __init__(self, connection: psycopg.Connection[Any], settings: Settings, ends: dict[int, int]) -> None:
+        self._connection, self._ends = connection, ends
+        self.listing: Listing = read_listing(connection)
+        self._next: dict[int, int] = dict(
+            connection.execute(
+                "SELECT partition, next_offset FROM replication_progress WHERE pool = %s", [settings.pool]
+            ).fetchall()
+        )
+        self._parked = _parked(connection)
+        self._stubs = _stub_count(connection, settings.target_schema)
+        connection.commit()
+
+    def tenant(self, tenant: int, name: str | None) -> TenantStatus:
+        own = [mapped for mapped in self.listing.mapped if mapped.tenant_id == tenant and mapped.is_active]
+        parked = tuple(self._parked[tenant])
+        count = len(self._ends) or len(self._next)
+        inboxes = {partition_of(mapped.inbox_id, count) for mapped in own} if count else set()
+        partitions = tuple(sorted(inboxes | {stuck.partition for stuck in parked}))
+        freshness, stubs = self._as_tenant(tenant)
+        return TenantStatus(
+            tenant_id=tenant,
+            name=name,
+            partitions=partitions,
+            lag=self._lag(partitions, parked),
+            freshness=freshness,
+            parked=parked,
+            stubs=stubs,
+            backfilling=tuple(mapped.inbox_id for mapped in own if mapped.backfilled_at is None),
+        )
+
+    def _lag(self, partitions: tuple[int, ...], parked: tuple[Parked, ...]) -> int | None:
+        if not self._ends:
+            return None
+        positions = self._next | {stuck.partition: stuck.from_offset for stuck in parked}
+        if any(p not in self._ends or p not in positions or positions[p] > self._ends[p] for p in partitions):
+            return None
+        return sum(self._ends[p] - positions[p] for p in partitions)
+
+    def _as_tenant(self, tenant: int) -> tuple[Freshness, int]:
+        with self._connection.transaction():
+            self._connection.execute("SELECT set_config('app.current_tenant_id', %s, true)", [str(tenant)])
+            freshness = (
+                self._connection.cursor(row_factory=class_row(Freshness))
+                .execute("SELECT last_applied_at, last_change_at, fresh_at FROM replication_freshness")
+                .fetchone()
+            )
+            stubs = self._connection.execute(self._stubs, [tenant]).fetchone()
+        return freshness or Freshness(), stubs[0] if stubs else 0
+
+
+def _tenants(connection: psycopg.Connection[Any]) -> list[tuple[int, str | None]]:
+    """Those that have, or had, an inbox."""
+    return connection.execute(
+        "SELECT id, name FROM tenants WHERE deleted_at IS NULL"
+        " AND EXISTS (SELECT FROM inbox_tenant_mapping m WHERE m.tenant_id = tenants.id) ORDER BY id"
+    ).fetchall()
+
+
+def _parked(connection: psycopg.Connection[Any]) -> dict[int, list[Parked]]:
+    found: dict[int, list[Parked]] = defaultdict(list)
+    for tenant, *fields in connection.execute(
+        "SELECT tenant_id, partition, pool, from_offset, since, tries, error_class, error, advice"
+        " FROM replication_parked ORDER BY tenant_id, partition"
+    ):
+        partition, pool, from_offset, since, tries, error_class, error, advice = fields
+        found[tenant].append(
+            Parked(
+                partition=partition,
+                pool=pool,
+                from_offset=from_offset,
+                since=since,
+                tries=tries,
+                error_class=error_class,
+                error=error,
+                advice=advice,
+            )
+        )
+    return found
+
+
+def _stub_count(connection: psycopg.Connection[Any], schema: str) -> sql.Composed:
+    """A query over every replicated table; each has a partial index for it."""
+    tables = connection.execute(
+        "SELECT c.relname FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid AND a.attname = 'synced_at'"
+        " WHERE c.relkind IN ('r', 'p') AND c.relnamespace = %s::regnamespace",
+        [schema],
+    )
+    counts = [
+        sql.SQL("(SELECT count(*) FROM {} WHERE tenant_id = own.id AND synced_at IS NULL)").format(sql.Identifier(name))
+        for (name,) in tables
+    ]
+    return sql.SQL("SELECT {} FROM (SELECT %s::integer AS id) AS own").format(sql.SQL(" + ").join(counts))
+
+
+def to_json(status: Status) -> dict[str, Any]:
+    """For machines; times are ISO 8601 in UTC once printed with `default=str`."""
+    return {**asdict(status), "is_well": status.is_well}
+
+
+def render(status: Status) -> RenderableType:
+    """For people, readable at 80 columns; backfilling: inbox ids."""
+    table = Table(box=None, pad_edge=False)
+    for heading in ("tenant", "parts", "lag", "last applied", "fresh at", "parked", "stubs", "backfilling"):
+        table.add_column(heading, justify="right" if heading in ("lag", "stubs") else "left")
+    for tenant in status.tenants:
+        table.add_row(
+            f"{tenant.tenant_id} {tenant.name or ''}",
+            ", ".join(map(str, tenant.partitions)) or "-",
+            "?" if tenant.lag is None else str(tenant.lag),
+            _time(tenant.freshness.last_applied_at),
+            _time(tenant.freshness.fresh_at),
+            ", ".join(str(stuck.partition) for stuck in tenant.parked) or "-",
+            str(tenant.stubs),
+            ", ".join(map(str, tenant.backfilling)) or "-",
+        )
+    return Group(f"pool {status.pool}", table, *(Text(line) for line in _sentences(status)))
+
+
+def _sentences(status: Status) -> list[str]:
+    parked = [
+        f"tenant {tenant.tenant_id} is parked in partition {stuck.partition} since {_time(stuck.since)}"
+        f" (from offset {stuck.from_offset}, {stuck.tries} tries): {stuck.error or stuck.error_class or 'unknown'}."
+        f" {stuck.advice or ''}"
+        for tenant in status.tenants
+        for stuck in tenant.parked
+    ]
+    unmapped = [
+        f"inbox {inbox.inbox_id} belongs to nobody: {inbox.events} events since {_time(inbox.first_seen)};"
+        f" `consumers map add --inbox {inbox.inbox_id} --tenant ...`"
+        for inbox in status.unmapped
+    ]
+    return [*status.faults, *parked, *unmapped]
+
+
+def _time(moment: datetime | None) -> str:
+    return "-" if moment is None else moment.strftime("%m-%d %H:%M:%SZ")

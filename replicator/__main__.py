@@ -1,0 +1,176 @@
+"""The `replicator` program: commands, their output, their exit codes.
+
+0: done. 1: a finding or a refusal, said in one sentence. 2: wrong use (a setting, an argument).
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Annotated, Any
+
+import structlog
+import typer
+from rich.console import Console
+from rich.live import Live
+
+from replicator.config import Settings, load
+from replicator.errors import ReplicatorError, SettingsError, action_for
+
+app = typer.Typer(
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="Reads a Chatwoot PostgreSQL by logical replication and publishes change events, keyed by inbox, to Kafka.",
+)
+AsJson = Annotated[bool, typer.Option("--json", help="For machines.")]
+Apply = Annotated[bool, typer.Option("--apply", help="Carry the plan out; without it, only show it.")]
+
+
+@contextmanager
+def _faults() -> Iterator[None]:
+    """Every fault that we know is one sentence and an exit code, never a traceback."""
+    try:
+        yield
+    except SettingsError as error:
+        print(error, file=sys.stderr)
+        raise typer.Exit(2) from None
+    except ReplicatorError as error:
+        print(f"{error}\n{action_for(error)[1]}", file=sys.stderr)
+        raise typer.Exit(1) from None
+
+
+@app.command()
+def run() -> None:
+    """The service: stream the source until SIGTERM."""
+    from replicator import topics
+    from replicator.pipeline import Pipeline
+    from replicator.runtime import Health, Stop, configure_logging
+
+    with _faults():
+        settings = load()
+        configure_logging(settings.log_level)
+        log = structlog.get_logger("replicator")
+        stop = Stop()
+        stop.install()
+        kafka = topics.kafka_base(settings)
+        pipeline = Pipeline(settings, kafka, stop, prepare=lambda: _prepare(settings, kafka))
+        health = Health(settings.http_host, settings.http_port, pipeline.status)
+        health.start()
+        log.info("replicator.starts", http_port=health.port, slot=settings.slot, topics=settings.topic_prefix)
+        try:
+            pipeline.serve()
+        finally:
+            health.stop()
+            log.info("replicator.stopped")
+
+
+@app.command()
+def check(as_json: AsJson = False) -> None:
+    """Everything that could go wrong with this source, each with the SQL or the setting that mends it."""
+    from replicator import check as checks
+
+    with _faults():
+        findings = checks.run(load())
+        if as_json:
+            print(json.dumps(checks.to_json(findings), indent=2))
+        else:
+            Console().print(checks.render(findings))
+        raise typer.Exit(1 if checks.has_findings(findings) else 0)
+
+
+@app.command()
+def setup(apply: Apply = False, as_json: AsJson = False) -> None:
+    """Publication and replica identities: what is missing, as a plan, or done with --apply."""
+    from replicator import setup as preparing
+
+    with _faults():
+        settings = load()
+        steps = preparing.plan(settings)
+        if as_json:
+            print(json.dumps(preparing.to_json(steps), indent=2))
+        else:
+            Console().print(preparing.render(steps))
+        if apply and steps:
+            preparing.apply(settings, steps, on_step=lambda step: Console(stderr=True).print(f"done: {step.why}"))
+
+
+@app.command()
+def status(
+    as_json: AsJson = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Go on showing it until Ctrl-C.")] = False,
+) -> None:
+    """Mode, lag, backfills with their progress, held WAL."""
+    from replicator import topics
+    from replicator.status import gather, render
+
+    with _faults():
+        settings = load()
+        kafka = topics.kafka_base(settings)
+        found = gather(settings, kafka)
+        if as_json:
+            print(json.dumps(found, indent=2))
+        elif not watch:
+            Console().print(render(found))
+        else:
+            _watch(settings, kafka)
+        raise typer.Exit(0 if found["running"] and not found["faults"] else 1)
+
+
+@app.command()
+def backfill(
+    everything: Annotated[bool, typer.Option("--all", help="Every inbox.")] = False,
+    inbox: Annotated[list[int] | None, typer.Option(help="Only this inbox; may be given again.")] = None,
+    table: Annotated[list[str] | None, typer.Option(help="Only this table; may be given again.")] = None,
+) -> None:
+    """Ask the running replicator to read the source again; what no longer exists there is then swept."""
+    from replicator import topics
+    from replicator.control import send
+    from replicator.event import BackfillRequest, Topics
+    from replicator.relations import BY_NAME
+
+    if everything == bool(inbox):
+        raise typer.BadParameter("give --all or --inbox, one of them")
+    if unknown := [name for name in table or () if name not in BY_NAME]:
+        raise typer.BadParameter(f"unknown table {', '.join(unknown)}; known: {', '.join(BY_NAME)}")
+    with _faults():
+        settings = load()
+        request = BackfillRequest(
+            id=f"asked-{int(time.time())}-{secrets.token_hex(3)}",
+            tables=tuple(table) if table else None,
+            inboxes=tuple(inbox) if inbox else None,
+        )
+        send(topics.kafka_base(settings), Topics(settings.topic_prefix), request)
+        print(f"asked for backfill {request.id}; `replicator status --watch` shows its progress")
+
+
+def _prepare(settings: Settings, kafka: dict[str, Any]) -> None:
+    """What must hold before a run: topics, and a source without a refusal."""
+    from replicator import check, topics
+
+    topics.ensure(kafka, settings)
+    check.refuse(settings)
+
+
+def _watch(settings: Settings, kafka: dict[str, Any]) -> None:
+    from replicator.status import gather, render
+
+    with Live(render(gather(settings, kafka)), refresh_per_second=4) as live:
+        try:
+            while True:
+                time.sleep(1)
+                live.update(render(gather(settings, kafka)))
+        except KeyboardInterrupt:
+            return
+
+
+def main() -> None:
+    """The entry point of the installed program."""
+    app()
+
+
+if __name__ == "__main__":
+    main()

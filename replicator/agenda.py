@@ -1,0 +1,156 @@
+"""What is still to be read: backfills that were asked for and keys that are owed, durable in the state topic.
+
+Lives in the stream's loop; the backfill's thread comes in through `Calls`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import orjson
+import structlog
+
+from replicator.backfill_job import BackfillJob, in_capture_order
+from replicator.changes import Table
+from replicator.event import BackfillMarker, BackfillRequest, KeysRequest, Position, Request, Run, pack_key
+from replicator.memory import Memory
+from replicator.outlet import Outlet
+from replicator.progress import Batch
+from replicator.relations import BY_NAME
+from replicator.window import Window
+
+log = structlog.get_logger(__name__)
+
+MOST_JOBS = 1_000
+"""Backfills waiting; whoever asks beyond that asks again later."""
+MOST_KEYS = 100_000
+"""Keys asked for over the control topic and kept in memory; consumers ask again for what is dropped."""
+
+
+class Agenda:
+    """Jobs oldest first, owed keys before jobs."""
+
+    def __init__(
+        self,
+        memory: Memory,
+        outlet: Outlet,
+        announce: Callable[[Table], None],
+        open_window: Callable[[Window | None], None],
+    ) -> None:
+        self._memory = memory
+        self._outlet = outlet
+        self.announce = announce
+        self.open_window = open_window
+        jobs = [BackfillJob.from_record(record) for record in memory.under("backfill/").values()]
+        self.jobs: dict[str, BackfillJob] = {job.id: job for job in sorted(jobs, key=lambda job: job.requested_ms)}
+        self._owed: dict[tuple[str, bytes], int] = {}
+        for record in memory.under("owed/").values():
+            self._owed[record["table"], pack_key(record["key"])] = record["inbox"]
+
+    @property
+    def owed(self) -> int:
+        """Keys that wait to be read again."""
+        return len(self._owed)
+
+    def owe(self, table: str, key: bytes, inbox: int, batch: Batch) -> None:
+        """A key of which the stream alone can't give a whole row. Durable with the batch of its cause."""
+        self._owed[table, key] = inbox
+        self._memory.write(_owed_record(table, key), {"table": table, "key": orjson.loads(key), "inbox": inbox}, batch)
+
+    def request(self, request: Request, batch: Batch) -> None:
+        """A request from the control topic."""
+        match request:
+            case KeysRequest():
+                if request.table in BY_NAME and len(self._owed) < MOST_KEYS:
+                    for key in request.keys:
+                        self._owed.setdefault((request.table, pack_key(list(key))), request.inbox)
+            case BackfillRequest():
+                self._request_backfill(request, batch)
+
+    def _request_backfill(self, request: BackfillRequest, batch: Batch) -> None:
+        if request.id in self.jobs or request.known in self.jobs or len(self.jobs) >= MOST_JOBS:
+            return
+        tables = in_capture_order(request.tables)
+        waiting = [job for job in self.jobs.values() if job.start is None]
+        if not tables or any(_covers(job, tables, request.inboxes) for job in waiting):
+            return
+        job = BackfillJob(
+            id=request.id, tables=tables, inboxes=request.inboxes, requested_ms=time.time_ns() // 1_000_000
+        )
+        log.info("backfill.requested", id=job.id, tables=job.tables, inboxes=job.inboxes)
+        self._remember(job, batch)
+
+    def take_owed(self, limit: int) -> tuple[str, list[tuple[bytes, int]]] | None:
+        if not self._owed:
+            return None
+        table = next(iter(self._owed))[0]
+        keys = [(key, inbox) for (name, key), inbox in self._owed.items() if name == table][:limit]
+        for key, _ in keys:
+            del self._owed[table, key]
+        return table, keys
+
+    def put_back_owed(self, table: str, keys: list[tuple[bytes, int]]) -> None:
+        for key, inbox in keys:
+            self._owed.setdefault((table, key), inbox)
+
+    def settle_owed(self, table: str, keys: list[bytes]) -> Batch:
+        batch = Batch()
+        for key in keys:
+            name = _owed_record(table, key)
+            # Owed again since it was taken: the record stands for the newer debt.
+            if name in self._memory.records and (table, key) not in self._owed:
+                self._memory.forget(name, batch)
+        return batch
+
+    def next_job(self) -> BackfillJob | None:
+        return next(iter(self.jobs.values()), None)
+
+    def begin(self, job: BackfillJob) -> Batch:
+        batch = Batch()
+        self._remember(job, batch)
+        self._outlet.marker(_marker(job, "begin", self._outlet.run), self._point(job), batch)
+        return batch
+
+    def advance(self, job: BackfillJob) -> Batch:
+        batch = Batch()
+        self._remember(job, batch)
+        return batch
+
+    def finish(self, job: BackfillJob) -> Batch:
+        batch = Batch()
+        self._outlet.marker(_marker(job, "end", self._outlet.run), self._point(job), batch)
+        self.jobs.pop(job.id, None)
+        self._memory.forget(f"backfill/{job.id}", batch)
+        return batch
+
+    def _remember(self, job: BackfillJob, batch: Batch) -> None:
+        self.jobs[job.id] = job
+        self._memory.write(f"backfill/{job.id}", job.to_record(), batch)
+
+    def _point(self, job: BackfillJob) -> int:
+        return job.start.point if job.start is not None else 0
+
+
+def _owed_record(table: str, key: bytes) -> str:
+    return f"owed/{table}/{key.decode()}"
+
+
+def _covers(job: BackfillJob, tables: tuple[str, ...], inboxes: tuple[int, ...] | None) -> bool:
+    """Whether a backfill that has not begun will read all of this scope."""
+    if not set(tables) <= set(job.tables):
+        return False
+    return job.inboxes is None or (inboxes is not None and set(inboxes) <= set(job.inboxes))
+
+
+def _marker(job: BackfillJob, boundary: str, run: Run) -> BackfillMarker:
+    if job.start is None:
+        raise ValueError("a backfill that has not begun has no marker")
+    return BackfillMarker(
+        id=job.id,
+        boundary="begin" if boundary == "begin" else "end",
+        tables=job.tables,
+        inboxes=job.inboxes,
+        start=job.start,
+        start_read=Position(run.epoch, run.generation, 0),
+    )

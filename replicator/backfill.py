@@ -1,0 +1,265 @@
+"""The backfill: initial load, repair, a new inbox, single keys. Runs while the stream runs.
+
+A thread of its own with a connection of its own. It reads chunks between two watermarks in the stream and hands
+everything that is published or remembered to the stream's loop (`Calls`). Progress is written when a chunk is
+acknowledged, so a crash costs one chunk. Faults of the source are waited out here; they never stop the stream.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Protocol
+
+import orjson
+import structlog
+
+from replicator.backfill_job import BackfillJob, Chunk
+from replicator.calls import Calls, Ended
+from replicator.changes import Table
+from replicator.chunk import Limits, lock_against_ddl, read_chunk, read_keys, scope
+from replicator.config import Settings
+from replicator.errors import SourceBusy, SourceRefused, SourceUnavailable
+from replicator.event import Origin, Position
+from replicator.progress import Batch
+from replicator.relations import BY_NAME, StreamedRelation
+from replicator.runtime import GrowingPause
+from replicator.source import Source
+from replicator.window import HIGH, LOW, Window
+
+log = structlog.get_logger(__name__)
+
+KEYS_AT_ONCE = 500
+WATERMARK_SECONDS = 60.0
+"""How long a watermark may take through the stream before the chunk is given up and begun again."""
+
+
+class Work(Protocol):
+    """What the stream's loop does for the backfill. Every method is called through `Calls`, in the loop's thread."""
+
+    def take_owed(self, limit: int) -> tuple[str, list[tuple[bytes, int]]] | None:
+        """Keys of one table that must be read again, each with an inbox."""
+
+    def next_job(self) -> BackfillJob | None:
+        """The backfill to go on with."""
+
+    def begin(self, job: BackfillJob) -> Batch:
+        """Publishes the begin marker and remembers the job."""
+
+    def advance(self, job: BackfillJob) -> Batch:
+        """Remembers how far the job is."""
+
+    def finish(self, job: BackfillJob) -> Batch:
+        """Publishes the end marker and forgets the job."""
+
+    def settle_owed(self, table: str, keys: list[bytes]) -> Batch:
+        """These keys were read."""
+
+    def put_back_owed(self, table: str, keys: list[tuple[bytes, int]]) -> None:
+        """These keys could not be read: they are still owed."""
+
+    def open_window(self, window: Window | None) -> None:
+        """The stream marks this window from now on."""
+
+    def announce(self, table: Table) -> None:
+        """Makes the table's columns known before rows of them are published."""
+
+
+class Backfiller:
+    """The thread. `error` is set when it ended by a fault that is not the environment's."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        calls: Calls,
+        work: Work,
+        origin: Callable[[str], Origin],
+        *,
+        epoch: int,
+        born: int,
+    ) -> None:
+        """`born`: reads wait until a snapshot's xmin has reached this transaction id (64 bit)."""
+        self._epoch = epoch
+        self._settings = settings
+        self._calls = calls
+        self._work = work
+        self._origin = origin
+        self._born = born
+        self._rows = settings.backfill_chunk_rows
+        self._stop = threading.Event()
+        self._source: Source | None = None
+        self._thread = threading.Thread(target=self._run, name="backfill", daemon=True)
+        self.error: BaseException | None = None
+        self.waits_for = ""
+        """What reading waits for at the moment, in words; empty when it does not wait."""
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Asks the thread to end."""
+        self._stop.set()
+        if self._source is not None:
+            self._source.cancel()
+
+    def join(self, seconds: float) -> None:
+        self._thread.join(seconds)
+
+    def _run(self) -> None:
+        pause = GrowingPause()
+        while not self._stop.is_set():
+            try:
+                with Source(self._settings) as self._source:
+                    self._serve(self._source, pause)
+            except Ended:
+                return
+            except (SourceUnavailable, SourceBusy, SourceRefused, TimeoutError) as error:
+                if self._stop.is_set():
+                    return
+                self._rows = max(100, self._rows // 2)
+                self.waits_for = str(error)
+                log.warning("backfill.waits", reason=str(error), next_chunk_rows=self._rows)
+                self._stop.wait(pause.next())
+            except BaseException as error:  # handed to the loop, which ends the run with it
+                self.error = error
+                return
+            finally:
+                self._source = None
+
+    def _serve(self, source: Source, pause: GrowingPause) -> None:
+        while not self._stop.is_set():
+            if (owed := self._calls.run(lambda: self._work.take_owed(KEYS_AT_ONCE))) is not None:
+                self._read_owed(source, *owed)
+            elif (job := self._calls.run(self._work.next_job)) is not None:
+                self._read_next(source, job)
+            else:
+                self._stop.wait(0.2)
+                continue
+            pause.reset()
+            self._rows = min(self._settings.backfill_chunk_rows, self._rows * 2)
+
+    def _read_owed(self, source: Source, table: str, keys: list[tuple[bytes, int]]) -> None:
+        inbox_of = dict(keys)
+
+        def read(window: Window) -> None:
+            assert window.table is not None  # noqa: S101  # set by _in_window
+            values = [orjson.loads(key) for key in inbox_of]
+            with_rows = read_keys(source, source.connection, window.table, values)
+            window.rows = with_rows
+            found = {row.key for row in with_rows}
+            window.missing = [(key, inbox) for key, inbox in keys if key not in found]
+
+        try:
+            self._in_window(source, BY_NAME[table], read)
+        except BaseException:
+            if not self._stop.is_set():
+                self._calls.run(lambda: self._work.put_back_owed(table, keys))
+            raise
+        self._wait(self._calls.run(lambda: self._work.settle_owed(table, list(inbox_of))))
+
+    def _read_next(self, source: Source, job: BackfillJob) -> None:
+        if job.start is None:
+            job = self._begin(source, job)
+        chunk = job.chunk()
+        if chunk is None:
+            finished = job
+            self._wait(self._calls.run(lambda: self._work.finish(finished)))
+            log.info("backfill.finished", id=job.id, rows=job.rows)
+            return
+        started = time.monotonic()
+        rows, job = self._read_chunk(source, job, chunk)
+        advanced = job
+        self._wait(self._calls.run(lambda: self._work.advance(advanced)))
+        least = rows / self._settings.backfill_rows_per_second
+        self._stop.wait(max(0.0, least - (time.monotonic() - started)))
+
+    def _begin(self, source: Source, job: BackfillJob) -> BackfillJob:
+        job = replace(job, start=Position(self._epoch, source.emit("begin"), 0), expected=self._expect(source, job))
+        self._wait(self._calls.run(lambda: self._work.begin(job)))
+        log.info("backfill.began", id=job.id, tables=job.tables, inboxes=job.inboxes, expected=job.expected)
+        return job
+
+    def _expect(self, source: Source, job: BackfillJob) -> int:
+        total = 0
+        for name in job.tables:
+            for inbox in job.inboxes if job.inboxes is not None else (None,):
+                where, parameters = scope(Chunk(relation=BY_NAME[name], inbox=inbox, after=None))
+                total += source.estimate_rows(name, where, parameters)
+        return total
+
+    def _read_chunk(self, source: Source, job: BackfillJob, chunk: Chunk) -> tuple[int, BackfillJob]:
+        limits = Limits(rows=self._rows, bytes=self._settings.backfill_chunk_bytes)
+        after = None
+
+        def read(window: Window) -> None:
+            nonlocal after
+            assert window.table is not None  # noqa: S101  # set by _in_window
+            window.rows, after = read_chunk(source, source.connection, window.table, chunk, limits)
+
+        window = self._in_window(source, chunk.relation, read)
+        return len(window.rows), job.advanced(len(window.rows), after)
+
+    def _in_window(self, source: Source, relation: StreamedRelation, read: Callable[[Window], None]) -> Window:
+        """Low watermark, settled snapshot, read, high watermark, acknowledged."""
+        window = Window(table_name=relation.name)
+        self._calls.run(lambda: self._work.open_window(window))
+        try:
+            source.emit(window.message(LOW))
+            self._await(window.opened, "the low watermark in the stream")
+            self._read_settled(source, relation, window, read)
+            source.emit(window.message(HIGH))
+            self._await(window.published, "the high watermark in the stream")
+        finally:
+            if not self._stop.is_set():
+                self._calls.run(lambda: self._work.open_window(None))
+        if window.batch is not None:
+            self._wait(window.batch)
+        return window
+
+    def _read_settled(
+        self, source: Source, relation: StreamedRelation, window: Window, read: Callable[[Window], None]
+    ) -> None:
+        """Reads in a snapshot that sees everything delivered before the low watermark."""
+        pause = GrowingPause(first=0.01, longest=1.0)
+        while True:
+            with source.reading():
+                # Before the snapshot: a rewrite or truncation of the table is invisible to an older one.
+                lock_against_ddl(source, source.connection, relation)
+                snapshot = source.sample().snapshot
+                unsettled = [xid for xid in window.unsettled if not snapshot.sees(xid)]
+                if not unsettled and snapshot.xmin >= self._born:
+                    self.waits_for = ""
+                    columns = [each for each in source.columns(relation.name) if each.name not in relation.excluded]
+                    names = source.type_names({(each.type_oid, each.type_modifier) for each in columns})
+                    table = Table(relation, columns, names, self._origin(relation.name))
+                    window.table = table
+                    read(window)
+                    break
+            self.waits_for = _waiting(unsettled, snapshot.xmin, self._born)
+            self._pause(pause.next())
+        self._calls.run(lambda: self._work.announce(table))
+
+    def _pause(self, seconds: float) -> None:
+        if self._stop.wait(seconds):
+            raise Ended
+
+    def _await(self, event: threading.Event, what: str) -> None:
+        deadline = time.monotonic() + WATERMARK_SECONDS
+        while not event.wait(0.1):
+            if self._stop.is_set():
+                raise Ended
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"{what} did not arrive within {WATERMARK_SECONDS:g} s")
+
+    def _wait(self, batch: Batch) -> None:
+        """Until the batch is acknowledged, however long Kafka is away."""
+        while not batch.complete:
+            self._pause(0.005)
+
+
+def _waiting(unsettled: list[int], xmin: int, born: int) -> str:
+    if unsettled:
+        return f"{len(unsettled)} delivered transactions are not yet visible on the source (synchronous replication?)"
+    return f"transactions older than the replication slot are still open on the source ({born - xmin} ids back)"

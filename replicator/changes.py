@@ -1,0 +1,140 @@
+"""Rows of a captured table: from the raw values of the stream, or of a query, to the JSON of an event.
+
+A `Table` is compiled once for each Relation message (or each chunk of a backfill) from the columns that the table had
+at that moment, so a value is always read under the name and type that it was written under.
+
+Pure. The same code renders a streamed and a backfilled row: that is why both are lossless in the same way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import orjson
+
+from replicator.errors import ProtocolError, SourceRefused
+from replicator.event import Origin, TableSchema, pack_key
+from replicator.pgoutput import Absent, Column, RawRow, Relation
+from replicator.relations import StreamedRelation
+from replicator.values import JsonValue, converter
+
+
+class RenderedRow(NamedTuple):
+    """One row, or the part of it that the stream carried."""
+
+    key: bytes
+    inbox: int | None
+    json: bytes
+    absent: bytes
+    """JSON array of the columns left out, `b""` when none is."""
+
+
+class Table:
+    """How rows of one table, with the columns of one moment, become JSON."""
+
+    __slots__ = (
+        "_converters",
+        "_identity",
+        "_inbox",
+        "_key",
+        "_names",
+        "_picked",
+        "_width",
+        "identity_has_inbox",
+        "identity_has_key",
+        "origin",
+        "relation",
+        "schema",
+        "version",
+    )
+
+    def __init__(
+        self,
+        relation: StreamedRelation,
+        columns: Sequence[Column],
+        type_names: Mapping[tuple[int, int], str],
+        origin: Origin,
+    ) -> None:
+        """`type_names` maps (type OID, modifier) to SQL. Raises SourceRefused if the key or the inbox is gone."""
+        self.relation = relation
+        self._width = len(columns)
+        self._picked = [i for i, column in enumerate(columns) if column.name not in relation.excluded]
+        self._names = [columns[i].name for i in self._picked]
+        self._converters = [converter(column.type_oid) for column in columns]
+        at = {column.name: i for i, column in enumerate(columns)}
+        lost = [name for name in (*relation.key, relation.inbox) if name not in at]
+        if lost:
+            raise SourceRefused(f"table {relation.name} has no column {', '.join(lost)} any more")
+        self._key = [at[name] for name in relation.key]
+        self._inbox = at[relation.inbox]
+        self._identity = [i for i in self._picked if columns[i].is_identity]
+        self.identity_has_inbox = columns[self._inbox].is_identity
+        self.identity_has_key = all(columns[i].is_identity for i in self._key)
+        self.schema = TableSchema(
+            table=relation.name,
+            columns=tuple(
+                (columns[i].name, type_names[columns[i].type_oid, columns[i].type_modifier]) for i in self._picked
+            ),
+            key=relation.key,
+            inbox=relation.inbox,
+        )
+        self.version = self.schema.version
+        self.origin = origin.render()
+
+    def render(self, row: RawRow) -> RenderedRow:
+        """A row as it stands after a change. Raises ProtocolError if it has not the columns of this table."""
+        if len(row) != self._width:
+            raise ProtocolError(
+                f"a row of {self.relation.name} has {len(row)} columns where its Relation message had {self._width}"
+            )
+        converters = self._converters
+        values: dict[str, JsonValue] = {}
+        absent: list[str] = []
+        for name, i in zip(self._names, self._picked, strict=True):
+            raw = row[i]
+            if raw.__class__ is bytes:
+                values[name] = converters[i](raw)
+            elif raw is None:
+                values[name] = None
+            else:
+                absent.append(name)
+        return RenderedRow(
+            self.key_of(row), self.inbox_of(row), orjson.dumps(values), orjson.dumps(absent) if absent else b""
+        )
+
+    def render_old(self, row: RawRow) -> bytes:
+        """What the replica identity says of the row before the change, as a JSON object."""
+        return orjson.dumps({self.relation_column(i): self._value(row, i) for i in self._identity})
+
+    def key_of(self, row: RawRow) -> bytes:
+        return pack_key([self._value(row, i) for i in self._key])
+
+    def inbox_of(self, row: RawRow) -> int | None:
+        inbox = self._value(row, self._inbox)
+        return int(inbox) if inbox is not None else None
+
+    def cursor(self, row: RawRow, columns: Sequence[str]) -> tuple[JsonValue, ...]:
+        """The values of these columns of a whole row."""
+        return tuple(self._value(row, self._picked[self._names.index(column)]) for column in columns)
+
+    def relation_column(self, i: int) -> str:
+        return self._names[self._picked.index(i)]
+
+    def _value(self, row: RawRow, i: int) -> JsonValue:
+        raw = row[i]
+        if raw is None:
+            return None
+        if isinstance(raw, Absent):
+            raise ProtocolError(f"a row of {self.relation.name} came without its key or inbox")
+        return self._converters[i](raw)
+
+
+def fill_from_old(new: RawRow, old: RawRow) -> RawRow:
+    """An update under REPLICA IDENTITY FULL: what was left out as unchanged stands in the old row."""
+    return [before if isinstance(after, Absent) else after for before, after in zip(old, new, strict=True)]
+
+
+def type_keys(relation: Relation) -> set[tuple[int, int]]:
+    """The (type OID, modifier) pairs whose names a Table needs."""
+    return {(column.type_oid, column.type_modifier) for column in relation.columns}

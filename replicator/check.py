@@ -1,0 +1,97 @@
+"""`replicator check`: everything that could go wrong with this source and this Kafka. Changes nothing.
+
+Reads facts (`inspection`, `topics`), has them judged (`server_rules`, `table_rules`, `topic_rules`), shows the result.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any, Final
+
+from rich.console import RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from replicator import topics
+from replicator.config import Settings
+from replicator.errors import ReplicatorError, SourceRefused, SourceUnavailable
+from replicator.facts import SourceFacts
+from replicator.findings import KAFKA_OWNER, OPERATOR, Finding, Severity, ok, refusal
+from replicator.inspection import read_source
+from replicator.server_rules import judge_server
+from replicator.table_rules import judge_tables
+from replicator.topic_rules import judge_kafka
+
+COLOURS: Final = {
+    Severity.OK: "green",
+    Severity.NOTE: "cyan",
+    Severity.WARNING: "yellow",
+    Severity.REFUSAL: "bold red",
+}
+
+
+def run(settings: Settings) -> list[Finding]:
+    """Source and Kafka; one that can't be asked is itself a finding."""
+    return [*_source(settings), *_kafka(settings)]
+
+
+def refuse(settings: Settings) -> None:
+    """Raises SourceRefused with every reason why this source can't be streamed; SourceUnavailable if it is away.
+
+    A standby is away too: in the middle of a failover one may answer at the primary's address.
+    """
+    facts = read_source(settings)
+    if facts.server.in_recovery:
+        raise SourceUnavailable("the source's address leads to a standby; the replicator needs the primary")
+    refusals = [finding for finding in judge_source(facts, settings) if finding.severity is Severity.REFUSAL]
+    if refusals:
+        raise SourceRefused("\n".join(f"{finding.name} {finding.subject}: {finding.reason}" for finding in refusals))
+
+
+def judge_source(facts: SourceFacts, settings: Settings) -> list[Finding]:
+    """All rules about the source."""
+    return [*judge_server(facts, settings), *judge_tables(facts, settings)]
+
+
+def has_findings(findings: list[Finding]) -> bool:
+    """Whether there is something to do."""
+    return any(finding.severity in (Severity.WARNING, Severity.REFUSAL) for finding in findings)
+
+
+def to_json(findings: list[Finding]) -> list[dict[str, Any]]:
+    return [asdict(finding) for finding in findings]
+
+
+def render(findings: list[Finding]) -> RenderableType:
+    """For a person, readable at 100 columns: the remedy stands below its reason, whole, to be copied."""
+    table = Table(show_lines=False, box=None, padding=(0, 1), expand=False)
+    table.add_column("", no_wrap=True)
+    table.add_column("what", no_wrap=True)
+    table.add_column("why, and what mends it", overflow="fold")
+    for finding in findings:
+        text = Text.assemble((finding.subject, "bold"), ": ", finding.reason)
+        if finding.remedy:
+            text.append(f"\n{finding.remedy}", style="cyan")
+            text.append(f"\n({finding.whose})", style="dim")
+        table.add_row(Text(finding.severity, style=COLOURS[finding.severity]), finding.name, text)
+    return table
+
+
+def _source(settings: Settings) -> list[Finding]:
+    try:
+        facts = read_source(settings)
+    except ReplicatorError as error:
+        return [
+            refusal("source", "connection", str(error), "see REPLICATOR_SOURCE_DSN and the way there", whose=OPERATOR)
+        ]
+    reached = ok("source", f"{facts.server.database} as {facts.role.name}", "answers")
+    return [reached, *judge_source(facts, settings)]
+
+
+def _kafka(settings: Settings) -> list[Finding]:
+    try:
+        facts = topics.inspect(topics.kafka_base(settings), settings)
+    except ReplicatorError as error:
+        remedy = "see REPLICATOR_KAFKA_BOOTSTRAP_SERVERS and REPLICATOR_KAFKA_OPTIONS"
+        return [refusal("kafka", settings.kafka_bootstrap_servers, str(error), remedy, whose=OPERATOR)]
+    return [ok("kafka", settings.kafka_bootstrap_servers, "answers", whose=KAFKA_OWNER), *judge_kafka(facts, settings)]

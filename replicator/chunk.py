@@ -1,0 +1,109 @@
+"""Reads one chunk of a streamed table: by keyset, never OFFSET, or by a list of keys.
+
+Relies on an open REPEATABLE READ transaction. Values are taken as the text that PostgreSQL printed, under the column
+types of the catalogue, so a backfilled row is rendered exactly as a streamed one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from psycopg import Connection, sql
+
+from replicator.backfill_job import Chunk, Cursor
+from replicator.changes import RenderedRow, Table
+from replicator.relations import StreamedRelation
+from replicator.source import Source
+from replicator.values import JsonValue
+
+FETCH_ROWS = 200
+"""Rows fetched at a time, so that the byte limit is noticed before many rows of 1 MB are in memory."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    rows: int
+    bytes: int
+
+
+def scope(chunk: Chunk) -> tuple[sql.Composed, list[Any]]:
+    """The WHERE clause of a chunk, and its parameters."""
+    conditions: list[sql.Composable] = []
+    parameters: list[Any] = []
+    if chunk.inbox is not None:
+        conditions.append(sql.SQL("{} = %s").format(sql.Identifier(chunk.relation.inbox)))
+        parameters.append(chunk.inbox)
+    if chunk.after is not None:
+        conditions.append(
+            sql.SQL("({}) > ({})").format(_columns(chunk.order), sql.SQL(", ").join([sql.SQL("%s")] * len(chunk.order)))
+        )
+        parameters.extend(chunk.after)
+    return sql.SQL(" AND ").join(conditions or [sql.SQL("true")]), parameters
+
+
+def read_chunk(
+    source: Source, connection: Connection[Any], table: Table, chunk: Chunk, limits: Limits
+) -> tuple[list[RenderedRow], Cursor | None]:
+    """The chunk's rows, and the cursor after them; None: there are no more."""
+    where, parameters = scope(chunk)
+    statement = sql.SQL("DECLARE chunk NO SCROLL CURSOR FOR SELECT {} FROM {} WHERE {} ORDER BY {} LIMIT {}").format(
+        _columns(_names(table)),
+        source.qualified(chunk.relation.name),
+        where,
+        _columns(chunk.order),
+        sql.Literal(limits.rows),
+    )
+    connection.execute(statement, parameters)
+    rows: list[RenderedRow] = []
+    size = 0
+    raw: list[bytes | None] = []
+    while size < limits.bytes:
+        fetched = _raw_rows(connection, sql.SQL("FETCH {} FROM chunk").format(sql.Literal(FETCH_ROWS)), ())
+        for raw in fetched:
+            row = table.render(list(raw))
+            size += len(row.json)
+            rows.append(row)
+        if len(fetched) < FETCH_ROWS:
+            break
+    ended = size < limits.bytes and len(rows) < limits.rows
+    connection.execute("CLOSE chunk")
+    return rows, None if ended or not rows else table.cursor(list(raw), chunk.order)
+
+
+def read_keys(
+    source: Source, connection: Connection[Any], table: Table, keys: Sequence[Sequence[JsonValue]]
+) -> list[RenderedRow]:
+    """The rows of these keys that exist."""
+    relation = table.relation
+    one = sql.SQL("({})").format(sql.SQL(", ").join([sql.SQL("%s")] * len(relation.key)))
+    statement = sql.SQL("SELECT {} FROM {} WHERE ({}) IN ({})").format(
+        _columns(_names(table)),
+        source.qualified(relation.name),
+        _columns(relation.key),
+        sql.SQL(", ").join([one] * len(keys)),
+    )
+    found = _raw_rows(connection, statement, [value for key in keys for value in key])
+    return [table.render(list(raw)) for raw in found]
+
+
+def lock_against_ddl(source: Source, connection: Connection[Any], relation: StreamedRelation) -> None:
+    """Until the transaction ends the columns stay as the catalogue has them; reading and writing go on."""
+    connection.execute(sql.SQL("LOCK TABLE {} IN ACCESS SHARE MODE").format(source.qualified(relation.name)))
+
+
+def _raw_rows(connection: Connection[Any], statement: sql.Composed, parameters: Any) -> list[list[bytes | None]]:
+    result = connection.execute(statement, parameters).pgresult
+    if result is None:
+        return []
+    width = range(result.nfields)
+    return [[result.get_value(i, j) for j in width] for i in range(result.ntuples)]
+
+
+def _columns(names: Sequence[str]) -> sql.Composed:
+    return sql.SQL(", ").join(map(sql.Identifier, names))
+
+
+def _names(table: Table) -> list[str]:
+    return [name for name, _ in table.schema.columns]

@@ -1,0 +1,68 @@
+"""The replicator's settings: one frozen tree from the environment (`REPLICATOR_…`) or a `.env` file, checked at once.
+
+Secrets are `SecretStr`, so that no log line and no error message can print them.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from replicator.errors import SettingsError
+
+PREFIX = "REPLICATOR_"
+
+
+class Settings(BaseSettings):
+    """Every setting with its unit. Raises through `load` only."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX, env_file=".env", frozen=True, extra="ignore", str_strip_whitespace=True
+    )
+
+    source_dsn: SecretStr
+    """The source database; the role needs REPLICATION and SELECT on the captured tables."""
+    source_schema: str = "public"
+    slot: Annotated[str, Field(pattern=r"^[a-z0-9_]{1,63}$")] = "inbox_replicator"
+    publication: Annotated[str, Field(pattern=r"^[a-z_][a-z0-9_]{0,62}$")] = "inbox_replicator"
+    accept_default_identity: bool = False
+    """Run although moves between inboxes can't be seen: `check` says what that means."""
+
+    kafka_bootstrap_servers: str
+    topic_prefix: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,200}$")] = "inbox-replicator"
+    partitions: Annotated[int, Field(ge=1, le=1000)] = 24
+    """Of the changes topic, fixed when it is made."""
+    replication_factor: Annotated[int, Field(ge=-1)] = -1
+    """Of the topics; -1: the broker's default."""
+    retention_days: Annotated[float, Field(gt=0)] = 14
+    max_message_bytes: Annotated[int, Field(ge=1 << 20, le=1 << 30)] = 16 << 20
+    kafka_options: dict[str, str | int | float | bool] = {}
+    """Any librdkafka option (TLS, SASL), as a JSON object."""
+
+    backfill_rows_per_second: Annotated[int, Field(ge=1)] = 20_000
+    backfill_chunk_rows: Annotated[int, Field(ge=1, le=100_000)] = 2_000
+    backfill_chunk_bytes: Annotated[int, Field(ge=1 << 16)] = 8 << 20
+
+    connect_timeout_s: Annotated[int, Field(ge=1)] = 10
+    statement_timeout_s: Annotated[float, Field(gt=0)] = 30
+    lock_timeout_s: Annotated[float, Field(gt=0)] = 10
+    heartbeat_s: Annotated[float, Field(gt=0)] = 2
+    """How often every partition hears up to when it is complete."""
+
+    http_host: str = "127.0.0.1"
+    http_port: Annotated[int, Field(ge=0, le=65535)] = 9187
+    log_level: Annotated[str, Field(pattern="^(DEBUG|INFO|WARNING|ERROR)$")] = "INFO"
+
+
+def load(**overrides: Any) -> Settings:
+    """The settings, or SettingsError with one line for each fault, named as the operator wrote it."""
+    try:
+        return Settings(**overrides)
+    except ValidationError as error:
+        faults = [
+            f"{PREFIX}{'.'.join(str(part) for part in fault['loc']).upper()}: {fault['msg']}"
+            for fault in error.errors(include_input=False, include_url=False)
+        ]
+        raise SettingsError("\n".join(faults)) from None

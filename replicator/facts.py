@@ -1,0 +1,193 @@
+"""What was found on the source and on Kafka, as plain data: `inspection` and `topics` read it, the rules judge it.
+
+Pure data: knows neither where a fact comes from nor what is wanted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RoleFacts:
+    """The role that the source's address names."""
+
+    name: str
+    superuser: bool
+    replication: bool
+    can_create: bool
+    """CREATE on the database: what making a publication takes."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SessionFacts:
+    """How an ordinary session and a walsender behave between us and the server."""
+
+    same_backend: bool
+    """Statements one after another reach the same server process and find the session's settings again."""
+    direct: bool
+    """The server process is the one that the connection's greeting named: nothing stands in between."""
+    walsender_error: str | None
+    """Why `replication=database` with IDENTIFY_SYSTEM failed; None if it answered."""
+    same_system: bool
+    """The walsender belongs to the same cluster and database as the ordinary session."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerFacts:
+    """The server and its settings, as our role gets them. Times in milliseconds, 0: no limit."""
+
+    version: int
+    """As `server_version_num` has it: 150018 is 15.18."""
+    in_recovery: bool
+    database: str
+    encoding: str
+    wal_level: str
+    max_slots: int
+    used_slots: int
+    max_walsenders: int
+    used_walsenders: int
+    keep_size_mb: int
+    """`max_slot_wal_keep_size`; -1: no limit."""
+    synchronous_standbys: str
+    wal_sender_timeout_ms: int
+    idle_session_timeout_ms: int
+    transaction_timeout_ms: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SlotFacts:
+    """The slot of our name."""
+
+    kind: str
+    plugin: str | None
+    database: str | None
+    temporary: bool
+    active_pid: int | None
+    holder: str | None
+    """The application name of the session that holds it, where we may see it."""
+    wal_status: str | None
+    held_bytes: int | None
+    """WAL that the source keeps for it."""
+    invalidated: str | None
+    """Why the server gave it up."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PublishedTable:
+    """A table that a publication names."""
+
+    schema: str
+    name: str
+    has_columns: bool
+    """Published with a list of columns."""
+    has_filter: bool
+    """Published with a row filter."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PublicationFacts:
+    """The publication of our name."""
+
+    owned: bool
+    """Our role may change it."""
+    all_tables: bool
+    schemas: tuple[str, ...]
+    """Schemas that it publishes as a whole."""
+    operations: frozenset[str]
+    tables: tuple[PublishedTable, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IndexFacts:
+    """An index of a captured table."""
+
+    name: str
+    columns: tuple[str, ...]
+    """Its key columns; an expression is an empty string."""
+    unique: bool
+    """Unique, at once, over all rows: what a replica identity takes."""
+    valid: bool
+    primary: bool
+    identity: bool
+    """It is the table's replica identity."""
+    definition: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ColumnFacts:
+    """A column of a captured table."""
+
+    type_name: str
+    not_null: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TableFacts:
+    """A captured table."""
+
+    schema: str
+    name: str
+    kind: str
+    """`pg_class.relkind`: r ordinary, p partitioned, f foreign, v view, m materialized view."""
+    persistence: str
+    """`pg_class.relpersistence`: p permanent, u unlogged, t temporary."""
+    is_partition: bool
+    owned: bool
+    """Our role may alter it."""
+    readable: bool
+    row_security: bool
+    """Policies hide rows from our role."""
+    identity: str
+    """`pg_class.relreplident`: d default, n nothing, f full, i index."""
+    columns: Mapping[str, ColumnFacts]
+    indexes: tuple[IndexFacts, ...]
+    rows: int
+    """The planner's estimate, -1 if it has none."""
+    bytes: int
+
+    @property
+    def primary_key(self) -> tuple[str, ...]:
+        return next((index.columns for index in self.indexes if index.primary), ())
+
+    @property
+    def identity_index(self) -> IndexFacts | None:
+        """The index that REPLICA IDENTITY USING INDEX named, if it still exists."""
+        return next((index for index in self.indexes if index.identity and self.identity == "i"), None)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SourceFacts:
+    """All that is asked of the source."""
+
+    server: ServerFacts
+    role: RoleFacts
+    session: SessionFacts
+    slot: SlotFacts | None
+    publication: PublicationFacts | None
+    tables: Mapping[str, TableFacts]
+    """By the names of the captured relations; what does not exist is not in it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TopicFacts:
+    """A topic that exists."""
+
+    partitions: int
+    replicas: int
+    """Of the partition that has the fewest."""
+    config: Mapping[str, str] | None
+    """None: our Kafka user may not read it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KafkaFacts:
+    """All that is asked of Kafka."""
+
+    brokers: int
+    unreachable: tuple[str, ...]
+    """Brokers that did not answer, as host:port."""
+    request_max_bytes: int | None
+    """The smallest `socket.request.max.bytes` of all brokers; None: unknown."""
+    topics: Mapping[str, TopicFacts]

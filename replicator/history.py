@@ -1,0 +1,63 @@
+"""Whether the source that we find is the one that we left, and what its epoch is.
+
+Positions are only compared within one unbroken history. A new slot, another system identifier or timeline, a slot that
+is further than we ever confirmed, or WAL that has gone back: each begins a new epoch, and a new epoch brings a full
+backfill with sweep.
+
+Pure: the facts are handed in.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from replicator.lsn import format_lsn
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Past:
+    """What the state topic remembers."""
+
+    epoch: int
+    system_id: str
+    timeline: int
+    slot: str
+    generation: int
+    confirmed: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Present:
+    """What the source shows now."""
+
+    system_id: str
+    timeline: int
+    slot: str
+    slot_is_new: bool
+    slot_confirmed: int
+    generation: int
+
+
+def why_new_epoch(past: Past | None, present: Present) -> str | None:
+    """The reason why an epoch must begin, or None if the old one goes on."""
+    if past is None:
+        return "nothing is remembered of an earlier run"
+    if past.system_id != present.system_id:
+        return f"the source is another cluster ({present.system_id}, was {past.system_id})"
+    if past.timeline != present.timeline:
+        return f"the source was restored or failed over (timeline {present.timeline}, was {past.timeline})"
+    if past.slot != present.slot or present.slot_is_new:
+        return "the replication slot is new"
+    if present.slot_confirmed > past.confirmed:
+        return (
+            f"the slot stands at {format_lsn(present.slot_confirmed)}, beyond {format_lsn(past.confirmed)},"
+            " the last that was ever confirmed: somebody else has moved it"
+        )
+    if present.generation <= max(past.generation, past.confirmed):
+        return f"the source's WAL has gone back to {format_lsn(present.generation)}"
+    return None
+
+
+def next_epoch(last: int, now_s: int) -> int:
+    """Greater than every epoch before, also when the memory of them is lost."""
+    return max(last + 1, now_s)

@@ -1,0 +1,112 @@
+"""The replicator's own memory: the compacted state topic.
+
+One partition, so its records have one order. The first record of a run is its generation; what an older run writes
+after that is a zombie's and is not believed. A record is durable when its batch is acknowledged.
+
+The records:
+
+| key | content |
+|---|---|
+| `generation` | the run, first of its records |
+| `epoch` | the history of the source that positions belong to, and the transaction id that reads wait for |
+| `confirmed` | the highest LSN that the slot was ever told to forget; written before it is told |
+| `control` | the next offset of the control topic |
+| `backfill/<id>` | a backfill that is asked for or under way, with its progress |
+| `owed/<table>/<key>` | a row that must be read again, with its inbox |
+| `status` | what `replicator status` shows |
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import orjson
+from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
+
+from replicator.errors import LogUnavailable
+from replicator.event import Headers, Run, Topics
+from replicator.progress import Batch
+from replicator.publisher import Publisher
+
+Content = dict[str, Any]
+
+
+def read_memory(kafka: Mapping[str, Any], topics: Topics, seconds: float) -> dict[str, Content]:
+    """All records, by key, as they stand at the end of the topic now. Raises LogUnavailable after that time."""
+    records: dict[str, Content] = {}
+    newest = Run(0, 0)
+    for key, run, value in _read_compacted(kafka, topics.state, seconds):
+        if run < newest:
+            continue
+        newest = run
+        if value is None:
+            records.pop(key, None)
+        else:
+            records[key] = orjson.loads(value)
+    return records
+
+
+def _read_compacted(kafka: Mapping[str, Any], topic: str, seconds: float) -> list[tuple[str, Run, bytes | None]]:
+    deadline = time.monotonic() + seconds
+    consumer = Consumer(
+        {
+            **kafka,
+            "group.id": f"{topic}.reader",  # never used: nothing is committed
+            "enable.auto.commit": False,
+            "auto.offset.reset": "error",
+            "enable.partition.eof": True,
+        }
+    )
+    try:
+        low, _ = consumer.get_watermark_offsets(TopicPartition(topic, 0), timeout=seconds)
+        consumer.assign([TopicPartition(topic, 0, low)])
+        records: list[tuple[str, Run, bytes | None]] = []
+        while time.monotonic() < deadline:
+            for message in consumer.consume(1000, timeout=0.5):
+                error = message.error()
+                if error is None:
+                    run = dict(message.headers() or [])["run"]
+                    records.append(((message.key() or b"").decode(), _unpack_run(run), message.value()))
+                elif error.code() == KafkaError._PARTITION_EOF:  # librdkafka's own name
+                    return records
+                else:
+                    raise LogUnavailable(f"{topic} cannot be read: {error.str()}")
+        raise LogUnavailable(f"{topic} was not read to its end within {seconds:g} s")
+    except KafkaException as error:
+        raise LogUnavailable(f"{topic} cannot be read: {error.args[0].str()}") from None
+    finally:
+        consumer.close()
+
+
+def _unpack_run(packed: str | bytes | None) -> Run:
+    if not isinstance(packed, bytes):
+        raise TypeError("a record of the state topic names no run")
+    epoch, generation = packed.split(b":")
+    return Run(int(epoch), int(generation))
+
+
+class Memory:
+    """Writes records of one run. What was read at its start is in `records`, and kept up to date."""
+
+    def __init__(self, publisher: Publisher, topics: Topics, run: Run, records: dict[str, Content]) -> None:
+        self._publisher = publisher
+        self._topic = topics.state
+        self.run = run
+        self._headers: Headers = [("run", b"%d:%d" % run)]
+        self.records = records
+
+    def write(self, key: str, content: Content, batch: Batch) -> None:
+        """Durable once the batch is complete."""
+        self.records[key] = content
+        self._publisher.send(self._topic, 0, key.encode(), orjson.dumps(content), self._headers, batch)
+
+    def forget(self, key: str, batch: Batch) -> None:
+        """Writes a tombstone."""
+        self.records.pop(key, None)
+        self._publisher.send(self._topic, 0, key.encode(), None, self._headers, batch)
+
+    def under(self, prefix: str) -> dict[str, Content]:
+        """The records whose key begins so."""
+        return {key: content for key, content in self.records.items() if key.startswith(prefix)}

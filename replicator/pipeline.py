@@ -1,0 +1,351 @@
+"""The loop on top: one run of the stream, and the restart of runs.
+
+A turn of the loop, in this order of priority:
+
+1. frames that have arrived, at most `FRAMES_A_TURN`, so that nothing below starves;
+2. acknowledgements from Kafka;
+3. what the backfill's thread asks for;
+4. what is due by the clock: a sample of the source, the confirmed LSN, feedback, heartbeats, requests, status;
+5. if nothing arrived: wait for the source, briefly.
+
+Everything that a run shares belongs to this thread. A run ends by a stop, or by a fault; `ACTIONS` says whether another
+one begins.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import structlog
+
+from replicator import metrics
+from replicator.agenda import Agenda
+from replicator.backfill import Backfiller
+from replicator.calls import Calls
+from replicator.capture import Capture
+from replicator.changes import Table
+from replicator.config import Settings
+from replicator.control import Control
+from replicator.errors import Action, ReplicatorError, action_for
+from replicator.event import HeartbeatMarker, Origin, Topics
+from replicator.lsn import format_lsn
+from replicator.pgoutput import Commit, Keepalive, decode_frame
+from replicator.progress import Batch, Progress
+from replicator.publisher import Publisher
+from replicator.replication import Replication
+from replicator.runtime import GrowingPause, Stop
+from replicator.source import Sample, Source
+from replicator.takeover import KAFKA_SECONDS, Tenure, take_over
+from replicator.window import Window
+
+log = structlog.get_logger(__name__)
+
+FRAMES_A_TURN = 2_000
+WAIT_S = 0.02
+"""Longest wait for the source in one turn: bounds how late acknowledgements and calls are seen."""
+SEAL_S = 0.1
+SEAL_EVENTS = 5_000
+CONFIRM_S = 1.0
+FEEDBACK_S = 5.0
+"""The server ends a session that says nothing for wal_sender_timeout (60 s by default)."""
+CONTROL_S = 0.25
+STATUS_S = 2.0
+DRAIN_S = 4.0
+"""At a stop: how long Kafka may take for what is queued. What is dropped was not confirmed and comes again."""
+
+
+class Every:
+    """True once every so many seconds, first at once."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._next = 0.0
+
+    def due(self, now: float) -> bool:
+        if now < self._next:
+            return False
+        self._next = now + self._seconds
+        return True
+
+
+class Run:
+    """One run: from taking the slot to losing it."""
+
+    def __init__(self, settings: Settings, kafka: Mapping[str, Any], stop: Stop) -> None:
+        self._settings = settings
+        self._kafka = kafka
+        self._stop = stop
+        self._received = 0
+        self._confirmed = 0
+        self._confirming: tuple[int, Batch] | None = None
+        self._housekeeping = Batch()
+        self._sample: Sample | None = None
+        self._announced: set[str] = set()
+        self._every_confirm, self._every_feedback = Every(CONFIRM_S), Every(FEEDBACK_S)
+        self._every_seal, self._every_control = Every(SEAL_S), Every(CONTROL_S)
+        self._every_status, self._every_heartbeat = Every(STATUS_S), Every(settings.heartbeat_s)
+        self._replication: Replication | None = None
+        self.status: dict[str, object] = {}
+
+    def serve(self) -> None:
+        """Until the stop is asked for. Raises a ReplicatorError otherwise."""
+        publisher = Publisher(self._kafka, self._settings.max_message_bytes, self._while_waiting)
+        try:
+            with Source(self._settings) as source:
+                replication = Replication(self._settings)
+                try:
+                    tenure = take_over(self._settings, self._kafka, source, replication, publisher)
+                    self._replication = replication
+                    self._stream(tenure, source, replication, publisher)
+                finally:
+                    replication.close()
+        finally:
+            publisher.close(1.0)
+
+    def _stream(self, tenure: Tenure, source: Source, replication: Replication, publisher: Publisher) -> None:
+        self._received = self._confirmed = tenure.confirmed
+        self._tenure, self._publisher, self._source = tenure, publisher, source
+        self._progress = Progress(tenure.confirmed)
+        self._agenda = Agenda(tenure.memory, tenure.outlet, self._announce, self._open_window)
+        self._capture = Capture(
+            self._settings.source_schema,
+            source,
+            tenure.outlet,
+            self._progress,
+            self._origin,
+            self._announce,
+            self._agenda.owe,
+        )
+        calls = Calls()
+        control = tenure.memory.records.get("control")
+        self._control = Control(
+            self._kafka,
+            Topics(self._settings.topic_prefix),
+            control["next_offset"] if control is not None else None,
+            KAFKA_SECONDS,
+        )
+        self._backfiller = Backfiller(
+            self._settings, calls, self._agenda, self._origin, epoch=tenure.outlet.run.epoch, born=tenure.born
+        )
+        self._backfiller.start()
+        try:
+            while not self._stop.asked:
+                self._turn(replication, calls)
+            self._drain(replication)
+        finally:
+            self._backfiller.stop()
+            calls.close()
+            self._backfiller.join(5)
+            self._control.close()
+            calls.release()
+
+    def _turn(self, replication: Replication, calls: Calls) -> None:
+        arrived = self._take_frames(replication)
+        self._publisher.poll()
+        calls.serve()
+        if self._backfiller.error is not None:
+            raise self._backfiller.error
+        self._on_the_clock(replication)
+        if not arrived:
+            replication.wait(WAIT_S, calls.wake)
+
+    def _take_frames(self, replication: Replication) -> int:
+        """Handles what has arrived; returns how many frames that were."""
+        handle = self._capture.handle
+        for count in range(FRAMES_A_TURN):
+            frame = replication.read()
+            if frame is None:
+                return count
+            message = decode_frame(frame)
+            if isinstance(message, Keepalive):
+                self._keepalive(replication, message)
+                continue
+            handle(message)
+            if isinstance(message, Commit):
+                self._received = message.end_lsn
+                if self._progress.batch.sent >= SEAL_EVENTS:
+                    self._progress.seal()
+        return FRAMES_A_TURN
+
+    def _keepalive(self, replication: Replication, keepalive: Keepalive) -> None:
+        if self._capture.between_transactions:
+            self._received = max(self._received, keepalive.wal_end)
+            self._progress.idle_at(keepalive.wal_end)
+        if keepalive.reply_requested:
+            replication.feedback(self._received, self._confirmed)
+
+    def _on_the_clock(self, replication: Replication) -> None:
+        now = time.monotonic()
+        if self._every_seal.due(now):
+            self._progress.seal()
+        if self._every_heartbeat.due(now):
+            self._heartbeat(replication)
+        self._finish_confirming(replication)
+        if self._every_confirm.due(now):
+            self._confirm()
+        if self._every_feedback.due(now):
+            replication.feedback(self._received, self._confirmed)
+        if self._every_control.due(now):
+            self._take_requests()
+        if self._every_status.due(now):
+            self._write_status()
+
+    def _heartbeat(self, replication: Replication) -> None:
+        """Everything committed before the last sample is published: tell every partition. Then take the next."""
+        sample = self._sample
+        if sample is not None and self._received >= sample.flushed_lsn and self._capture.between_transactions:
+            self._renew_housekeeping()
+            marker = HeartbeatMarker(source_ms=sample.at_ms)
+            self._tenure.outlet.marker(marker, self._received, self._housekeeping)
+            self._sample = None
+        if self._sample is None:
+            self._sample = self._source.sample()
+            replication.feedback(self._received, self._confirmed, ask_reply=True)
+
+    def _confirm(self) -> None:
+        """Begins to confirm: what the slot will be told is remembered first."""
+        if self._confirming is not None:
+            return
+        if self._progress.unsettled:
+            self._progress.settle(self._source.sample().snapshot)
+        lsn = self._progress.confirm()
+        if lsn > self._confirmed:
+            batch = Batch()
+            self._tenure.memory.write("confirmed", {"lsn": lsn}, batch)
+            self._confirming = lsn, batch
+
+    def _finish_confirming(self, replication: Replication) -> None:
+        if self._confirming is not None and self._confirming[1].complete:
+            self._confirmed = self._confirming[0]
+            self._confirming = None
+            replication.feedback(max(self._received, self._confirmed), self._confirmed)
+
+    def _take_requests(self) -> None:
+        before = self._control.next_offset
+        for request in self._control.poll():
+            self._agenda.request(request, self._housekeeping)
+        if self._control.next_offset != before:
+            self._tenure.memory.write("control", {"next_offset": self._control.next_offset}, self._housekeeping)
+
+    def _write_status(self) -> None:
+        self.status = self._describe()
+        metrics.observe(self._capture, self._tenure.outlet, self._publisher.waiting, self._progress.unsettled)
+        self._renew_housekeeping()
+        if not self._publisher.unreachable:
+            self._tenure.memory.write("status", self.status, self._housekeeping)
+
+    def _renew_housekeeping(self) -> None:
+        """Nobody waits for this batch; a fresh one keeps its counters small."""
+        if self._housekeeping.complete:
+            self._housekeeping = Batch()
+
+    def _describe(self) -> dict[str, object]:
+        sample, run = self._sample, self._tenure.outlet.run
+        return {
+            "mode": "streaming",
+            "at_ms": time.time_ns() // 1_000_000,
+            "epoch": run.epoch,
+            "generation": run.generation,
+            "received_lsn": format_lsn(self._received),
+            "confirmed_lsn": format_lsn(self._confirmed),
+            "behind_bytes": max(0, sample.flushed_lsn - self._received) if sample is not None else 0,
+            "last_commit_ms": self._capture.last_commit_ms,
+            "row_changes": self._capture.row_changes,
+            "transactions": self._capture.transactions,
+            "events": self._tenure.outlet.published,
+            "oversized": self._tenure.outlet.oversized,
+            "unsettled": len(self._progress.unsettled),
+            "unacknowledged": self._publisher.waiting,
+            "kafka_reachable": not self._publisher.unreachable,
+            "owed_keys": self._agenda.owed,
+            "backfill_waits_for": self._backfiller.waits_for,
+            "backfills": [job.to_record() for job in self._agenda.jobs.values()],
+        }
+
+    def _announce(self, table: Table) -> None:
+        """Consumers must be able to look up a version before they meet a row of it."""
+        if table.version in self._announced:
+            return
+        batch = Batch()
+        self._tenure.outlet.schema(table.schema, batch)
+        self._publisher.wait_for(batch, KAFKA_SECONDS)
+        self._announced.add(table.version)
+        log.info("schema.announced", table=table.relation.name, version=table.version)
+
+    def _open_window(self, window: Window | None) -> None:
+        self._capture.window = window
+
+    def _origin(self, table: str) -> Origin:
+        return Origin(
+            topic_prefix=self._settings.topic_prefix,
+            database=self._tenure.identity.database,
+            schema=self._settings.source_schema,
+            table=table,
+        )
+
+    def _while_waiting(self) -> None:
+        """Called while the producer's queue is full, or an acknowledgement is waited for."""
+        if self._replication is not None and self._every_feedback.due(time.monotonic()):
+            self._replication.feedback(self._received, self._confirmed)
+        if self._stop.asked:
+            raise Stopped
+
+    def _drain(self, replication: Replication) -> None:
+        """Gives Kafka a moment for what is queued, and confirms once more what can be."""
+        deadline = time.monotonic() + DRAIN_S
+        self._progress.seal()
+        self._until(lambda: self._progress.acknowledged_all and self._confirming is None, deadline, replication)
+        self._confirm()
+        self._until(lambda: self._confirming is None, deadline, replication)
+        replication.feedback(self._received, self._confirmed)
+
+    def _until(self, done: Callable[[], bool], deadline: float, replication: Replication) -> None:
+        while not done() and time.monotonic() < deadline:
+            self._publisher.poll()
+            self._finish_confirming(replication)
+            time.sleep(0.005)
+
+
+class Stopped(ReplicatorError):
+    """A stop was asked for while something was waited for."""
+
+
+class Pipeline:
+    """Runs, one after another, until a stop or a fault that only an operator can mend."""
+
+    def __init__(self, settings: Settings, kafka: Mapping[str, Any], stop: Stop, prepare: Callable[[], None]) -> None:
+        """`prepare` is called before each run and raises a ReplicatorError if the run must not begin."""
+        self._settings, self._kafka, self._stop, self._prepare = settings, kafka, stop, prepare
+        self._run: Run | None = None
+        self._waits_for = "the first run"
+
+    def serve(self) -> None:
+        """Returns after a stop. Raises the ReplicatorError that only an operator can mend."""
+        pause = GrowingPause(longest=10.0)
+        while not self._stop.asked:
+            began = time.monotonic()
+            self._run = Run(self._settings, self._kafka, self._stop)
+            try:
+                self._prepare()
+                self._waits_for = ""
+                self._run.serve()
+            except Stopped:
+                return
+            except ReplicatorError as error:
+                action, sentence = action_for(error)
+                if action is Action.STOP:
+                    raise
+                self._waits_for = str(error)
+                if time.monotonic() - began > 30:
+                    pause.reset()
+                seconds = pause.next()
+                log.warning("run.ended", reason=str(error), advice=sentence, next_in_s=round(seconds, 1))
+                self._stop.wait(seconds)
+
+    def status(self) -> dict[str, object]:
+        """For `/healthz` and `/status`."""
+        run = self._run
+        status = dict(run.status) if run is not None else {}
+        return {"healthy": not self._waits_for and bool(status), "waits_for": self._waits_for, **status}

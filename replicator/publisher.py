@@ -1,0 +1,145 @@
+"""Events to Kafka, without gaps.
+
+`acks=all`, idempotent, gapless, no delivery time-out: an event is either acknowledged in order or the producer fails
+for good, the run ends, and the next one starts at the confirmed LSN. Sizes are checked before `produce`, because one
+refused message would end the producer (librdkafka, CONFIGURATION.md, `enable.gapless.guarantee`).
+
+The queue in memory is bounded; when it is full, `send` waits and lets the caller keep the source's connection alive.
+Never knows what an event means.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import structlog
+from confluent_kafka import KafkaError, KafkaException, Message, Producer
+
+from replicator.errors import DeliveryFailed, LogUnavailable
+from replicator.event import Headers
+from replicator.progress import Batch
+
+log = structlog.get_logger(__name__)
+
+QUEUE_KBYTES = 48 << 10
+"""Events waiting for Kafka, in memory: a second of the fastest stream measured."""
+QUEUE_MESSAGES = 100_000
+ENVELOPE_BYTES = 512
+"""What Kafka's record batch adds to a message, generously."""
+
+GAPLESS: Mapping[str, Any] = {
+    "acks": "all",
+    "enable.idempotence": True,
+    "enable.gapless.guarantee": True,
+    "message.timeout.ms": 0,  # never given up
+    "compression.type": "lz4",
+    "linger.ms": 2,
+    "log_level": 3,  # errors; that the gapless guarantee is called experimental is known
+    "batch.size": 256 << 10,
+    "queue.buffering.max.kbytes": QUEUE_KBYTES,
+    "queue.buffering.max.messages": QUEUE_MESSAGES,
+}
+
+
+class Publisher:
+    """One run's producer."""
+
+    def __init__(self, kafka: Mapping[str, Any], max_message_bytes: int, on_wait: Callable[[], None]) -> None:
+        """`on_wait` is called at least every 100 ms while `send` waits; what it raises ends the wait."""
+        self._max_message_bytes = max_message_bytes
+        self._on_wait = on_wait
+        self._failure: str | None = None
+        self._unreachable = False
+        self._producer = Producer(
+            {
+                **kafka,
+                **GAPLESS,
+                "message.max.bytes": max_message_bytes + ENVELOPE_BYTES,
+                "error_cb": self._on_error,
+            }
+        )
+
+    @property
+    def waiting(self) -> int:
+        """Messages that Kafka has not acknowledged."""
+        return len(self._producer)
+
+    @property
+    def unreachable(self) -> bool:
+        """No broker answers at the moment."""
+        return self._unreachable
+
+    def fits(self, key: bytes, value: bytes, headers: Headers) -> bool:
+        """Whether the topic takes a message of this size."""
+        size = len(key) + len(value) + sum(len(name) + len(content) + 4 for name, content in headers)
+        return size + ENVELOPE_BYTES <= self._max_message_bytes
+
+    def send(
+        self,
+        topic: str,
+        partition: int,
+        key: bytes | None,
+        value: bytes | None,
+        headers: Headers,
+        batch: Batch,
+    ) -> None:
+        """Queues one message; it counts in `batch`. Raises DeliveryFailed once the producer has failed."""
+        if self._failure is not None:
+            raise DeliveryFailed(self._failure)
+
+        def delivered(error: KafkaError | None, message: Message) -> None:
+            del message
+            if error is None:
+                batch.acknowledged += 1
+                self._unreachable = False
+            elif self._failure is None:
+                self._failure = f"Kafka did not take an event: {error.str()} ({error.name()})"
+
+        while True:
+            try:
+                self._producer.produce(
+                    topic, value, key, partition=partition, headers=list(headers or ()), on_delivery=delivered
+                )
+            except BufferError:
+                self._producer.poll(0.1)
+                self._on_wait()
+            except KafkaException as error:
+                raise DeliveryFailed(f"Kafka did not take an event: {error.args[0].str()}") from None
+            else:
+                batch.sent += 1
+                return
+
+    def poll(self) -> None:
+        """Takes in acknowledgements. Raises DeliveryFailed once one came back as refused."""
+        self._producer.poll(0)
+        if self._failure is not None:
+            raise DeliveryFailed(self._failure)
+
+    def wait_for(self, batch: Batch, seconds: float) -> None:
+        """Until every message of the batch is acknowledged. Raises LogUnavailable after that time."""
+        slice_s = 0.1
+        for _ in range(int(seconds / slice_s) + 1):
+            if batch.complete:
+                return
+            self._producer.poll(slice_s)
+            if self._failure is not None:
+                raise DeliveryFailed(self._failure)
+            self._on_wait()
+        raise LogUnavailable(f"Kafka has not acknowledged within {seconds:g} s")
+
+    def close(self, seconds: float) -> None:
+        """Waits so long for what is queued, then drops the rest: it was never confirmed, so it will come again."""
+        self._producer.flush(seconds)
+        if left := len(self._producer):
+            log.info("publisher.dropped_unconfirmed", messages=left)
+            self._producer.purge()
+            self._producer.flush(1)
+
+    def _on_error(self, error: KafkaError) -> None:
+        if error.fatal():
+            self._failure = f"Kafka's producer failed: {error.str()}"
+        elif error.code() == KafkaError._ALL_BROKERS_DOWN:  # librdkafka's own name
+            if not self._unreachable:
+                log.warning("kafka.unreachable", waiting=len(self._producer), reason=error.str())
+            self._unreachable = True

@@ -1,0 +1,115 @@
+"""The walsender's end of the line: START_REPLICATION, frames in, feedback out.
+
+psycopg enters COPY BOTH by a plain execute on a connection with `replication=database`; frames come from
+`pgconn.get_copy_data(1)`, feedback goes by `put_copy_data`
+(https://www.postgresql.org/docs/current/protocol-replication.html). Reading never blocks; waiting is a separate call
+with a bound, so that feedback is sent in time also when nothing is read.
+"""
+
+from __future__ import annotations
+
+import re
+import select
+import time
+
+import psycopg
+from psycopg import pq
+from psycopg.conninfo import make_conninfo
+
+from replicator.config import Settings
+from replicator.errors import SourceBusy, SourceUnavailable
+from replicator.pgoutput import encode_feedback
+from replicator.source import SourceIdentity, connection_parameters, source_errors
+from replicator.values import startup_options
+
+
+class Replication:
+    """One streaming session. Holds the slot as long as it is open."""
+
+    def __init__(self, settings: Settings) -> None:
+        """Connects to a walsender; nothing is held yet."""
+        self._settings = settings
+        conninfo = make_conninfo(
+            settings.source_dsn.get_secret_value(),
+            replication="database",
+            options=startup_options(),
+            **connection_parameters(settings),
+        )
+        with source_errors():
+            self._connection = psycopg.connect(conninfo, autocommit=True)
+        self._pgconn = self._connection.pgconn
+
+    def identity(self) -> SourceIdentity:
+        """Which history the source's WAL belongs to."""
+        with source_errors():
+            row = self._connection.execute("IDENTIFY_SYSTEM").fetchone()
+        if row is None:
+            raise SourceUnavailable("the source did not identify itself")
+        system_id, timeline, _, database = row
+        return SourceIdentity(system_id=str(system_id), timeline=int(timeline), database=str(database))
+
+    def start(self) -> None:
+        """Takes the slot and begins at its confirmed LSN.
+
+        Raises SlotActive if another session holds the slot, SourceRefused if it or the publication is missing or its
+        WAL is gone.
+        """
+        command = (
+            f'START_REPLICATION SLOT "{self._settings.slot}" LOGICAL 0/0'  # both names are checked by pattern
+            f" (proto_version '1', publication_names '{self._settings.publication}', messages 'true')"
+        )
+        try:
+            with source_errors():
+                self._connection.execute(command.encode())
+        except SourceBusy as error:
+            pid = re.search(r"PID (\d+)", str(error))
+            raise SlotActive(str(error), int(pid[1]) if pid else None) from None
+        self._pgconn.nonblocking = 1
+
+    def close(self) -> None:
+        self._connection.close()
+
+    def read(self) -> bytes | None:
+        """The next frame, or None if none has arrived. Raises SourceUnavailable when the stream has ended."""
+        size, frame = self._pgconn.get_copy_data(1)
+        if size > 0:
+            return bytes(frame)
+        if size == 0:
+            try:
+                self._pgconn.consume_input()
+            except psycopg.OperationalError as error:
+                raise SourceUnavailable(str(error).strip()) from None
+            size, frame = self._pgconn.get_copy_data(1)
+            if size > 0:
+                return bytes(frame)
+            if size == 0:
+                return None
+        raise SourceUnavailable(self._ending())
+
+    def _ending(self) -> str:
+        """Why the stream ended, in the server's words."""
+        result = self._pgconn.get_result()
+        if result is not None and result.status == pq.ExecStatus.FATAL_ERROR:
+            return f"the source ended the stream: {result.get_error_message().strip()}"
+        return "the source ended the stream"
+
+    def wait(self, seconds: float, wake: int) -> None:
+        """Until something has arrived here or at the file descriptor `wake`, at most so long."""
+        select.select([self._pgconn.socket, wake], [], [], seconds)
+
+    def feedback(self, received: int, confirmed: int, *, ask_reply: bool = False) -> None:
+        """Tells the server how far we are; with `ask_reply` it answers with a keepalive at once."""
+        now_us = time.time_ns() // 1000
+        try:
+            self._pgconn.put_copy_data(encode_feedback(received, confirmed, now_us, ask_reply=ask_reply))
+            self._pgconn.flush()
+        except psycopg.OperationalError as error:
+            raise SourceUnavailable(str(error).strip()) from None
+
+
+class SlotActive(SourceBusy):
+    """Another session holds the slot."""
+
+    def __init__(self, sentence: str, pid: int | None) -> None:
+        super().__init__(sentence)
+        self.pid = pid

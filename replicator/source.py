@@ -1,0 +1,250 @@
+"""Plain SQL sessions on the source: few, short, each with time-outs and the pinned settings.
+
+Relies on nothing but SELECT, REPLICATION and pg_logical_emit_message. Turns the driver's errors into ours, saying
+whose they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, LiteralString, Self
+
+import psycopg
+from psycopg import Connection, errors, sql
+
+from replicator.config import Settings
+from replicator.errors import SourceBusy, SourceRefused, SourceUnavailable
+from replicator.lsn import parse_lsn
+from replicator.pgoutput import Column
+from replicator.progress import Snapshot
+from replicator.values import PINNED_SETTINGS
+
+MESSAGE_PREFIX = "inbox-replicator"
+"""Of everything we emit into the source's WAL."""
+
+
+_REFUSALS = (
+    errors.InsufficientPrivilege,
+    errors.UndefinedObject,
+    errors.UndefinedTable,
+    errors.ObjectNotInPrerequisiteState,
+    errors.InvalidAuthorizationSpecification,
+    errors.InvalidPassword,
+)
+
+
+@contextmanager
+def source_errors() -> Iterator[None]:
+    """The driver's errors as ours. A message of the server names objects, never a row's value, at these statements."""
+    try:
+        yield
+    except (errors.LockNotAvailable, errors.ObjectInUse) as error:
+        raise SourceBusy(_sentence(error)) from None
+    except errors.QueryCanceled as error:
+        raise SourceUnavailable(f"the source is too slow: {_sentence(error)}") from None
+    except (
+        errors.InsufficientPrivilege,
+        errors.UndefinedObject,
+        errors.UndefinedTable,
+        errors.ObjectNotInPrerequisiteState,
+    ) as error:
+        raise SourceRefused(_sentence(error)) from None
+    except (psycopg.OperationalError, psycopg.InterfaceError) as error:
+        raise SourceUnavailable(_sentence(error)) from None
+
+
+def _sentence(error: psycopg.Error) -> str:
+    return error.diag.message_primary or str(error).strip() or type(error).__name__
+
+
+def connection_parameters(settings: Settings) -> dict[str, Any]:
+    """What every session on the source has in common."""
+    return {
+        "connect_timeout": settings.connect_timeout_s,
+        "application_name": settings.slot,
+        "keepalives_idle": 10,
+        "keepalives_interval": 5,
+        "keepalives_count": 3,
+        "tcp_user_timeout": 8_000,
+    }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SourceIdentity:
+    """Which history the source's WAL belongs to."""
+
+    system_id: str
+    timeline: int
+    database: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Slot:
+    """Our replication slot, as the source has it."""
+
+    confirmed_lsn: int
+    active_pid: int | None
+    wal_status: str | None
+    held_bytes: int | None = None
+    """WAL that the source keeps for it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sample:
+    """The source at one moment: what a snapshot sees, how far its WAL is flushed, and its clock."""
+
+    snapshot: Snapshot
+    flushed_lsn: int
+    at_ms: int
+
+
+class Source:
+    """One autocommit session."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._schema = settings.source_schema
+        with source_errors():
+            self.connection: Connection[tuple[Any, ...]] = psycopg.connect(
+                settings.source_dsn.get_secret_value(), autocommit=True, **connection_parameters(settings)
+            )
+            try:
+                self._pin()
+            except BaseException:
+                self.connection.close()
+                raise
+
+    def _pin(self) -> None:
+        session = {
+            **PINNED_SETTINGS,
+            "statement_timeout": f"{int(self._settings.statement_timeout_s * 1000)}",
+            "lock_timeout": f"{int(self._settings.lock_timeout_s * 1000)}",
+            "idle_in_transaction_session_timeout": "60000",
+            "synchronous_commit": "local",  # what we emit must not wait for a standby
+            "jit": "off",
+        }
+        for name, value in session.items():
+            self.connection.execute("SELECT set_config(%s, %s, false)", (name, value))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self.connection.close()
+
+    def cancel(self) -> None:
+        """From another thread: ends the statement that runs."""
+        self.connection.cancel_safe(timeout=2)
+
+    def rows(self, statement: LiteralString | sql.Composed, parameters: Any = ()) -> list[tuple[Any, ...]]:
+        """Runs one statement and returns its rows."""
+        with source_errors():
+            return self.connection.execute(statement, parameters).fetchall()
+
+    def slot(self) -> Slot | None:
+        """Our slot, or None. Raises SourceRefused for a slot of that name that is not ours to use."""
+        rows = self.rows(
+            "SELECT slot_type, plugin, database = current_database(), confirmed_flush_lsn, active_pid, wal_status,"
+            " CASE WHEN NOT pg_is_in_recovery() THEN pg_wal_lsn_diff(pg_current_wal_lsn(), restart_lsn)::bigint END"
+            " FROM pg_replication_slots WHERE slot_name = %s",
+            (self._settings.slot,),
+        )
+        if not rows:
+            return None
+        ((kind, plugin, ours, confirmed, active_pid, wal_status, held),) = rows
+        if kind != "logical" or plugin != "pgoutput" or not ours:
+            raise SourceRefused(
+                f"replication slot {self._settings.slot} is {kind} with plugin {plugin}"
+                f"{'' if ours else ' of another database'}: set REPLICATOR_SLOT to another name"
+            )
+        return Slot(confirmed_lsn=parse_lsn(confirmed), active_pid=active_pid, wal_status=wal_status, held_bytes=held)
+
+    def create_slot(self) -> Slot:
+        """Waits for running transactions no longer than the lock time-out. Raises SourceBusy with their number."""
+        try:
+            ((lsn,),) = self.rows(
+                "SELECT lsn FROM pg_create_logical_replication_slot(%s, 'pgoutput')", (self._settings.slot,)
+            )
+        except (SourceBusy, SourceUnavailable) as error:
+            ((running,),) = self.rows("SELECT count(*) FROM pg_stat_activity WHERE backend_xid IS NOT NULL")
+            raise SourceBusy(
+                f"the slot could not be made while {running} transactions stay open on the source ({error})"
+            ) from None
+        return Slot(confirmed_lsn=parse_lsn(lsn), active_pid=None, wal_status=None)
+
+    def drop_slot(self) -> None:
+        self.rows("SELECT pg_drop_replication_slot(%s)", (self._settings.slot,))
+
+    def holder(self, pid: int) -> str:
+        """Who holds the slot, in words."""
+        rows = self.rows(
+            "SELECT format('PID %%s (%%s, user %%s, from %%s, since %%s)', pid, application_name, usename,"
+            " coalesce(host(client_addr), 'a local socket'), backend_start) FROM pg_stat_activity WHERE pid = %s",
+            (pid,),
+        )
+        return str(rows[0][0]) if rows else f"PID {pid}"
+
+    def sample(self) -> Sample:
+        ((snapshot, lsn, at_ms),) = self.rows(
+            "SELECT pg_current_snapshot()::text, pg_current_wal_flush_lsn(),"
+            " (extract(epoch FROM clock_timestamp()) * 1000)::bigint"
+        )
+        return Sample(snapshot=Snapshot.parse(snapshot), flushed_lsn=parse_lsn(lsn), at_ms=at_ms)
+
+    def emit(self, content: str) -> int:
+        """Writes a message into the WAL and flushes it; returns an LSN at or after it.
+
+        The first message is not transactional, so that it is streamed at its own place in the WAL. The second makes
+        the statement a transaction with a commit record, and that is what flushes both at once.
+        """
+        ((lsn,),) = self.rows(
+            "SELECT pg_logical_emit_message(false, %s, %s) FROM pg_logical_emit_message(true, %s, 'flush')",
+            (MESSAGE_PREFIX, content, MESSAGE_PREFIX),
+        )
+        return parse_lsn(lsn)
+
+    def type_names(self, types: Iterable[tuple[int, int]]) -> dict[tuple[int, int], str]:
+        """SQL's names of (type OID, modifier); `text` for a type that no longer exists."""
+        wanted = list(types)
+        rows = self.rows(
+            "SELECT t.oid::bigint, t.modifier, CASE WHEN p.oid IS NULL THEN 'text'"
+            " ELSE format_type(t.oid, t.modifier) END"
+            " FROM unnest(%s::oid[], %s::int[]) AS t(oid, modifier) LEFT JOIN pg_type p ON p.oid = t.oid",
+            ([oid for oid, _ in wanted], [modifier for _, modifier in wanted]),
+        )
+        return {(oid, modifier): name for oid, modifier, name in rows}
+
+    def columns(self, table: str) -> list[Column]:
+        """The columns of a table as pg_attribute has them: a domain is itself here, not its base type."""
+        rows = self.rows(
+            "SELECT attname, atttypid::bigint, atttypmod FROM pg_attribute"
+            " WHERE attrelid = format('%%I.%%I', %s::text, %s::text)::regclass AND attnum > 0 AND NOT attisdropped"
+            " AND attgenerated = '' ORDER BY attnum",
+            (self._schema, table),
+        )
+        return [Column(name, oid, modifier, False) for name, oid, modifier in rows]
+
+    def qualified(self, table: str) -> sql.Identifier:
+        return sql.Identifier(self._schema, table)
+
+    def estimate_rows(self, table: str, where: sql.Composed, parameters: Any) -> int:
+        """How many rows the planner expects."""
+        statement = sql.SQL("EXPLAIN (FORMAT JSON) SELECT 1 FROM {} WHERE {}")
+        ((plan,),) = self.rows(statement.format(self.qualified(table), where), parameters)
+        return int(plan[0]["Plan"]["Plan Rows"])
+
+    @contextmanager
+    def reading(self) -> Iterator[None]:
+        """A REPEATABLE READ, READ ONLY transaction: its snapshot is taken by the first query inside."""
+        with source_errors():
+            self.connection.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
+            try:
+                yield
+            finally:
+                if not self.connection.closed:
+                    self.connection.execute("ROLLBACK")

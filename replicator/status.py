@@ -1,0 +1,111 @@
+"""What `replicator status` shows: the running replicator's own word from the state topic, beside the source's.
+
+Works from any machine that reaches Kafka and the source; each of the two may be away, and then says so.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from rich.table import Table
+
+from replicator.backfill_job import BackfillJob
+from replicator.config import Settings
+from replicator.errors import ReplicatorError
+from replicator.event import Topics
+from replicator.lsn import format_lsn
+from replicator.memory import read_memory
+from replicator.source import Source
+
+SILENT_AFTER_MS = 10_000
+"""A replicator writes its status every 2 s; one that has not for so long is not running."""
+
+
+def gather(settings: Settings, kafka: Mapping[str, Any]) -> dict[str, Any]:
+    """Everything known, as JSON-ready values. `faults` names what could not be asked."""
+    found: dict[str, Any] = {"running": False, "faults": []}
+    try:
+        records = read_memory(kafka, Topics(settings.topic_prefix), 10.0)
+        found |= records.get("status", {})
+        found["running"] = time.time() * 1000 - found.get("at_ms", 0) < SILENT_AFTER_MS
+        # The job's own record is written at every chunk: fresher than the status.
+        found["backfills"] = [record for key, record in records.items() if key.startswith("backfill/")]
+    except ReplicatorError as error:
+        found["faults"].append(str(error))
+    try:
+        with Source(settings) as source:
+            found["slot"] = _slot(source)
+    except ReplicatorError as error:
+        found["faults"].append(str(error))
+    return found
+
+
+def _slot(source: Source) -> dict[str, Any] | None:
+    slot, sample = source.slot(), source.sample()
+    if slot is None:
+        return None
+    return {
+        "confirmed_lsn": format_lsn(slot.confirmed_lsn),
+        "active_pid": slot.active_pid,
+        "wal_status": slot.wal_status,
+        "held_bytes": slot.held_bytes,
+        "unconfirmed_bytes": max(0, sample.flushed_lsn - slot.confirmed_lsn),
+    }
+
+
+def render(found: Mapping[str, Any]) -> RenderableType:
+    """For a person, readable at 80 columns."""
+    table = Table(box=None, show_header=False, pad_edge=False)
+    table.add_column(style="bold")
+    table.add_column()
+    state = "[green]running[/]" if found["running"] else "[red]not running[/]"
+    if not found["running"] and "at_ms" in found:
+        state += f" (last heard of {(time.time() * 1000 - found['at_ms']) / 1000:.0f} s ago)"
+    table.add_row("replicator", f"{state} {found.get('mode', '')}")
+    if "epoch" in found:
+        table.add_row("epoch", f"{found['epoch']}, generation {format_lsn(found['generation'])}")
+        table.add_row("behind", f"{found['behind_bytes']:,} bytes of WAL{_behind_seconds(found)}")
+        table.add_row("this run", f"{found['row_changes']:,} row changes, {found['transactions']:,} transactions")
+        table.add_row("open", _open_ends(found))
+    if (slot := found.get("slot")) is not None:
+        held = f"{slot['held_bytes']:,} bytes held" if slot["held_bytes"] is not None else "holds nothing yet"
+        table.add_row("slot", f"confirmed {slot['confirmed_lsn']}, {held}, WAL {slot['wal_status'] or 'unknown'}")
+    elif not found["faults"]:
+        table.add_row("slot", "[yellow]none[/]")
+    for fault in found["faults"]:
+        table.add_row("fault", f"[red]{fault}[/]")
+    parts: list[RenderableType] = [table]
+    if found.get("backfills"):
+        parts.append(_bars(found))
+    return Group(*parts)
+
+
+def _behind_seconds(found: Mapping[str, Any]) -> str:
+    if not found["behind_bytes"] or not found["last_commit_ms"]:
+        return ""
+    return f", {(found['at_ms'] - found['last_commit_ms']) / 1000:.1f} s"
+
+
+def _open_ends(found: Mapping[str, Any]) -> str:
+    kafka = "" if found["kafka_reachable"] else ", [red]Kafka does not answer[/]"
+    return (
+        f"{found['unacknowledged']:,} unacknowledged, {found['unsettled']:,} unsettled, "
+        f"{found['owed_keys']:,} keys owed{kafka}"
+    )
+
+
+def _bars(found: Mapping[str, Any]) -> RenderableType:
+    bars = Progress(
+        TextColumn("[bold]backfill[/] {task.description}"), BarColumn(30), MofNCompleteColumn(), TextColumn("rows")
+    )
+    for record in found["backfills"]:
+        job = BackfillJob.from_record(record)
+        chunk = job.chunk()
+        doing = "waits" if job.start is None else chunk.relation.name if chunk is not None else "ends"
+        bars.add_task(f"{job.id}: {doing}", completed=job.rows, total=max(job.expected or 0, job.rows) or None)
+    waits = found.get("backfill_waits_for")
+    return Group(bars, f"[yellow]waits: {waits}[/]") if waits else bars

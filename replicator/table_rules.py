@@ -1,0 +1,162 @@
+"""Judges the captured tables, their replica identities and the publication.
+
+Pure: facts and settings in, findings out. One finding for each table and rule, `ok` where all is well.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from replicator.config import Settings
+from replicator.facts import PublicationFacts, SourceFacts, TableFacts
+from replicator.findings import Finding, note, ok, refusal, warning
+from replicator.preparation import OPERATIONS, is_broken, is_sufficient, mending, publishing
+from replicator.relations import STREAMED, StreamedRelation
+from replicator.remedies import create_publication, publish_plainly, quoted, script, table_name
+
+KINDS: Final = {"p": "partitioned", "f": "a foreign table", "v": "a view", "m": "a materialized view"}
+INTEGERS: Final = frozenset({"smallint", "integer", "bigint"})
+DROPPING: Final = "\n-- dropping such an index later would stop the source's own UPDATE and DELETE on the table"
+
+
+def judge_tables(facts: SourceFacts, settings: Settings) -> list[Finding]:
+    """Tables first, because a publication can't hold what does not exist."""
+    findings = []
+    for relation in STREAMED:
+        table = facts.tables.get(relation.name)
+        findings.append(judge_table(relation, table, facts.role.name, settings))
+        if table is not None and unfit(relation, table) is None:
+            findings.append(judge_identity(relation, table, settings))
+    return [*findings, judge_publication(facts, settings)]
+
+
+def judge_table(relation: StreamedRelation, table: TableFacts | None, role: str, settings: Settings) -> Finding:
+    """Whether it can be captured at all."""
+    name = table_name(settings, relation.name)
+    fault = unfit(relation, table)
+    if table is None or fault is not None:
+        return refusal("table", name, str(fault), "let REPLICATOR_SOURCE_SCHEMA name the schema of Chatwoot's tables")
+    if table.persistence != "p":
+        return refusal(
+            "table", name, "is not logged: its changes are not in the WAL", f"ALTER TABLE {name} SET LOGGED;"
+        )
+    if not table.readable:
+        return refusal("table", name, "can't be read by our role", f"GRANT SELECT ON {name} TO {quoted(role)};")
+    if table.row_security:
+        return refusal(
+            "table",
+            name,
+            "row security hides rows from our role: a backfill would take them for deleted",
+            f"ALTER ROLE {quoted(role)} BYPASSRLS;",
+        )
+    return ok("table", name, "can be captured")
+
+
+def unfit(relation: StreamedRelation, table: TableFacts | None) -> str | None:
+    """What makes a table of this name another one than we know."""
+    if table is None:
+        return "does not exist"
+    if table.kind != "r":
+        return f"is {KINDS.get(table.kind, 'not a table')}, not an ordinary table"
+    if table.is_partition:
+        return "is a partition of another table"
+    if table.primary_key != relation.key:
+        return f"has the primary key ({', '.join(table.primary_key)}), not ({', '.join(relation.key)})"
+    for column in dict.fromkeys((*relation.key, relation.inbox, *relation.identity.columns)):
+        if column not in table.columns:
+            return f"has no column {column}"
+        if (kind := table.columns[column].type_name) not in INTEGERS:
+            return f"has a column {column} of type {kind}, not an integer"
+    return None
+
+
+def judge_identity(relation: StreamedRelation, table: TableFacts, settings: Settings) -> Finding:
+    """Whether the stream names the old key and the old inbox of every row."""
+    name, index = table_name(settings, relation.name), table.identity_index
+    remedy = script(*(step.sql for step in mending(relation, table, settings)))
+    if is_broken(table):
+        lost = "NOTHING" if table.identity == "n" else "an index that was dropped"
+        reason = f"the replica identity is {lost}: once published, the source's own UPDATE and DELETE fail here"
+        return refusal("identity", name, reason, remedy)
+    if not is_sufficient(relation, table):
+        return _judge_insufficient(relation, name, remedy, settings)
+    if index is not None:
+        return note(
+            "identity", name, f"index {index.name}: dropping it stops the source's own UPDATE and DELETE on this table"
+        )
+    if table.identity == "f" and relation.identity.kind != "full":
+        return note("identity", name, "FULL: sufficient, but every UPDATE writes the whole old row into the WAL")
+    return ok("identity", name, "FULL" if table.identity == "f" else "the primary key")
+
+
+def _judge_insufficient(relation: StreamedRelation, name: str, remedy: str, settings: Settings) -> Finding:
+    if relation.identity.kind == "default":
+        return refusal("identity", name, "the replica identity does not hold the primary key", remedy)
+    reason = (
+        "the stream names no old inbox: a row that moves to another inbox stays behind at the old one until a backfill"
+    )
+    if settings.accept_default_identity:
+        return warning("identity", name, f"{reason} (accepted by REPLICATOR_ACCEPT_DEFAULT_IDENTITY)", remedy)
+    return refusal("identity", name, reason, remedy + (DROPPING if "USING INDEX" in remedy else ""))
+
+
+def judge_publication(facts: SourceFacts, settings: Settings) -> Finding:
+    """Whether every change of every captured table is published, and no more than is good for the source."""
+    name, publication = settings.publication, facts.publication
+    existing = [relation.name for relation in STREAMED if relation.name in facts.tables]
+    if publication is None:
+        who = "" if facts.role.can_create else f" (our role {facts.role.name} may not: the tables' owner has to)"
+        return refusal(
+            "publication",
+            name,
+            f"does not exist{who}",
+            script(*(step.sql for step in publishing(facts, settings))),
+        )
+    if publication.all_tables or publication.schemas:
+        return refusal(
+            "publication",
+            name,
+            "publishes tables that nobody named: where one has no primary key, the source's own UPDATE and DELETE fail",
+            script(f"DROP PUBLICATION {quoted(name)}", create_publication(settings, existing)),
+        )
+    if missing := OPERATIONS - publication.operations:
+        return refusal(
+            "publication",
+            name,
+            f"leaves out {', '.join(sorted(missing))}",
+            script(*(step.sql for step in publishing(facts, settings))),
+        )
+    return _judge_published(facts, publication, settings)
+
+
+def _judge_published(facts: SourceFacts, publication: PublicationFacts, settings: Settings) -> Finding:
+    name = settings.publication
+    published = {table.name: table for table in publication.tables if table.schema == settings.source_schema}
+    wanted = [relation.name for relation in STREAMED]
+    if missing := [table for table in wanted if table not in published]:
+        return refusal(
+            "publication",
+            name,
+            f"lacks {', '.join(missing)}",
+            script(*(step.sql for step in publishing(facts, settings))),
+        )
+    if narrowed := [table for table in wanted if published[table].has_columns or published[table].has_filter]:
+        return refusal(
+            "publication",
+            name,
+            f"publishes only some columns or rows of {', '.join(narrowed)}",
+            "\n".join(publish_plainly(settings, table) + ";" for table in narrowed),
+        )
+    others = [
+        f"{quoted(table.schema)}.{quoted(table.name)}"
+        for table in publication.tables
+        if table.schema != settings.source_schema or table.name not in wanted
+    ]
+    if others:
+        return warning(
+            "publication",
+            name,
+            f"also publishes {', '.join(others)}: they cost the source and the line, and nothing reads them",
+            script(f"ALTER PUBLICATION {quoted(name)} DROP TABLE {', '.join(others)}"),
+        )
+    return ok("publication", name, f"exactly the {len(wanted)} captured tables")

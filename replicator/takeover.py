@@ -1,0 +1,145 @@
+"""The beginning of a run: take the slot, find out whether the history goes on, and say so to everybody first.
+
+Order matters. The slot is held before the generation is drawn, so that no two runs can have the same; the marker is
+acknowledged in every partition and in the state topic before the first event; a new epoch's backfill is remembered
+before the epoch is, so that a crash in between begins the epoch again instead of losing its backfill.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import structlog
+
+from replicator.backfill_job import BackfillJob, in_capture_order
+from replicator.config import Settings
+from replicator.errors import SourceBusy
+from replicator.event import GenerationMarker, Run, Topics
+from replicator.history import Past, Present, next_epoch, why_new_epoch
+from replicator.lsn import format_lsn
+from replicator.memory import Content, Memory, read_memory
+from replicator.outlet import Outlet
+from replicator.progress import Batch
+from replicator.publisher import Publisher
+from replicator.replication import Replication, SlotActive
+from replicator.source import Slot, Source, SourceIdentity
+
+log = structlog.get_logger(__name__)
+
+KAFKA_SECONDS = 30.0
+"""How long Kafka may take to give or take what a run begins with."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tenure:
+    """What a run holds."""
+
+    identity: SourceIdentity
+    outlet: Outlet
+    memory: Memory
+    confirmed: int
+    """Where the slot stands."""
+    born: int
+    """Reads wait until a snapshot's xmin has reached this 64-bit transaction id."""
+
+
+def take_over(
+    settings: Settings,
+    kafka: Mapping[str, Any],
+    source: Source,
+    replication: Replication,
+    publisher: Publisher,
+) -> Tenure:
+    """Raises what `ACTIONS` knows; nothing is published before the slot is held."""
+    topics = Topics(settings.topic_prefix)
+    identity = replication.identity()
+    slot, is_new = _take_slot(source, replication)
+    generation = source.emit("generation")
+    records = read_memory(kafka, topics, KAFKA_SECONDS)
+    past = _past(records)
+    present = Present(
+        system_id=identity.system_id,
+        timeline=identity.timeline,
+        slot=settings.slot,
+        slot_is_new=is_new,
+        slot_confirmed=slot.confirmed_lsn,
+        generation=generation,
+    )
+    reason = why_new_epoch(past, present)
+    last: int = records["epoch"]["epoch"] if "epoch" in records else 0
+    run = Run(next_epoch(last, int(time.time())) if reason else last, generation)
+    outlet = Outlet(publisher, topics, run, settings.partitions)
+    memory = Memory(publisher, topics, run, records)
+    batch = Batch()
+    memory.write("generation", {"generation": generation}, batch)
+    outlet.marker(GenerationMarker(), generation, batch)
+    if reason:
+        log.info("epoch.begins", epoch=run.epoch, reason=reason)
+        _begin_epoch(memory, present, source, batch)
+    publisher.wait_for(batch, KAFKA_SECONDS)
+    log.info("run.begins", epoch=run.epoch, generation=format_lsn(generation), slot_at=format_lsn(slot.confirmed_lsn))
+    return Tenure(
+        identity=identity,
+        outlet=outlet,
+        memory=memory,
+        confirmed=slot.confirmed_lsn,
+        born=records["epoch"]["born"],
+    )
+
+
+def _take_slot(source: Source, replication: Replication) -> tuple[Slot, bool]:
+    slot, is_new = source.slot(), False
+    if slot is not None and slot.wal_status == "lost":
+        log.warning("slot.lost", slot_at=format_lsn(slot.confirmed_lsn))
+        source.drop_slot()
+        slot = None
+    if slot is None:
+        slot, is_new = source.create_slot(), True
+        log.info("slot.created", slot_at=format_lsn(slot.confirmed_lsn))
+    try:
+        replication.start()
+    except SlotActive as error:
+        holder = source.holder(error.pid) if error.pid is not None else "another session"
+        raise SourceBusy(f"the replication slot is held by {holder}") from None
+    return slot, is_new
+
+
+def _past(records: Mapping[str, Content]) -> Past | None:
+    epoch, generation, confirmed = records.get("epoch"), records.get("generation"), records.get("confirmed")
+    if epoch is None or generation is None or confirmed is None:
+        return None
+    return Past(
+        epoch=epoch["epoch"],
+        system_id=epoch["system_id"],
+        timeline=epoch["timeline"],
+        slot=epoch["slot"],
+        generation=generation["generation"],
+        confirmed=confirmed["lsn"],
+    )
+
+
+def _begin_epoch(memory: Memory, present: Present, source: Source, batch: Batch) -> None:
+    """Older progress is void: everything is read again, and what is not found is swept."""
+    for key in [*memory.under("backfill/"), *memory.under("owed/")]:
+        memory.forget(key, batch)
+    epoch = memory.run.epoch
+    job = BackfillJob(
+        id=f"epoch-{epoch}", tables=in_capture_order(None), inboxes=None, requested_ms=time.time_ns() // 1_000_000
+    )
+    memory.write(f"backfill/{job.id}", job.to_record(), batch)
+    memory.write("confirmed", {"lsn": present.slot_confirmed}, batch)
+    memory.write(
+        "epoch",
+        {
+            "epoch": epoch,
+            "system_id": present.system_id,
+            "timeline": present.timeline,
+            "slot": present.slot,
+            # A commit that hung in synchronous replication while the slot was born is in neither stream nor snapshot.
+            "born": source.sample().snapshot.xmax,
+        },
+        batch,
+    )

@@ -1,0 +1,51 @@
+"""When an epoch begins: whenever positions of before and after cannot be compared."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from replicator.history import Past, Present, next_epoch, why_new_epoch
+
+PAST = Past(epoch=5, system_id="741", timeline=1, slot="s", generation=1_000, confirmed=2_000)
+PRESENT = Present(system_id="741", timeline=1, slot="s", slot_is_new=False, slot_confirmed=2_000, generation=2_001)
+
+
+def test_the_epoch_goes_on_where_it_was_left() -> None:
+    assert why_new_epoch(PAST, PRESENT) is None
+
+
+def test_a_slot_behind_the_last_confirmed_is_ours() -> None:
+    """What was confirmed is remembered before the slot is told, and may never have reached it."""
+    assert why_new_epoch(PAST, replace(PRESENT, slot_confirmed=1)) is None
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"system_id": "742"}, "another cluster"),
+        ({"timeline": 2}, "failed over"),
+        ({"slot": "other"}, "slot is new"),
+        ({"slot_is_new": True}, "slot is new"),
+        ({"slot_confirmed": 2_001}, "0/7D1, beyond 0/7D0"),
+        ({"generation": 2_000}, "gone back to 0/7D0"),
+    ],
+)
+def test_a_break_begins_an_epoch_with_its_reason(change: dict[str, Any], reason: str) -> None:
+    assert reason in str(why_new_epoch(PAST, replace(PRESENT, **change)))
+
+
+def test_a_generation_that_is_not_beyond_the_last_begins_an_epoch() -> None:
+    """Though it is beyond all that was confirmed: runs would not be told apart."""
+    assert why_new_epoch(replace(PAST, generation=2_001), PRESENT) is not None
+
+
+def test_without_memory_an_epoch_begins() -> None:
+    assert why_new_epoch(None, PRESENT) is not None
+
+
+def test_epochs_grow_while_the_clock_goes_back_and_when_the_memory_is_lost() -> None:
+    assert next_epoch(1_800_000_000, 1_760_000_000) == 1_800_000_001
+    assert next_epoch(0, 1_760_000_000) == 1_760_000_000

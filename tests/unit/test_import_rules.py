@@ -1,0 +1,98 @@
+"""The arrows of the design's §12 hold: data flows down, imports point up, pure modules do no I/O and no logging."""
+
+from __future__ import annotations
+
+import ast
+from graphlib import TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PACKAGES = ("replicator", "consumers")
+PURE = {
+    "replicator": (
+        *("lsn", "values", "partitioner", "event", "relations", "pgoutput", "changes", "routing", "progress"),
+        *("history", "window", "backfill_job"),
+    ),
+    "consumers": ("ordering", "upsert"),
+}
+PURE_MODULES = {f"{package}.{name}" for package, names in PURE.items() for name in names}
+HARMLESS = {  # libraries that read and write nothing and say nothing; whatever is not named here is refused
+    *("__future__", "abc", "base64", "bisect", "collections", "contextlib", "copy", "dataclasses", "datetime"),
+    *("decimal", "enum", "functools", "graphlib", "hashlib", "heapq", "itertools", "json", "math", "operator", "re"),
+    *("secrets", "string", "struct", "textwrap", "threading", "typing", "unicodedata", "uuid", "zlib"),
+    *("orjson", "pglast"),
+}
+
+
+def modules(package: str) -> dict[str, Path]:
+    return {module_name(path): path for path in sorted((ROOT / package).rglob("*.py"))}
+
+
+def module_name(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+OURS = {name: path for package in PACKAGES for name, path in modules(package).items()}
+
+
+def imports(path: Path) -> set[str]:
+    """Modules that a file imports anywhere, under TYPE_CHECKING and inside functions too."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path} has a relative import"
+            for alias in node.names:
+                submodule = f"{node.module}.{alias.name}"
+                found.add(submodule if submodule in OURS else str(node.module))
+    return found
+
+
+def package_of(module: str) -> str:
+    return module.partition(".")[0]
+
+
+def test_the_imports_have_no_cycle() -> None:
+    graph = {name: imports(path) & OURS.keys() for name, path in OURS.items()}
+    order = list(TopologicalSorter(graph).static_order())  # raises CycleError, which names the cycle
+    assert order.index("replicator.errors") < order.index("replicator.pipeline")
+
+
+def test_replicator_never_imports_consumers() -> None:
+    wrong = {name for name, path in modules("replicator").items() if "consumers" in map(package_of, imports(path))}
+    assert not wrong
+
+
+def test_consumers_import_only_the_contract_and_the_runtime() -> None:
+    allowed = {"replicator", "replicator.runtime"}
+    wrong = {
+        name: sorted(ours)
+        for name, path in modules("consumers").items()
+        if (ours := {each for each in imports(path) if package_of(each) == "replicator"} - allowed)
+    }
+    assert not wrong
+
+
+@pytest.mark.parametrize("module", sorted(PURE_MODULES))
+def test_pure_modules_neither_wait_nor_write_nor_log(module: str) -> None:
+    if module not in OURS and package_of(module) == "consumers":
+        pytest.skip("not written yet")
+    allowed = PURE_MODULES | {"replicator", "replicator.errors"}
+    wrong = {
+        each
+        for each in imports(OURS[module])
+        if (each not in allowed if package_of(each) in PACKAGES else package_of(each) not in HARMLESS)
+    }
+    assert not wrong
+
+
+def test_the_comparison_shares_no_code_with_what_it_judges() -> None:
+    """It would make the same mistake on both sides."""
+    path = ROOT / "demo" / "compare.py"
+    if not path.exists():
+        pytest.skip("not written yet")
+    assert not {package_of(each) for each in imports(path)} & set(PACKAGES)
