@@ -73,6 +73,20 @@ def setup(apply: Apply = False, as_json: AsJson = False) -> None:
 
 
 @app.command()
+def run(
+    pool: Annotated[str | None, typer.Option(help="The tenants to serve; else CONSUMERS_POOL.")] = None,
+) -> None:
+    """A worker: apply events until SIGTERM."""
+    with _faults():
+        settings = load() if pool is None else load(pool=pool)
+        from consumers.worker import run as work
+        from replicator.runtime import configure_logging
+
+        configure_logging(settings.log_level)
+        raise typer.Exit(work(settings))
+
+
+@app.command()
 def status(
     as_json: AsJson = False,
     watch: Annotated[bool, typer.Option("--watch", help="Go on showing it until Ctrl-C.")] = False,

@@ -13,7 +13,7 @@ from pglast import ast, enums
 from pglast.stream import RawStream
 
 from consumers.catalogue import Catalogue, ForeignKey
-from consumers.migrations import quoted
+from consumers.identifiers import quoted
 from consumers.plan import Finding, finding, refusal
 
 Change = tuple[str, str]

@@ -18,7 +18,8 @@ from pglast.visitors import Visitor
 
 from consumers.adoption import adopt, names
 from consumers.catalogue import Catalogue, Policy, Privileged
-from consumers.migrations import Migration, Statement, quoted
+from consumers.identifiers import quoted
+from consumers.migrations import Migration, Statement
 from consumers.plan import Finding, Item, Step, note, refusal
 
 _GRANTABLE: Final[dict[enums.ObjectType, Privileged]] = {

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import psycopg
 from psycopg.conninfo import conninfo_to_dict
-from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError
+from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from consumers.errors import SettingsError
@@ -42,8 +42,19 @@ def _json_object(given: Any) -> Any:
     return parsed
 
 
+def _masked(options: dict[str, Any]) -> dict[str, str]:
+    return dict.fromkeys(options, "**********")
+
+
 Dsn = Annotated[SecretStr, AfterValidator(_dsn)]
 Seconds = Annotated[float, Field(gt=0)]
+KafkaOptions = Annotated[
+    dict[str, str | int | float | bool],
+    NoDecode,
+    BeforeValidator(_json_object),
+    PlainSerializer(_masked),
+    Field(repr=False),  # sasl.password is among them
+]
 
 
 class Settings(BaseSettings):
@@ -63,11 +74,11 @@ class Settings(BaseSettings):
     topic_prefix: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,200}$")] = "inbox-replicator"
     pool: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,100}$")] = "default"
     """The set of tenants that is served: the consumer group is named after it."""
-    kafka_options: Annotated[dict[str, str | int | float | bool], NoDecode, BeforeValidator(_json_object)] = {}
+    kafka_options: KafkaOptions = {}
     """Any librdkafka option (TLS, SASL), as a JSON object."""
 
     batch_messages: Annotated[int, Field(ge=1, le=100_000)] = 5000
-    batch_wait_ms: Annotated[int, Field(ge=0, le=60_000)] = 50
+    batch_wait_ms: Annotated[int, Field(ge=0, le=60_000)] = 10
     """How long an incomplete batch waits for more."""
     connections: Annotated[int, Field(ge=1, le=100)] = 4
     """To the target, for each worker."""

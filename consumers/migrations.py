@@ -14,6 +14,8 @@ from typing import Any, Final
 import pglast
 from pglast import ast
 
+from consumers.identifiers import quoted
+
 FOLDER: Final = Path(__file__).resolve().parent.parent / "sql" / "target"
 _NAME: Final = re.compile(r"(?P<version>\d{3})_(?P<name>\w+)\.sql")
 _PLACEHOLDER: Final = re.compile(r':"(\w+)"')
@@ -36,11 +38,6 @@ class Migration:
     name: str
     checksum: str
     statements: tuple[Statement, ...]
-
-
-def quoted(name: str) -> str:
-    """An SQL identifier, safe whatever it holds."""
-    return '"' + name.replace('"', '""') + '"'
 
 
 def load(*, schema: str, applier: str, folder: Path = FOLDER) -> tuple[Migration, ...]:

@@ -21,9 +21,11 @@ from replicator.event import (
     unpack_head,
 )
 from replicator.partitioner import partition_of
+from replicator.relations import CAPTURED
 from replicator.values import PINNED_SETTINGS, JsonValue
 
 __all__ = [
+    "CAPTURED",
     "NOWHERE",
     "PINNED_SETTINGS",
     "VERSION",

@@ -62,13 +62,30 @@ class Agenda:
         """A request from the control topic."""
         match request:
             case KeysRequest():
-                if request.table in BY_NAME and len(self._owed) < MOST_KEYS:
-                    for key in request.keys:
-                        self._owed.setdefault((request.table, pack_key(list(key))), request.inbox)
+                self._request_keys(request)
             case BackfillRequest():
                 self._request_backfill(request, batch)
 
+    def _request_keys(self, request: KeysRequest) -> None:
+        relation = BY_NAME.get(request.table)
+        if relation is None:
+            log.warning("keys.refused", keys=len(request.keys), reason="their table is not captured")
+            return
+        keys = [key for key in request.keys if len(key) == len(relation.key)]
+        if len(keys) < len(request.keys):
+            wide = f"a key of this table has {len(relation.key)} values"
+            log.warning("keys.refused", table=relation.name, keys=len(request.keys) - len(keys), reason=wide)
+        for number, key in enumerate(keys):
+            if len(self._owed) >= MOST_KEYS:
+                full = f"{MOST_KEYS} keys wait already; they are asked for again"
+                log.warning("keys.refused", table=relation.name, keys=len(keys) - number, reason=full)
+                return
+            self._owed.setdefault((relation.name, pack_key(list(key))), request.inbox)
+
     def _request_backfill(self, request: BackfillRequest, batch: Batch) -> None:
+        if request.inboxes == ():
+            log.warning("backfill.refused", id=request.id, reason="it names no inbox")
+            return
         if request.id in self.jobs or request.known in self.jobs or len(self.jobs) >= MOST_JOBS:
             return
         tables = in_capture_order(request.tables)

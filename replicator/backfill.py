@@ -101,11 +101,14 @@ class Backfiller:
     def stop(self) -> None:
         """Asks the thread to end."""
         self._stop.set()
-        if self._source is not None:
-            self._source.cancel()
+        source = self._source
+        if source is not None:
+            source.cancel()
 
-    def join(self, seconds: float) -> None:
+    def join(self, seconds: float) -> bool:
+        """Whether the thread has ended, waited for at most so long."""
         self._thread.join(seconds)
+        return not self._thread.is_alive()
 
     def _run(self) -> None:
         pause = GrowingPause()
@@ -116,6 +119,7 @@ class Backfiller:
             except Ended:
                 return
             except (SourceUnavailable, SourceBusy, SourceRefused, TimeoutError) as error:
+                # A refusal too: one table that can't be read any more must not hold up the stream of the others.
                 if self._stop.is_set():
                     return
                 self._rows = max(100, self._rows // 2)
@@ -145,11 +149,14 @@ class Backfiller:
 
         def read(window: Window) -> None:
             assert window.table is not None  # noqa: S101  # set by _in_window
-            values = [orjson.loads(key) for key in inbox_of]
-            with_rows = read_keys(source, source.connection, window.table, values)
-            window.rows = with_rows
-            found = {row.key for row in with_rows}
-            window.missing = [(key, inbox) for key, inbox in keys if key not in found]
+            values = {key: orjson.loads(key) for key in inbox_of}
+            possible = {key: value for key, value in values.items() if window.table.could_have(value)}
+            if len(possible) < len(values):
+                log.warning("keys.refused", table=table, keys=len(values) - len(possible), reason="of another type")
+            if possible:
+                window.rows = read_keys(source, source.connection, window.table, list(possible.values()))
+            found = {row.key for row in window.rows}
+            window.missing = [(key, inbox_of[key]) for key in possible if key not in found]
 
         try:
             self._in_window(source, BY_NAME[table], read)

@@ -49,7 +49,7 @@ class BackfillJob:
 
     def chunk(self) -> Chunk | None:
         """What to read next; None: all is read."""
-        if self.at_table >= len(self.tables):
+        if self.at_table >= len(self.tables) or self.inboxes == ():
             return None
         inbox = self.inboxes[self.at_inbox] if self.inboxes is not None else None
         return Chunk(relation=BY_NAME[self.tables[self.at_table]], inbox=inbox, after=self.after)

@@ -29,13 +29,22 @@ class Calls:
         self._closed = False
 
     def run(self, call: Callable[[], T], seconds: float = 60.0) -> T:
-        """From another thread: the call's result, or what it raised. Raises Ended or TimeoutError."""
-        if self._closed:
-            raise Ended
+        """From another thread: the call's result, or what it raised.
+
+        Raises Ended, or TimeoutError if the loop has not come to it; then it is never done.
+        """
         future: Future[T] = Future()
         self._queue.put((call, future))
+        if self._closed:  # looked at last: the queue may have been emptied just before
+            future.cancel()
+            raise Ended
         self._wake_up()
-        return future.result(seconds)
+        try:
+            return future.result(seconds)
+        except TimeoutError:
+            if future.cancel():
+                raise TimeoutError(f"the stream has been held up for {seconds:g} s") from None
+            return future.result(seconds)
 
     def serve(self) -> None:
         """In the loop's thread: does what is asked."""
@@ -48,6 +57,8 @@ class Calls:
                 call, future = self._queue.get_nowait()
             except Empty:
                 return
+            if not future.set_running_or_notify_cancel():
+                continue
             try:
                 future.set_result(call())
             except Exception as error:
@@ -58,10 +69,12 @@ class Calls:
         """In the loop's thread, last: who still asks gets Ended."""
         self._closed = True
         while not self._queue.empty():
-            self._queue.get_nowait()[1].set_exception(Ended())
+            _, future = self._queue.get_nowait()
+            if future.set_running_or_notify_cancel():
+                future.set_exception(Ended())
 
     def release(self) -> None:
-        """When no other thread is left."""
+        """When no other thread is left: the descriptors' numbers are soon another file's."""
         os.close(self.wake)
         os.close(self._ring)
 

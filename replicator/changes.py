@@ -17,7 +17,10 @@ from replicator.errors import ProtocolError, SourceRefused
 from replicator.event import Origin, TableSchema, pack_key
 from replicator.pgoutput import Absent, Column, RawRow, Relation
 from replicator.relations import StreamedRelation
-from replicator.values import JsonValue, converter
+from replicator.values import JsonValue, converter, is_value_of
+
+_GARBLED = (ValueError, KeyError)
+"""What converters raise; a UnicodeDecodeError is a ValueError."""
 
 
 class RenderedRow(NamedTuple):
@@ -34,13 +37,13 @@ class Table:
     """How rows of one table, with the columns of one moment, become JSON."""
 
     __slots__ = (
+        "_columns",
         "_converters",
         "_identity",
         "_inbox",
         "_key",
         "_names",
         "_picked",
-        "_width",
         "identity_has_inbox",
         "identity_has_key",
         "origin",
@@ -58,7 +61,7 @@ class Table:
     ) -> None:
         """`type_names` maps (type OID, modifier) to SQL. Raises SourceRefused if the key or the inbox is gone."""
         self.relation = relation
-        self._width = len(columns)
+        self._columns = tuple(columns)
         self._picked = [i for i, column in enumerate(columns) if column.name not in relation.excluded]
         self._names = [columns[i].name for i in self._picked]
         self._converters = [converter(column.type_oid) for column in columns]
@@ -84,33 +87,43 @@ class Table:
 
     def render(self, row: RawRow) -> RenderedRow:
         """A row as it stands after a change. Raises ProtocolError if it has not the columns of this table."""
-        if len(row) != self._width:
-            raise ProtocolError(
-                f"a row of {self.relation.name} has {len(row)} columns where its Relation message had {self._width}"
-            )
+        self._check_width(row)
         converters = self._converters
         values: dict[str, JsonValue] = {}
         absent: list[str] = []
-        for name, i in zip(self._names, self._picked, strict=True):
-            raw = row[i]
-            if raw.__class__ is bytes:
-                values[name] = converters[i](raw)
-            elif raw is None:
-                values[name] = None
-            else:
-                absent.append(name)
+        name = ""
+        try:
+            for name, i in zip(self._names, self._picked, strict=True):
+                raw = row[i]
+                if raw.__class__ is bytes:
+                    values[name] = converters[i](raw)
+                elif raw is None:
+                    values[name] = None
+                else:
+                    absent.append(name)
+        except _GARBLED:  # it holds the value
+            raise self._garbled(name) from None
         return RenderedRow(
             self.key_of(row), self.inbox_of(row), orjson.dumps(values), orjson.dumps(absent) if absent else b""
         )
 
     def render_old(self, row: RawRow) -> bytes:
         """What the replica identity says of the row before the change, as a JSON object."""
-        return orjson.dumps({self.relation_column(i): self._value(row, i) for i in self._identity})
+        self._check_width(row)
+        return orjson.dumps({self._columns[i].name: self._value(row, i) for i in self._identity})
 
     def key_of(self, row: RawRow) -> bytes:
+        self._check_width(row)
         return pack_key([self._value(row, i) for i in self._key])
 
+    def could_have(self, key: Sequence[object]) -> bool:
+        """Whether a row could have this key: one of other types is not absent from the table, it means nothing."""
+        return len(key) == len(self._key) and all(
+            is_value_of(self._columns[i].type_oid, value) for i, value in zip(self._key, key, strict=True)
+        )
+
     def inbox_of(self, row: RawRow) -> int | None:
+        self._check_width(row)
         inbox = self._value(row, self._inbox)
         return int(inbox) if inbox is not None else None
 
@@ -118,8 +131,12 @@ class Table:
         """The values of these columns of a whole row."""
         return tuple(self._value(row, self._picked[self._names.index(column)]) for column in columns)
 
-    def relation_column(self, i: int) -> str:
-        return self._names[self._picked.index(i)]
+    def _check_width(self, row: RawRow) -> None:
+        if len(row) != len(self._columns):
+            raise ProtocolError(f"a row of {self.relation.name} has {len(row)} columns, not {len(self._columns)}")
+
+    def _garbled(self, column: str) -> ProtocolError:
+        return ProtocolError(f"a value of {self.relation.name}.{column} is not UTF-8, or not as its type prints it")
 
     def _value(self, row: RawRow, i: int) -> JsonValue:
         raw = row[i]
@@ -127,11 +144,16 @@ class Table:
             return None
         if isinstance(raw, Absent):
             raise ProtocolError(f"a row of {self.relation.name} came without its key or inbox")
-        return self._converters[i](raw)
+        try:
+            return self._converters[i](raw)
+        except _GARBLED:
+            raise self._garbled(self._columns[i].name) from None
 
 
 def fill_from_old(new: RawRow, old: RawRow) -> RawRow:
     """An update under REPLICA IDENTITY FULL: what was left out as unchanged stands in the old row."""
+    if len(old) != len(new):
+        raise ProtocolError(f"an UPDATE has {len(old)} columns in its old row and {len(new)} in the new one")
     return [before if isinstance(after, Absent) else after for before, after in zip(old, new, strict=True)]
 
 

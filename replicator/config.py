@@ -5,14 +5,53 @@ Secrets are `SecretStr`, so that no log line and no error message can print them
 
 from __future__ import annotations
 
+import json
 from typing import Annotated, Any
 
-from pydantic import Field, SecretStr, ValidationError
-from pydantic_settings import BaseSettings, SettingsConfigDict
+import psycopg
+from psycopg.conninfo import conninfo_to_dict
+from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from replicator.errors import SettingsError
 
 PREFIX = "REPLICATOR_"
+
+
+def _dsn(secret: SecretStr) -> SecretStr:
+    """libpq's own message may quote the DSN, so it is not passed on."""
+    try:
+        conninfo_to_dict(secret.get_secret_value())
+    except psycopg.Error:
+        raise ValueError("is no PostgreSQL connection string (postgresql://user:password@host/database)") from None
+    return secret
+
+
+def _json_object(given: Any) -> Any:
+    """A JSON object as text; parsed here, so that a fault in it is reported together with all the others."""
+    if not isinstance(given, str):
+        return given
+    try:
+        parsed = json.loads(given or "{}")
+    except json.JSONDecodeError as error:
+        raise ValueError(f"is no JSON ({error.msg} at character {error.pos})") from None
+    if not isinstance(parsed, dict):
+        raise ValueError('is no JSON object; for instance {"security.protocol": "SSL"}')  # noqa: TRY004 # pydantic's
+    return parsed
+
+
+def _masked(options: dict[str, Any]) -> dict[str, str]:
+    return dict.fromkeys(options, "**********")
+
+
+Dsn = Annotated[SecretStr, AfterValidator(_dsn)]
+KafkaOptions = Annotated[
+    dict[str, str | int | float | bool],
+    NoDecode,
+    BeforeValidator(_json_object),
+    PlainSerializer(_masked),
+    Field(repr=False),  # sasl.password is among them
+]
 
 
 class Settings(BaseSettings):
@@ -22,7 +61,7 @@ class Settings(BaseSettings):
         env_prefix=PREFIX, env_file=".env", frozen=True, extra="ignore", str_strip_whitespace=True
     )
 
-    source_dsn: SecretStr
+    source_dsn: Dsn
     """The source database; the role needs REPLICATION and SELECT on the captured tables."""
     source_schema: str = "public"
     slot: Annotated[str, Field(pattern=r"^[a-z0-9_]{1,63}$")] = "inbox_replicator"
@@ -38,7 +77,7 @@ class Settings(BaseSettings):
     """Of the topics; -1: the broker's default."""
     retention_days: Annotated[float, Field(gt=0)] = 14
     max_message_bytes: Annotated[int, Field(ge=1 << 20, le=1 << 30)] = 16 << 20
-    kafka_options: dict[str, str | int | float | bool] = {}
+    kafka_options: KafkaOptions = {}
     """Any librdkafka option (TLS, SASL), as a JSON object."""
 
     backfill_rows_per_second: Annotated[int, Field(ge=1)] = 20_000
@@ -61,8 +100,13 @@ def load(**overrides: Any) -> Settings:
     try:
         return Settings(**overrides)
     except ValidationError as error:
-        faults = [
-            f"{PREFIX}{'.'.join(str(part) for part in fault['loc']).upper()}: {fault['msg']}"
+        faults = {
+            f"{PREFIX}{str(fault['loc'][0]).upper()}{_within(fault['loc'][1:])}": fault["msg"]
             for fault in error.errors(include_input=False, include_url=False)
-        ]
-        raise SettingsError("\n".join(faults)) from None
+        }
+        raise SettingsError("\n".join(f"{name}: {fault}" for name, fault in faults.items())) from None
+
+
+def _within(location: tuple[int | str, ...]) -> str:
+    """The option of a JSON object that is wrong; what follows it are the alternatives of its type."""
+    return f" ({location[0]})" if location else ""

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from typing import Any, Final, Literal, NamedTuple
+from typing import Any, Final, Literal, NamedTuple, TypeVar
 
 import orjson
 
@@ -25,6 +25,7 @@ Op = Literal["c", "u", "d", "r", "t", "m"]
 """Create, update, delete, read (backfill), truncate, message (marker): Debezium's letters."""
 
 Headers = list[tuple[str, bytes]]
+T = TypeVar("T")
 
 
 class Topics(NamedTuple):
@@ -390,15 +391,38 @@ def decode_request(record: bytes) -> Request:
     match content["kind"]:
         case "backfill":
             return BackfillRequest(
-                id=str(content["id"]),
-                tables=None if content["tables"] is None else tuple(map(str, content["tables"])),
-                inboxes=None if content["inboxes"] is None else tuple(map(int, content["inboxes"])),
-                known=str(content["known"]),
+                id=_only(str, content["id"]),
+                tables=_some_or_all(str, content["tables"]),
+                inboxes=_some_or_all(int, content["inboxes"]),
+                known=_only(str, content["known"]),
             )
         case "keys":
             return KeysRequest(
-                table=str(content["table"]),
-                inbox=int(content["inbox"]),
-                keys=tuple(tuple(key) for key in content["keys"]),
+                table=_only(str, content["table"]),
+                inbox=_only(int, content["inbox"]),
+                keys=tuple(tuple(_scalar(value) for value in _list(key)) for key in _list(content["keys"])),
             )
-    raise ValueError(f"unknown request {content['kind']!r}")
+    raise ValueError("unknown kind of request")
+
+
+def _only(kind: type[T], value: Any) -> T:
+    """Nothing is converted: `"12"` is neither the number 12 nor the list of its digits."""
+    if type(value) is not kind:
+        raise TypeError(f"expected {kind.__name__}, not {type(value).__name__}")
+    return value
+
+
+def _some_or_all(kind: type[T], values: Any) -> tuple[T, ...] | None:
+    """None stands for everything."""
+    return None if values is None else tuple(_only(kind, value) for value in _list(values))
+
+
+def _list(value: Any) -> list[Any]:
+    return _only(list, value)
+
+
+def _scalar(value: Any) -> JsonValue:
+    if value is not None and type(value) not in (str, int, bool):
+        raise TypeError(f"expected a value of a key, not {type(value).__name__}")
+    scalar: JsonValue = value
+    return scalar

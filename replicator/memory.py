@@ -57,6 +57,7 @@ def _read_compacted(kafka: Mapping[str, Any], topic: str, seconds: float) -> lis
             "enable.auto.commit": False,
             "auto.offset.reset": "error",
             "enable.partition.eof": True,
+            "fetch.wait.max.ms": 50,  # the end is only told when a fetch has come back empty
         }
     )
     try:
@@ -64,7 +65,7 @@ def _read_compacted(kafka: Mapping[str, Any], topic: str, seconds: float) -> lis
         consumer.assign([TopicPartition(topic, 0, low)])
         records: list[tuple[str, Run, bytes | None]] = []
         while time.monotonic() < deadline:
-            for message in consumer.consume(1000, timeout=0.5):
+            for message in consumer.consume(1000, timeout=0.05):
                 error = message.error()
                 if error is None:
                     run = dict(message.headers() or [])["run"]

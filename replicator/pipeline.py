@@ -137,9 +137,9 @@ class Run:
         finally:
             self._backfiller.stop()
             calls.close()
-            self._backfiller.join(5)
+            if self._backfiller.join(5):
+                calls.release()
             self._control.close()
-            calls.release()
 
     def _turn(self, replication: Replication, calls: Calls) -> None:
         arrived = self._take_frames(replication)

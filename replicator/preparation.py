@@ -35,7 +35,7 @@ def missing(facts: SourceFacts, settings: Settings) -> list[Step]:
     steps: list[Step] = []
     for relation in STREAMED:
         table = facts.tables[relation.name]
-        accepted = settings.accept_default_identity and not is_broken(table)
+        accepted = settings.accept_default_identity and names_key(relation, table)
         if not is_sufficient(relation, table) and not accepted:
             steps += mending(relation, table, settings)
     return steps + publishing(facts, settings)
@@ -52,9 +52,17 @@ def is_sufficient(relation: StreamedRelation, table: TableFacts) -> bool:
         return True
     if is_broken(table) or relation.identity.kind == "full":
         return False
-    wanted = relation.identity.columns or relation.key
-    held = table.identity_index.columns if table.identity_index is not None else table.primary_key
-    return set(wanted) <= set(held)
+    return set(relation.identity.columns or relation.key) <= _held(table)
+
+
+def names_key(relation: StreamedRelation, table: TableFacts) -> bool:
+    """The stream names at least the old key: without it a DELETE says nothing, and ends the run."""
+    return table.identity == "f" or (not is_broken(table) and set(relation.key) <= _held(table))
+
+
+def _held(table: TableFacts) -> set[str]:
+    """The columns of an identity that is an index or the primary key."""
+    return set(table.identity_index.columns if table.identity_index is not None else table.primary_key)
 
 
 def mending(relation: StreamedRelation, table: TableFacts, settings: Settings) -> list[Step]:

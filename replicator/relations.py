@@ -58,3 +58,6 @@ STREAMED: Final[tuple[StreamedRelation, ...]] = (
 """Parents before children: the order of an initial load."""
 
 BY_NAME: Final[dict[str, StreamedRelation]] = {relation.name: relation for relation in STREAMED}
+
+CAPTURED: Final[tuple[str, ...]] = tuple(BY_NAME)
+"""Names of all captured relations: what a complete backfill reads."""

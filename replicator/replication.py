@@ -71,19 +71,17 @@ class Replication:
 
     def read(self) -> bytes | None:
         """The next frame, or None if none has arrived. Raises SourceUnavailable when the stream has ended."""
-        size, frame = self._pgconn.get_copy_data(1)
+        try:
+            size, frame = self._pgconn.get_copy_data(1)
+            if size == 0:
+                self._pgconn.consume_input()
+                size, frame = self._pgconn.get_copy_data(1)
+        except psycopg.OperationalError as error:
+            raise SourceUnavailable(str(error).strip()) from None
         if size > 0:
             return bytes(frame)
         if size == 0:
-            try:
-                self._pgconn.consume_input()
-            except psycopg.OperationalError as error:
-                raise SourceUnavailable(str(error).strip()) from None
-            size, frame = self._pgconn.get_copy_data(1)
-            if size > 0:
-                return bytes(frame)
-            if size == 0:
-                return None
+            return None
         raise SourceUnavailable(self._ending())
 
     def _ending(self) -> str:
@@ -95,7 +93,10 @@ class Replication:
 
     def wait(self, seconds: float, wake: int) -> None:
         """Until something has arrived here or at the file descriptor `wake`, at most so long."""
-        select.select([self._pgconn.socket, wake], [], [], seconds)
+        try:
+            select.select([self._pgconn.socket, wake], [], [], seconds)
+        except psycopg.OperationalError as error:
+            raise SourceUnavailable(str(error).strip()) from None
 
     def feedback(self, received: int, confirmed: int, *, ask_reply: bool = False) -> None:
         """Tells the server how far we are; with `ask_reply` it answers with a keepalive at once."""

@@ -12,6 +12,7 @@ from __future__ import annotations
 from typing import Literal, NamedTuple
 
 from replicator.changes import Table, fill_from_old
+from replicator.errors import SourceRefused
 from replicator.event import Op
 from replicator.pgoutput import Delete, Insert, Update
 
@@ -53,8 +54,9 @@ def route_update(table: Table, change: Update) -> list[Routed]:
         if row.inbox is None:
             return []
         return [Routed(row.inbox, "u", _ROW, row.key, NULL, row.json, row.absent, None, False)]
+    _require_key(table, "an UPDATE")
     before = table.render_old(change.old)
-    old_key = table.key_of(change.old) if table.identity_has_key else row.key
+    old_key = table.key_of(change.old)
     old_inbox = table.inbox_of(change.old) if table.identity_has_inbox else row.inbox
     moved = old_key != row.key or old_inbox != row.inbox
     routed: list[Routed] = []
@@ -69,6 +71,7 @@ def route_update(table: Table, change: Update) -> list[Routed]:
 
 
 def route_delete(table: Table, change: Delete) -> list[Routed]:
+    _require_key(table, "a DELETE")
     before = table.render_old(change.old)
     key = table.key_of(change.old)
     if not table.identity_has_inbox:
@@ -77,6 +80,15 @@ def route_delete(table: Table, change: Delete) -> list[Routed]:
     if inbox is None:
         return []
     return [Routed(inbox, "d", _ROW, key, before, NULL, b"", None, False)]
+
+
+def _require_key(table: Table, what: str) -> None:
+    if not table.identity_has_key:
+        raise SourceRefused(
+            f"{what} of {table.relation.name} names no row: the replica identity lacked {', '.join(table.relation.key)}"
+            " when it was written. Mend the identity, then drop the replication slot: the next run makes it anew and"
+            " reads everything again."
+        )
 
 
 def ordinal(index: int, leaving: bool) -> int:

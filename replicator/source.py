@@ -6,8 +6,9 @@ whose they are.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, LiteralString, Self
 
@@ -30,33 +31,47 @@ _REFUSALS = (
     errors.UndefinedObject,
     errors.UndefinedTable,
     errors.ObjectNotInPrerequisiteState,
-    errors.InvalidAuthorizationSpecification,
-    errors.InvalidPassword,
 )
+_OUTSTAYED = (errors.IdleInTransactionSessionTimeout, errors.TransactionTimeout)
+"""The server ended a session because we were held up."""
+
+_LOGIN_REFUSED = re.compile(
+    r"authentication failed|no password supplied|no pg_hba\.conf entry|pg_hba\.conf rejects"
+    r"|(role|database) .* does not exist|not permitted to log in|permission denied for database"
+    r"|replication role to start walsender|permission denied to start WAL sender"
+)
+"""libpq keeps the SQLSTATE of a failed login to itself, so its sentence has to do. A server that speaks another
+language than English is waited for like one that is away; its sentence is in the log."""
 
 
 @contextmanager
 def source_errors() -> Iterator[None]:
-    """The driver's errors as ours. A message of the server names objects, never a row's value, at these statements."""
+    """The driver's errors as ours.
+
+    A message of the server is passed on where it names objects; what we did not expect may quote a value, so it is
+    named by its SQLSTATE alone.
+    """
     try:
         yield
     except (errors.LockNotAvailable, errors.ObjectInUse) as error:
         raise SourceBusy(_sentence(error)) from None
     except errors.QueryCanceled as error:
         raise SourceUnavailable(f"the source is too slow: {_sentence(error)}") from None
-    except (
-        errors.InsufficientPrivilege,
-        errors.UndefinedObject,
-        errors.UndefinedTable,
-        errors.ObjectNotInPrerequisiteState,
-    ) as error:
+    except _REFUSALS as error:
         raise SourceRefused(_sentence(error)) from None
-    except (psycopg.OperationalError, psycopg.InterfaceError) as error:
+    except (psycopg.OperationalError, psycopg.InterfaceError, *_OUTSTAYED) as error:
+        if error.pgconn is not None and _LOGIN_REFUSED.search(str(error)):
+            raise SourceRefused(_sentence(error)) from None
         raise SourceUnavailable(_sentence(error)) from None
+    except psycopg.Error as error:
+        state = f"SQLSTATE {error.sqlstate}" if error.sqlstate else "no SQLSTATE"
+        raise SourceRefused(f"the source refused a statement: {type(error).__name__}, {state}") from None
 
 
 def _sentence(error: psycopg.Error) -> str:
-    return error.diag.message_primary or str(error).strip() or type(error).__name__
+    """What the server, or else libpq, said first: further lines give hints and other addresses."""
+    said = error.diag.message_primary or str(error).strip() or type(error).__name__
+    return said.splitlines()[0]
 
 
 def connection_parameters(settings: Settings) -> dict[str, Any]:
@@ -138,8 +153,9 @@ class Source:
         self.connection.close()
 
     def cancel(self) -> None:
-        """From another thread: ends the statement that runs."""
-        self.connection.cancel_safe(timeout=2)
+        """From another thread: ends the statement that runs, if the source still takes such a wish."""
+        with suppress(psycopg.Error):
+            self.connection.cancel_safe(timeout=2)
 
     def rows(self, statement: LiteralString | sql.Composed, parameters: Any = ()) -> list[tuple[Any, ...]]:
         """Runs one statement and returns its rows."""
@@ -190,9 +206,10 @@ class Source:
         return str(rows[0][0]) if rows else f"PID {pid}"
 
     def sample(self) -> Sample:
-        ((snapshot, lsn, at_ms),) = self.rows(
-            "SELECT pg_current_snapshot()::text, pg_current_wal_flush_lsn(),"
-            " (extract(epoch FROM clock_timestamp()) * 1000)::bigint"
+        # The clock first: what was committed before that time then lies before the LSN.
+        ((at_ms, lsn, snapshot),) = self.rows(
+            "SELECT (extract(epoch FROM clock_timestamp()) * 1000)::bigint, pg_current_wal_flush_lsn(),"
+            " pg_current_snapshot()::text"
         )
         return Sample(snapshot=Snapshot.parse(snapshot), flushed_lsn=parse_lsn(lsn), at_ms=at_ms)
 

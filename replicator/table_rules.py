@@ -10,7 +10,7 @@ from typing import Final
 from replicator.config import Settings
 from replicator.facts import PublicationFacts, SourceFacts, TableFacts
 from replicator.findings import Finding, note, ok, refusal, warning
-from replicator.preparation import OPERATIONS, is_broken, is_sufficient, mending, publishing
+from replicator.preparation import OPERATIONS, is_broken, is_sufficient, mending, names_key, publishing
 from replicator.relations import STREAMED, StreamedRelation
 from replicator.remedies import create_publication, publish_plainly, quoted, script, table_name
 
@@ -79,7 +79,7 @@ def judge_identity(relation: StreamedRelation, table: TableFacts, settings: Sett
         reason = f"the replica identity is {lost}: once published, the source's own UPDATE and DELETE fail here"
         return refusal("identity", name, reason, remedy)
     if not is_sufficient(relation, table):
-        return _judge_insufficient(relation, name, remedy, settings)
+        return _judge_insufficient(relation, table, remedy, settings)
     if index is not None:
         return note(
             "identity", name, f"index {index.name}: dropping it stops the source's own UPDATE and DELETE on this table"
@@ -89,8 +89,9 @@ def judge_identity(relation: StreamedRelation, table: TableFacts, settings: Sett
     return ok("identity", name, "FULL" if table.identity == "f" else "the primary key")
 
 
-def _judge_insufficient(relation: StreamedRelation, name: str, remedy: str, settings: Settings) -> Finding:
-    if relation.identity.kind == "default":
+def _judge_insufficient(relation: StreamedRelation, table: TableFacts, remedy: str, settings: Settings) -> Finding:
+    name = table_name(settings, relation.name)
+    if not names_key(relation, table):
         return refusal("identity", name, "the replica identity does not hold the primary key", remedy)
     reason = (
         "the stream names no old inbox: a row that moves to another inbox stays behind at the old one until a backfill"

@@ -34,6 +34,8 @@ _NATIVE: Final[dict[int, Converter]] = {
     INT8: int,
 }
 
+_BITS: Final[dict[int, int]] = {INT2: 15, INT4: 31, INT8: 63}
+
 
 def converter(type_oid: int) -> Converter:
     """What turns PostgreSQL's text (UTF-8 bytes) of a value of this type into its JSON value.
@@ -42,6 +44,15 @@ def converter(type_oid: int) -> Converter:
     names the domain, and in a query, whose row description would name the base type.
     """
     return _NATIVE.get(type_oid, _TEXT)
+
+
+def is_value_of(type_oid: int, value: object) -> bool:
+    """Whether `value` could come out of this type's converter. Not a test of what the type itself would refuse."""
+    if type_oid == BOOL:
+        return isinstance(value, bool)
+    if type_oid in _BITS:
+        return type(value) is int and -(1 << _BITS[type_oid]) <= value < 1 << _BITS[type_oid]
+    return isinstance(value, str) and "\0" not in value
 
 
 def startup_options() -> str:

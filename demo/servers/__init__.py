@@ -22,7 +22,15 @@ from demo.servers.kafka import KafkaServer, LocalKafka, kafka_jars
 from demo.servers.postgres import LocalPostgres, PostgresServer, postgres_binaries, unprivileged_user
 from demo.servers.starting import ServersUnavailable, wait_until
 
-__all__ = ["KafkaServer", "PostgresServer", "Servers", "ServersUnavailable", "servers", "wait_until"]
+__all__ = [
+    "KafkaServer",
+    "PostgresServer",
+    "Servers",
+    "ServersUnavailable",
+    "server_folder",
+    "servers",
+    "wait_until",
+]
 
 KAFKA_VARIABLE = "INBOX_TEST_KAFKA"
 NO_SETTINGS: Mapping[str, str] = {}
@@ -66,11 +74,13 @@ def servers(
     postgres_bin: Path | None = None,
     settings: Mapping[str, str] = NO_SETTINGS,
     own: bool = False,
+    folder: GuardedFolder | None = None,
 ) -> Iterator[Servers]:
     """The servers, all started at the same time.
 
     `postgres_bin` and `settings` (PostgreSQL parameters over ours) hold for servers that are started here. `own`
-    passes over given addresses: for whoever wants to stop, freeze or kill them.
+    passes over given addresses: for whoever wants to stop, freeze or kill them. Local processes live and end with
+    `folder` if one is given (`server_folder()`), else with this context.
     """
     given = None if own else _given(kafka, postgres)
     if given is not None:
@@ -80,9 +90,19 @@ def servers(
 
         with containers(kafka, postgres, settings) as (databases, broker):
             yield Servers(postgres=databases, broker=broker)
+    elif folder is not None:
+        yield _processes(folder, kafka, postgres, postgres_bin, settings)
     else:
-        with _processes(kafka, postgres, postgres_bin, settings) as started:
-            yield started
+        folder = server_folder()
+        try:
+            yield _processes(folder, kafka, postgres, postgres_bin, settings)
+        finally:
+            folder.close()
+
+
+def server_folder() -> GuardedFolder:
+    """A folder that local servers can live in."""
+    return GuardedFolder(open_to_others=unprivileged_user() is not None)
 
 
 def dsn_variable(name: str) -> str:
@@ -113,21 +133,20 @@ def _use_docker() -> bool:
     return forced == "docker" or daemon_answers()
 
 
-@contextmanager
 def _processes(
-    kafka: bool, postgres: Sequence[str], postgres_bin: Path | None, settings: Mapping[str, str]
-) -> Iterator[Servers]:
+    folder: GuardedFolder,
+    kafka: bool,
+    postgres: Sequence[str],
+    postgres_bin: Path | None,
+    settings: Mapping[str, str],
+) -> Servers:
     named = os.environ.get("INBOX_TEST_POSTGRES_BIN")
-    folder = GuardedFolder(open_to_others=unprivileged_user() is not None)
-    try:
-        jars = kafka_jars(folder) if kafka else None
-        programs = postgres_binaries(folder, postgres_bin or (Path(named) if named else None))
-        with ThreadPoolExecutor() as pool:
-            databases = {n: pool.submit(LocalPostgres, folder, n, programs, settings) for n in postgres}
-            broker = None if jars is None else pool.submit(LocalKafka, folder, jars)
-        yield Servers(
-            postgres={name: started.result() for name, started in databases.items()},
-            broker=None if broker is None else broker.result(),
-        )
-    finally:
-        folder.close()
+    jars = kafka_jars(folder) if kafka else None
+    programs = postgres_binaries(folder, postgres_bin or (Path(named) if named else None))
+    with ThreadPoolExecutor() as pool:
+        databases = {n: pool.submit(LocalPostgres, folder, n, programs, settings) for n in postgres}
+        broker = None if jars is None else pool.submit(LocalKafka, folder, jars)
+    return Servers(
+        postgres={name: started.result() for name, started in databases.items()},
+        broker=None if broker is None else broker.result(),
+    )

@@ -10,6 +10,7 @@ from rich.console import Console
 from demo import compare as witness
 from demo.compare import Comparison, all_equal, compare, render
 from demo.source.seed import seed
+from demo.verdict import judge
 
 TABLES = tuple(witness.INBOX_COLUMN)
 
@@ -63,6 +64,7 @@ def change(dsn: str, *statements: str) -> None:
 def test_equal_sides_are_equal(replicated: tuple[str, str]) -> None:
     results = compare(*replicated)
     assert all_equal(results)
+    assert judge(results, [10, 20], []).exit_code == 0
     assert [(result.tenant, result.table) for result in results] == [(t, table) for t in (10, 20) for table in TABLES]
     assert one(results, 10, "messages").equal > 100
     assert one(results, 20, "inboxes").equal == 1  # the other one is not active
@@ -88,6 +90,9 @@ def test_a_missing_an_extra_and_a_different_row_are_seen(replicated: tuple[str, 
     assert found.equal == len(expected_ids(source)) - 2
     assert [result for result in results if not result.same] == [found]
     assert not all_equal(results)
+    verdict = judge(results, [10, 20], [])
+    assert verdict.exit_code == 1
+    assert verdict.reasons == ("messages of tenant 10: 1 missing, 1 extra, 1 different",)
     console = Console(record=True, width=140, force_terminal=False)
     console.print(render(results))
     assert f"missing {mine[0]}; extra 999999; different {mine[1]}" in console.export_text()

@@ -7,6 +7,7 @@ from typing import Any, cast
 
 import orjson
 import pytest
+from structlog.testing import capture_logs
 
 from replicator import agenda as agenda_module
 from replicator.agenda import Agenda
@@ -120,18 +121,31 @@ def test_keys_that_a_consumer_asks_for_are_owed_but_leave_no_record(agenda: Agen
     assert log.said == []
 
 
-@pytest.mark.xfail(strict=True, reason="the bound is looked at once a request, not once a key")
 def test_keys_that_are_asked_for_are_bounded(agenda: Agenda, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(agenda_module, "MOST_KEYS", 3)
     agenda.request(KeysRequest(table="messages", inbox=7, keys=tuple((key,) for key in range(10))), Batch())
-    assert agenda.owed <= 3
+    assert agenda.owed == 3
 
 
-@pytest.mark.xfail(strict=True, reason="the width of an asked key is not compared with the table's key")
 def test_a_key_that_the_table_cannot_have_is_not_owed(agenda: Agenda) -> None:
-    """`read_keys` would send PostgreSQL two parameters for one placeholder, and end the run."""
-    agenda.request(KeysRequest(table="messages", inbox=7, keys=((1, 2), ())), Batch())
-    assert agenda.owed == 0
+    """`read_keys` would send PostgreSQL two parameters for one placeholder."""
+    agenda.request(KeysRequest(table="messages", inbox=7, keys=((1, 2), (), (3,))), Batch())
+    assert agenda.take_owed(10) == ("messages", [(b"[3]", 7)])
+
+
+def test_a_refused_key_is_counted_but_never_printed(agenda: Agenda) -> None:
+    with capture_logs() as lines:
+        agenda.request(KeysRequest(table="messages", inbox=7, keys=(("s3cr3t", 2), (1,))), Batch())
+        agenda.request(KeysRequest(table="s3cr3t", inbox=7, keys=((1,),)), Batch())
+    assert [(line["event"], line["log_level"], line["keys"]) for line in lines] == [("keys.refused", "warning", 1)] * 2
+    assert "s3cr3t" not in str(lines)
+
+
+def test_a_backfill_of_no_inboxes_is_refused(agenda: Agenda, log: Recorder) -> None:
+    with capture_logs() as lines:
+        agenda.request(request(inboxes=()), Batch())
+    assert [line["event"] for line in lines] == ["backfill.refused"]
+    assert (agenda.jobs, log.said) == ({}, [])
 
 
 def test_a_request_is_durable_with_the_given_batch(agenda: Agenda, log: Recorder) -> None:

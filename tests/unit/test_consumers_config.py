@@ -95,9 +95,14 @@ def test_kafka_options_are_a_json_object(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_secrets_are_not_printed(monkeypatch: pytest.MonkeyPatch) -> None:
-    set_environment(monkeypatch, CONSUMERS_SETUP_DSN=f"postgresql://owner:{SECRET}@db/analytics")
+    set_environment(
+        monkeypatch,
+        CONSUMERS_SETUP_DSN=f"postgresql://owner:{SECRET}@db/analytics",
+        CONSUMERS_KAFKA_OPTIONS=f'{{"sasl.password": "{SECRET}"}}',
+    )
     settings = load()
-    assert SECRET not in repr(settings) + str(settings) + settings.model_dump_json()
+    assert SECRET not in f"{settings} {settings!r} {settings.model_dump()} {settings.model_dump_json()}"
+    assert settings.kafka_options["sasl.password"] == SECRET
 
 
 def test_settings_cannot_be_changed(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -199,7 +199,30 @@ def test_a_marker_of_a_later_version_is_refused() -> None:
         decode_marker(b'{"op":"m","message":{"kind":"weather"}}')
 
 
-@pytest.mark.parametrize("record", [b"", b"[]", b'"x"', b"{}", b'{"kind":"weather"}', b'{"kind":"backfill","id":"x"}'])
+@pytest.mark.parametrize(
+    "record",
+    [
+        b"",
+        b"[]",
+        b'"x"',
+        b"null",
+        b"{}",
+        b'{"kind":"weather"}',
+        b'{"kind":"backfill","id":"x"}',
+        b'{"kind":"backfill","id":"x","tables":"messages","inboxes":null,"known":""}',
+        b'{"kind":"backfill","id":"x","tables":null,"inboxes":"12","known":""}',
+        b'{"kind":"backfill","id":"x","tables":null,"inboxes":["12"],"known":""}',
+        b'{"kind":"backfill","id":"x","tables":null,"inboxes":[true],"known":""}',
+        b'{"kind":"backfill","id":1,"tables":null,"inboxes":null,"known":""}',
+        b'{"kind":"keys","table":"messages","inbox":"7","keys":[[1]]}',
+        b'{"kind":"keys","table":"messages","inbox":7.5,"keys":[[1]]}',
+        b'{"kind":"keys","table":"messages","inbox":7,"keys":["12"]}',
+        b'{"kind":"keys","table":"messages","inbox":7,"keys":"12"}',
+        b'{"kind":"keys","table":"messages","inbox":7,"keys":[[[1]]]}',
+        b'{"kind":"keys","table":"messages","inbox":7,"keys":[[1.5]]}',
+        b'{"kind":"keys","table":"messages","inbox":7,"keys":[{"id":1}]}',
+    ],
+)
 def test_what_is_no_request_is_refused(record: bytes) -> None:
     """With one of the faults that the reader of the control topic passes over."""
     with pytest.raises((ValueError, KeyError, TypeError)):

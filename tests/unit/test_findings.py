@@ -280,6 +280,16 @@ def test_an_identity_index_that_was_dropped_is_refused_even_if_the_default_is_ac
     assert len(missing(facts, accepting)) == 2
 
 
+def test_an_identity_without_the_key_is_refused_even_if_the_default_is_accepted() -> None:
+    """Its DELETEs name nothing at all."""
+    lacking = (_index("primary", "id", primary=True), _index("theirs", "inbox_id", "conversation_id", identity=True))
+    facts = _with_table("messages", indexes=lacking)
+    accepting = SETTINGS.model_copy(update={"accept_default_identity": True})
+    finding = _only(facts, accepting)
+    assert (finding.severity, finding.reason) == (REFUSAL, "the replica identity does not hold the primary key")
+    assert len(missing(facts, accepting)) == 2
+
+
 def test_the_default_identity_can_be_accepted() -> None:
     accepting = SETTINGS.model_copy(update={"accept_default_identity": True})
     facts = _with_table("messages", identity="d", indexes=(_index("primary", "id", primary=True),))

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from replicator.values import BOOL, INT2, INT4, INT8, PINNED_SETTINGS, converter, startup_options
+from replicator.values import BOOL, INT2, INT4, INT8, PINNED_SETTINGS, converter, is_value_of, startup_options
 
 
 def test_type_numbers_are_those_of_pg_type() -> None:
@@ -44,6 +44,31 @@ def test_booleans_are_jsons_own() -> None:
 def test_everything_else_is_postgres_own_text(oid: int, text: str) -> None:
     """A number too: JSON has no NaN, no trailing zero and no domain over integer."""
     assert converter(oid)(text.encode()) == text
+
+
+@pytest.mark.parametrize(
+    ("oid", "value", "possible"),
+    [
+        (INT2, 2**15 - 1, True),
+        (INT2, 2**15, False),
+        (INT4, -(2**31), True),
+        (INT4, 2**31, False),
+        (INT8, 2**63 - 1, True),
+        (INT8, 2**63, False),
+        (INT8, "1", False),
+        (INT8, True, False),
+        (INT8, 1.0, False),
+        (BOOL, True, True),
+        (BOOL, 1, False),
+        (BOOL, "t", False),
+        (25, "x", True),
+        (25, "x\0", False),
+        (25, 1, False),
+        (25, None, False),
+    ],
+)
+def test_a_value_is_known_by_the_type_that_it_could_come_from(oid: int, value: object, possible: bool) -> None:
+    assert is_value_of(oid, value) is possible
 
 
 def test_a_walsender_gets_every_pinned_setting() -> None:

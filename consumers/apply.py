@@ -1,0 +1,205 @@
+"""One tenant's share of a batch, carried to the end: applied, or parked at the event that can't be, or abandoned.
+
+Turns each error into the action that `errors` names. Runs in a worker's threads, each with a session of its own. Never
+touches progress, parking or the mapping's cache: it returns what happened.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+import psycopg
+import structlog
+
+from consumers.batch import ends_of, new_marks
+from consumers.config import Settings
+from consumers.errors import Action, ConsumersError, Fault, Overtaken, Verdict, classify
+from consumers.ordering import Event, steps
+from consumers.parking import Reason
+from consumers.target import Outcome, Schemas, Session, Work, end_frozen
+from consumers.upsert import Relation
+from consumers.watermark import Mark, Place
+from replicator import KeysRequest
+from replicator.runtime import GrowingPause
+
+log = structlog.get_logger(__name__)
+
+_TRIES: Final = 5
+"""Of what is tried again at once, before it counts as a fault of the row."""
+
+
+@dataclass(slots=True)
+class Result:
+    """What became of one tenant's events."""
+
+    tenant: int
+    marks: dict[Place, Mark] = field(default_factory=dict)
+    """New watermarks that are committed."""
+    upserts: int = 0
+    deletes: int = 0
+    incomplete: list[KeysRequest] = field(default_factory=list)
+    stuck: dict[int, int] = field(default_factory=dict)
+    """By partition: the offset of the first event that is not applied."""
+    reason: Reason | None = None
+    overtaken: bool = False
+    abandoned: bool = False
+
+    def add(self, outcome: Outcome) -> None:
+        self.upserts += outcome.upserts
+        self.deletes += outcome.deletes
+        self.incomplete.extend(outcome.incomplete)
+
+
+class Applier:
+    """Applies shares of batches; a session for each thread that it is called from."""
+
+    def __init__(self, settings: Settings, relations: Callable[[], Mapping[str, Relation]], schemas: Schemas) -> None:
+        self._settings, self._relations, self._schemas = settings, relations, schemas
+        self._own = threading.local()
+        self._lock = threading.Lock()
+        self._sessions: set[Session] = set()
+        self.waits_for = ""
+
+    def run(
+        self, tenant: int, topic_id: str, events: Sequence[Event], marks: Mapping[Place, Mark], ended: threading.Event
+    ) -> Result:
+        """Until all events are applied or the tenant is stuck, or `ended`. Raises what stops the worker."""
+        result = Result(tenant)
+        stretches = [list(events)]
+        attempts = _Attempts()
+        while stretches:
+            if ended.is_set():
+                result.abandoned = True
+                return result
+            stretch = stretches[0]
+            try:
+                moved = self._apply(tenant, topic_id, stretch, {**marks, **result.marks}, result)
+            except Overtaken:
+                result.overtaken = True
+                return result
+            except (psycopg.Error, ConsumersError) as error:
+                verdict = attempts.judge(error)
+                self._drop_broken()
+                match verdict.action:
+                    case Action.STOP:
+                        raise
+                    case Action.HALVE | Action.PARK if len(stretch) > 1:
+                        middle = len(stretch) // 2
+                        stretches[:1] = [stretch[:middle], stretch[middle:]]
+                    case Action.HALVE | Action.PARK:
+                        return self._stuck(result, stretches, error, verdict)
+                    case _:
+                        self._wait(tenant, error, verdict, attempts, ended)
+            else:
+                result.marks.update(moved)
+                del stretches[0]
+                attempts.succeeded()
+                self.waits_for = ""
+        return result
+
+    def cancel(self) -> None:
+        """Ends what every thread is doing in the target."""
+        with self._lock:
+            sessions = list(self._sessions)
+        for session in sessions:
+            try:
+                session.cancel()
+            except psycopg.Error as error:
+                log.warning("target.cancel_failed", error=type(error).__name__)
+
+    def close(self) -> None:
+        with self._lock:
+            for session in self._sessions:
+                session.close()
+            self._sessions.clear()
+
+    def _apply(
+        self, tenant: int, topic_id: str, stretch: Sequence[Event], marks: Mapping[Place, Mark], result: Result
+    ) -> dict[Place, Mark]:
+        moved = new_marks(tenant, stretch, ends_of(stretch), marks)
+        named = {event.inbox for event in stretch if event.inbox is not None}
+        work = Work(
+            tenant=tenant,
+            topic_id=topic_id,
+            steps=steps(stretch),
+            inboxes=frozenset(named.union(*(event.inboxes for event in stretch))),
+            marks=moved,
+        )
+        result.add(self._session().apply(work, self._schemas))
+        return {place: mark for place, (_, mark, _) in moved.items()}
+
+    def _stuck(self, result: Result, stretches: Sequence[list[Event]], error: Exception, verdict: Verdict) -> Result:
+        for stretch in stretches:
+            for event in stretch:
+                result.stuck.setdefault(event.partition, event.offset)
+        result.reason = Reason.of(error, verdict)
+        return result
+
+    def _wait(
+        self, tenant: int, error: Exception, verdict: Verdict, attempts: _Attempts, ended: threading.Event
+    ) -> None:
+        if isinstance(error, psycopg.errors.LockNotAvailable) and self._end_frozen(tenant):
+            return
+        says = Reason.of(error, verdict)
+        if attempts.are_many:
+            self.waits_for = says.says
+            log.warning("target.waits", tenant=tenant, reason=says.says, advice=says.advice)
+        ended.wait(attempts.pause())
+
+    def _end_frozen(self, tenant: int) -> bool:
+        """Whether a frozen worker's session was in the way, and was ended."""
+        try:
+            pids = end_frozen(self._session().connection, tenant)
+        except psycopg.Error as error:
+            log.warning("target.frozen_session_not_found", tenant=tenant, error=type(error).__name__)
+            return False
+        if pids:
+            log.warning("target.frozen_session_ended", tenant=tenant, pids=pids)
+        return bool(pids)
+
+    def _session(self) -> Session:
+        session: Session | None = getattr(self._own, "session", None)
+        if session is None:
+            session = Session(self._settings, self._relations())
+            self._own.session = session
+            with self._lock:
+                self._sessions.add(session)
+        return session
+
+    def _drop_broken(self) -> None:
+        """A session that is of no use any more is made anew at the next try."""
+        session: Session | None = getattr(self._own, "session", None)
+        if session is not None and session.connection.broken:
+            del self._own.session
+            with self._lock:
+                self._sessions.discard(session)
+            session.close()
+
+
+class _Attempts:
+    """How often one stretch has failed."""
+
+    def __init__(self) -> None:
+        self._count = 0
+        self._pause = GrowingPause(first=0.05, longest=10.0)
+
+    @property
+    def are_many(self) -> bool:
+        return self._count > 1
+
+    def judge(self, error: Exception) -> Verdict:
+        self._count += 1
+        verdict = classify(error)
+        if verdict.action is Action.RETRY and verdict.fault is Fault.ROW and self._count > _TRIES:
+            return Verdict(Action.PARK, verdict.fault, verdict.advice)
+        return verdict
+
+    def pause(self) -> float:
+        return self._pause.next()
+
+    def succeeded(self) -> None:
+        self._count = 0
+        self._pause.reset()

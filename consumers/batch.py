@@ -1,0 +1,255 @@
+"""Messages of some partitions → the events of each tenant, and how far that reading went.
+
+Drops what a zombie replicator wrote (an older run than its partition has seen) and what a tenant has applied already:
+offsets before its watermark, and streamed changes that are not beyond the last streamed position applied. Events of an
+inbox that nobody owns are counted. A broadcast goes to the tenants that hold the row, and to those that had an event
+of its table just before, whose rows may not be written yet.
+
+Pure: the mapping, the watermarks and the holders of rows are given.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import orjson
+
+from consumers.ordering import Event
+from consumers.tenants import Owner
+from consumers.watermark import Generations, Mark, Place
+from replicator import (
+    NOWHERE,
+    BackfillMarker,
+    GenerationMarker,
+    Head,
+    HeartbeatMarker,
+    Position,
+    Run,
+    decode_marker,
+    partition_of,
+    unpack_head,
+)
+
+
+class Message(NamedTuple):
+    """One record of the changes topic."""
+
+    partition: int
+    offset: int
+    key: bytes | None
+    headers: list[tuple[str, bytes]]
+    body: bytes
+
+
+Holders = Callable[[str, Sequence[int] | None], Iterable[int]]
+"""(table, ids or None for any) → tenants that hold such a row."""
+
+
+@dataclass(slots=True)
+class Counts:
+    """What became of the messages of one reading, by number."""
+
+    messages: int = 0
+    repeated: int = 0
+    """Streamed changes that were published twice."""
+    zombies: int = 0
+    unreadable: int = 0
+    """Messages without a key that are not ours."""
+    unmapped: Counter[int] = field(default_factory=Counter)
+    """By inbox."""
+
+
+@dataclass(slots=True)
+class Batch:
+    """What a stretch of reading means."""
+
+    events: dict[int, list[Event]] = field(default_factory=lambda: defaultdict(list))
+    """By tenant, in the order of reading."""
+    ends: dict[int, int] = field(default_factory=dict)
+    """The offset after the last message, by partition."""
+    source_ms: dict[int, int] = field(default_factory=dict)
+    """What the source committed before this time stands before the end, by partition."""
+    counts: Counts = field(default_factory=Counts)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class View:
+    """What the worker knows when it sorts messages out."""
+
+    owners: Mapping[int, Owner]
+    marks: Mapping[Place, Mark]
+    generations: Mapping[int, Generations]
+    partitions: int
+    parked: Container[Place]
+    """Tenants that a reading of their own serves."""
+    only: int | None = None
+    """Such a reading: of this tenant alone."""
+    holders: Holders
+
+
+class _Sorting:
+    """One pass over the messages."""
+
+    def __init__(self, view: View) -> None:
+        self.batch = Batch()
+        self._view = view
+        self._streamed: dict[Place, Position] = {}
+        self._active: dict[str, set[int]] = defaultdict(set)
+
+    def take(self, message: Message) -> None:
+        self.batch.counts.messages += 1
+        self.batch.ends[message.partition] = message.offset + 1
+        try:
+            head = unpack_head(message.headers)
+        except (KeyError, ValueError):
+            self._unreadable(message)
+            return
+        generations = self._view.generations[message.partition]
+        run, seen = head.run, generations.at(message.offset)
+        if run < seen:
+            self.batch.counts.zombies += 1
+            return
+        if run > seen:
+            generations.see(message.offset, Run(*run))
+        if head.op == "m":
+            self._marker(message, head)
+        elif message.key is not None and not message.key.isdigit():
+            self._unreadable(message)
+        elif message.key is None:
+            self._broadcast(message, head)
+        else:
+            self._keyed(message, head)
+
+    def _keyed(self, message: Message, head: Head) -> None:
+        inbox = int(message.key or b"0")
+        owner = self._view.owners.get(inbox)
+        if owner is not None:
+            self._give(owner.tenant, _event(message, head, inbox))
+        elif self._view.only is None:
+            self.batch.counts.unmapped[inbox] += 1
+
+    def _broadcast(self, message: Message, head: Head) -> None:
+        ids: list[int] | None = None
+        if head.key:
+            ids = [key for key in orjson.loads(head.key) if isinstance(key, int)]
+        for tenant in {*self._view.holders(head.table, ids), *self._active[head.table]}:
+            self._give(tenant, _event(message, head, None))
+
+    def _give(self, tenant: int, event: Event) -> None:
+        place = (tenant, event.partition)
+        if (place in self._view.parked) if self._view.only is None else tenant != self._view.only:
+            return
+        mark = self._view.marks.get(place)
+        if mark is not None and event.offset < mark.next_offset:
+            return
+        if not event.is_read:
+            before = self._streamed.get(place)
+            if before is None:
+                before = mark.position if mark is not None else NOWHERE
+            if event.position <= before:
+                self.batch.counts.repeated += 1
+                return
+            self._streamed[place] = event.position
+        self._active[event.table].add(tenant)
+        self.batch.events[tenant].append(event)
+
+    def _marker(self, message: Message, head: Head) -> None:
+        match decode_marker(message.body):
+            case HeartbeatMarker(source_ms=source_ms):
+                self.batch.source_ms[message.partition] = source_ms
+            case BackfillMarker() as marker:
+                concerned: dict[int, list[int]] = defaultdict(list)
+                for inbox in self._inboxes(marker, message.partition):
+                    concerned[self._view.owners[inbox].tenant].append(inbox)
+                for tenant, inboxes in concerned.items():
+                    event = _event(message, head, None)
+                    self._give(tenant, event._replace(marker=marker, inboxes=tuple(inboxes)))
+            case GenerationMarker():
+                pass  # its run, which every message carries, is all that it says
+
+    def _inboxes(self, marker: BackfillMarker, partition: int) -> Iterable[int]:
+        named = self._view.owners if marker.inboxes is None else marker.inboxes
+        return (
+            inbox
+            for inbox in named
+            if inbox in self._view.owners and partition_of(inbox, self._view.partitions) == partition
+        )
+
+    def _unreadable(self, message: Message) -> None:
+        """A message that is not ours. If its key names an inbox, the tenant must not go on without a person's look."""
+        key = message.key or b""
+        owner = self._view.owners.get(int(key)) if key.isdigit() else None
+        if owner is None:
+            self.batch.counts.unreadable += 1
+            return
+        head = Head("u", "", b"[0]", NOWHERE, 0, "", b"", True, "its headers are not those of a change event")
+        self._give(owner.tenant, _event(message, head, int(key)))
+
+
+def sort_out(messages: Iterable[Message], view: View) -> Batch:
+    """Raises ValueError for a marker that a newer replicator wrote."""
+    sorting = _Sorting(view)
+    for message in messages:
+        sorting.take(message)
+    return sorting.batch
+
+
+def begins_backfill(message: Message) -> bool:
+    """Whether the mapping must be read anew before this message is sorted out."""
+    return message.key is None and (b'"kind":"backfill"' in message.body and b'"begin"' in message.body)
+
+
+def new_marks(
+    tenant: int, events: Sequence[Event], ends: Mapping[int, int], marks: Mapping[Place, Mark]
+) -> dict[Place, tuple[Mark | None, Mark, int | None]]:
+    """Where the tenant stands after these events: (expected, new, the source's time of the last change) by place."""
+    last: dict[int, Event] = {}
+    touched: set[int] = set()
+    for event in events:
+        touched.add(event.partition)
+        if not event.is_read:
+            last[event.partition] = event
+    moved: dict[Place, tuple[Mark | None, Mark, int | None]] = {}
+    for partition in touched:
+        expected = marks.get((tenant, partition))
+        streamed = last.get(partition)
+        position = streamed.position if streamed else expected.position if expected else NOWHERE
+        moved[tenant, partition] = expected, Mark(ends[partition], position), _committed_ms(streamed)
+    return moved
+
+
+def ends_of(events: Iterable[Event]) -> dict[int, int]:
+    """The offset after the last of these events, by partition."""
+    return {event.partition: event.offset + 1 for event in events}
+
+
+def _committed_ms(event: Event | None) -> int | None:
+    if event is None:
+        return None
+    try:
+        committed: int = orjson.loads(event.body)["source"]["ts_ms"]
+    except (ValueError, KeyError, TypeError):
+        return None
+    return committed
+
+
+def _event(message: Message, head: Head, inbox: int | None) -> Event:
+    return Event(
+        message.partition,
+        message.offset,
+        head.op,
+        head.table,
+        head.key,
+        inbox,
+        head.position,
+        head.is_read,
+        head.schema,
+        head.absent,
+        message.body,
+        head.error,
+        None,
+        (),
+    )

@@ -1,0 +1,187 @@
+"""Kafka's side of a worker: the group's assignment, messages in, and a second reading for one partition.
+
+Where reading starts is the caller's affair (`on_assign` answers with offsets): Kafka's own group offsets are only a
+mirror for lag tools. Relies on librdkafka to reconnect by itself; an error that it reports as passing is passing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Final
+
+import structlog
+from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
+from confluent_kafka import Message as Record
+from confluent_kafka._model import TopicCollection
+from confluent_kafka.admin import AdminClient
+
+from consumers.batch import Message
+from consumers.config import Settings
+from consumers.errors import LogUnavailable
+from replicator import Topics
+
+log = structlog.get_logger(__name__)
+
+SECONDS: Final = 10.0
+"""How long Kafka may take for one answer."""
+_GAPS: Final = frozenset({KafkaError.OFFSET_OUT_OF_RANGE, KafkaError._AUTO_OFFSET_RESET})
+
+
+def kafka_base(settings: Settings) -> dict[str, Any]:
+    """librdkafka's options that every client of ours has.
+
+    https://github.com/confluentinc/librdkafka/blob/master/CONFIGURATION.md
+    """
+    return {
+        "client.id": f"{settings.topic_prefix}.{settings.pool}",
+        "log_level": 3,  # errors; reconnections are told by our own log
+        "socket.keepalive.enable": True,
+        "reconnect.backoff.max.ms": 5000,
+        **settings.kafka_options,
+        "bootstrap.servers": settings.kafka_bootstrap_servers,
+    }
+
+
+class TopicShape:
+    """The changes topic as it is now: its id, which a topic made anew does not share, and its partitions."""
+
+    def __init__(self, settings: Settings) -> None:
+        """Raises LogUnavailable."""
+        name = Topics(settings.topic_prefix).changes
+        try:
+            admin = AdminClient(kafka_base(settings))
+            asked = admin.describe_topics(TopicCollection([name]), request_timeout=SECONDS)
+            found = asked[name].result(SECONDS)
+        except KafkaException as error:
+            raise LogUnavailable(f"{name} can't be read: {error.args[0].str()}") from None
+        except TimeoutError:
+            raise LogUnavailable("Kafka does not answer") from None
+        self.topic_id = str(found.topic_id)
+        self.partitions = len(found.partitions)
+
+
+class Inbound:
+    """The worker's membership in its pool's group."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        on_assign: Callable[[list[int]], Mapping[int, int]],
+        on_revoke: Callable[[list[int]], None],
+        on_lost: Callable[[list[int]], None],
+    ) -> None:
+        self._topic = Topics(settings.topic_prefix).changes
+        self._options = {
+            **kafka_base(settings),
+            "enable.auto.commit": False,
+            "auto.offset.reset": "error",
+            "isolation.level": "read_committed",
+            "fetch.wait.max.ms": 20,
+            "fetch.message.max.bytes": 4 << 20,
+            "queued.max.messages.kbytes": 32 << 10,
+        }
+        self._consumer = Consumer(
+            {
+                "session.timeout.ms": 10_000,
+                "heartbeat.interval.ms": 2_000,
+                **self._options,
+                "group.id": f"{settings.topic_prefix}.{settings.pool}",
+                "partition.assignment.strategy": "cooperative-sticky",
+            }
+        )
+        self._on_assign, self._on_revoke, self._on_lost = on_assign, on_revoke, on_lost
+        self._paused = False
+        self._told = float("-inf")
+        self.gaps: set[int] = set()
+        """Partitions whose log does not have the offset that was asked for."""
+        self._consumer.subscribe([self._topic], on_assign=self._assign, on_revoke=self._revoke, on_lost=self._lose)
+
+    def take(self, most: int, wait_s: float) -> list[Message]:
+        """What has arrived, waiting for the first so long. Serves rebalances. Raises KafkaException if it is fatal."""
+        first = self._consumer.poll(wait_s)
+        if first is None:
+            return []
+        records = [first, *self._consumer.consume(most - 1, timeout=0)] if most > 1 else [first]
+        return [message for record in records if (message := self._message(record)) is not None]
+
+    def pause(self, paused: bool) -> None:
+        """Stops or starts fetching of all partitions; the membership goes on."""
+        if paused != self._paused:
+            (self._consumer.pause if paused else self._consumer.resume)(self._consumer.assignment())
+            self._paused = paused
+
+    def seek(self, partition: int, offset: int) -> None:
+        """Reads on from there. Raises KafkaException, also while an assignment is being taken up: try again."""
+        self.gaps.discard(partition)
+        self._consumer.seek(TopicPartition(self._topic, partition, offset))
+
+    def bounds(self, partition: int) -> tuple[int, int]:
+        """The first offset that the log still has, and the one after its last. Raises LogUnavailable."""
+        try:
+            low, high = self._consumer.get_watermark_offsets(TopicPartition(self._topic, partition), timeout=SECONDS)
+        except KafkaException as error:
+            raise LogUnavailable(f"partition {partition} can't be read: {error.args[0].str()}") from None
+        return low, high
+
+    def mirror(self, offsets: Mapping[int, int]) -> None:
+        """Tells Kafka how far the pool is, for lag tools."""
+        places = [TopicPartition(self._topic, partition, offset) for partition, offset in offsets.items()]
+        with contextlib.suppress(KafkaException):  # a mirror: the next one says more
+            self._consumer.commit(offsets=places, asynchronous=True)
+
+    def replay(self, partition: int, start: int, end: int, most: int, most_bytes: int) -> Iterator[Message]:
+        """Offsets from `start` to before `end`, outside the group. Raises LogUnavailable if Kafka goes silent."""
+        consumer = Consumer({**self._options, "group.id": f"{self._topic}.replay"})  # commits nothing
+        try:
+            consumer.assign([TopicPartition(self._topic, partition, start)])
+            size = 0
+            while most > 0 and start < end and size < most_bytes:
+                record = consumer.poll(SECONDS)
+                if record is None:
+                    raise LogUnavailable(f"partition {partition} can't be read from offset {start}")
+                message = self._message(record)
+                if message is None:
+                    if partition in self.gaps:
+                        raise LogUnavailable(f"partition {partition} no longer has offset {start}")
+                    continue
+                if message.offset >= end:
+                    return
+                start, most, size = message.offset + 1, most - 1, size + len(message.body)
+                yield message
+        finally:
+            consumer.close()
+
+    def close(self) -> None:
+        """Leaves the group; what was assigned is revoked."""
+        self._consumer.close()
+
+    def _message(self, record: Record) -> Message | None:
+        error = record.error()
+        if error is None:
+            headers: Any = record.headers() or []  # a list: the dict of its type is for producers
+            return Message(record.partition() or 0, record.offset() or 0, record.key(), headers, record.value() or b"")
+        if error.code() in _GAPS:
+            self.gaps.add(record.partition() or 0)
+        elif error.fatal():
+            raise KafkaException(error)
+        elif (now := time.monotonic()) > self._told + 10:
+            self._told = now
+            log.warning("log.waits", reason=error.str())
+        return None
+
+    def _assign(self, consumer: Consumer, places: list[TopicPartition]) -> None:
+        starts = self._on_assign([place.partition for place in places])
+        taken = [TopicPartition(self._topic, partition, offset) for partition, offset in starts.items()]
+        consumer.incremental_assign(taken)
+        if self._paused and taken:
+            consumer.pause(taken)
+
+    def _revoke(self, consumer: Consumer, places: list[TopicPartition]) -> None:
+        self._on_revoke([place.partition for place in places])
+        consumer.incremental_unassign(places)
+
+    def _lose(self, consumer: Consumer, places: list[TopicPartition]) -> None:
+        self._on_lost([place.partition for place in places])
+        consumer.incremental_unassign(places)

@@ -1,0 +1,168 @@
+"""What a worker knows of its partitions, as the target has it: progress, watermarks, runs seen, who is parked.
+
+Read when a partition is assigned, moved when a batch is durable, read again when somebody else was faster. A partition
+whose log lacks what comes next is a gap: reading starts at what there is, and its inboxes are backfilled.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import structlog
+from psycopg import Connection
+
+from consumers import parking, watermark
+from consumers.apply import Result
+from consumers.batch import Batch
+from consumers.inbound import TopicShape
+from consumers.parking import Parked
+from consumers.tenants import TENANT_LOCK
+from consumers.watermark import Generations, Mark, Place, Progress
+from replicator import partition_of
+
+log = structlog.get_logger(__name__)
+
+
+class Ledger:
+    """By partition. Belongs to the worker's loop."""
+
+    def __init__(self, pool: str) -> None:
+        self._pool = pool
+        self.topic_id = ""
+        self.partitions = 0
+        """Of the topic."""
+        self.progress: dict[int, Progress] = {}
+        self.marks: dict[Place, Mark] = {}
+        self.generations: dict[int, Generations] = {}
+        self.parked: dict[Place, Parked] = {}
+
+    def open(
+        self,
+        connection: Connection[Any],
+        shape: TopicShape,
+        partitions: list[int],
+        bounds: Callable[[int], tuple[int, int]],
+    ) -> dict[int, int]:
+        """Where reading of these partitions starts. Raises psycopg.Error or LogUnavailable."""
+        self.topic_id, self.partitions = shape.topic_id, shape.partitions
+        stored = watermark.read_progress(connection, self._pool)
+        for partition in partitions:
+            low, high = bounds(partition)
+            known = stored.get(partition)
+            if known is None or known.topic_id != shape.topic_id or not low <= known.next_offset <= high:
+                known = self._start(connection, partition, known, Progress(shape.topic_id, low))
+            self.progress[partition] = known
+        self.read_again(connection, partitions)
+        return {partition: self.progress[partition].next_offset for partition in partitions}
+
+    def read_again(self, connection: Connection[Any], partitions: Iterable[int]) -> None:
+        """Watermarks, runs and parked tenants of these partitions."""
+        partitions = list(partitions)
+        self._forget_tenants(partitions)
+        self.marks.update(watermark.read_marks(connection, self.topic_id, partitions))
+        self.generations.update(watermark.read_generations(connection, self.topic_id, partitions))
+        self.parked.update(parking.read_parked(connection, self._pool, self.topic_id, partitions))
+
+    def forget(self, partitions: Iterable[int]) -> None:
+        """They are another worker's now."""
+        partitions = list(partitions)
+        self._forget_tenants(partitions)
+        for partition in partitions:
+            self.progress.pop(partition, None)
+            self.generations.pop(partition, None)
+
+    def take_marks(self, result: Result) -> None:
+        """Watermarks that a tenant's transactions have moved."""
+        self.marks.update({place: mark for place, mark in result.marks.items() if place[1] in self.progress})
+
+    def settle(self, connection: Connection[Any], batch: Batch, results: Iterable[Result]) -> None:
+        """Everything of the batch is durable, or its tenant is parked, with this transaction.
+
+        Raises Overtaken if another worker has read on.
+        """
+        stuck = [(result, partition, offset) for result in results for partition, offset in result.stuck.items()]
+        with connection.transaction():
+            for result, partition, offset in stuck:
+                assert result.reason is not None  # noqa: S101  # who is stuck says why
+                place = (result.tenant, partition)
+                parking.park(connection, self._pool, self.topic_id, place, offset, result.reason)
+            for inbox, events in batch.counts.unmapped.items():
+                connection.execute(
+                    "INSERT INTO unmapped_inboxes AS u (inbox_id, events) VALUES (%s, %s)"
+                    " ON CONFLICT (inbox_id) DO UPDATE SET events = u.events + EXCLUDED.events, last_seen = now()",
+                    [inbox, events],
+                )
+            for partition, end in batch.ends.items():
+                new = self.generations[partition].new
+                watermark.write_generations(connection, self.topic_id, partition, new)
+                expected, source_ms = self.progress[partition], batch.source_ms.get(partition)
+                watermark.advance_progress(connection, self._pool, partition, expected, end, source_ms)
+        for partition, end in batch.ends.items():
+            self.progress[partition] = Progress(self.topic_id, end)
+            self.generations[partition].stored(end)
+        for result, partition, offset in stuck:
+            parked = self.parked.setdefault((result.tenant, partition), Parked(offset))
+            parked.failed(offset)
+            log.error(
+                "tenant.parked",
+                tenant=result.tenant,
+                partition=partition,
+                offset=offset,
+                error=result.reason.says if result.reason else "",
+                advice=result.reason.advice if result.reason else "",
+            )
+
+    def caught_up(self, connection: Connection[Any], place: Place, result: Result, end: int) -> None:
+        """What a parked tenant's own reading has come to: `end` is the offset after it."""
+        parked = self.parked.get(place)
+        if parked is None:  # its partition is another worker's by now
+            return
+        offset = result.stuck.get(place[1], end)
+        with connection.transaction():
+            if result.reason is not None:
+                parking.park(connection, self._pool, self.topic_id, place, offset, result.reason)
+            elif offset >= self.progress[place[1]].next_offset:
+                parking.unpark(connection, place)
+            else:
+                parking.move_parked(connection, place, offset)
+        if result.reason is not None:
+            parked.failed(offset)
+        elif offset >= self.progress[place[1]].next_offset:
+            del self.parked[place]
+            log.info("tenant.caught_up", tenant=place[0], partition=place[1])
+        else:
+            parked.from_offset = offset
+
+    def _start(self, connection: Connection[Any], partition: int, known: Progress | None, start: Progress) -> Progress:
+        """The first reading of a partition, or one after a gap: what the log no longer has is read from the source."""
+        if known is None and start.next_offset == 0:
+            watermark.start_progress(connection, self._pool, partition, start)
+            return start
+        inboxes: dict[int, list[int]] = {}
+        for inbox, tenant in connection.execute("SELECT inbox_id, tenant_id FROM inbox_tenant_mapping WHERE is_active"):
+            if partition_of(inbox, self.partitions) == partition:
+                inboxes.setdefault(tenant, []).append(inbox)
+        log.error(
+            "log.gap",
+            partition=partition,
+            expected=known.next_offset if known else None,
+            starts_at=start.next_offset,
+            another_topic=known is not None and known.topic_id != start.topic_id,
+            tenants=sorted(inboxes),
+            advice="The tenants concerned are backfilled from the source.",
+        )
+        with connection.transaction():
+            for tenant in sorted(inboxes):
+                connection.execute("SELECT pg_advisory_xact_lock(%s, %s)", [TENANT_LOCK, tenant])
+            connection.execute(
+                "UPDATE inbox_tenant_mapping SET backfill_id = NULL, backfilled_at = NULL WHERE inbox_id = ANY (%s)",
+                [[inbox for own in inboxes.values() for inbox in own]],
+            )
+            watermark.start_progress(connection, self._pool, partition, start)
+        return start
+
+    def _forget_tenants(self, partitions: Iterable[int]) -> None:
+        gone = set(partitions)
+        self.marks = {place: mark for place, mark in self.marks.items() if place[1] not in gone}
+        self.parked = {place: parked for place, parked in self.parked.items() if place[1] not in gone}

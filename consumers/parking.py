@@ -1,0 +1,99 @@
+"""Tenants that could not follow their pool, kept in the target: from where each is to be read again, and why.
+
+Parked by partition: what a tenant's other partitions bring goes on. Never opens or ends a transaction.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, Final
+
+import psycopg
+from psycopg import Connection
+
+from consumers.errors import Verdict
+from consumers.session import first_line
+from consumers.watermark import Place
+
+_FIRST_PAUSE_S: Final = 5.0
+_LONGEST_PAUSE_S: Final = 60.0
+
+
+@dataclass(slots=True)
+class Parked:
+    """A parked tenant in one partition, and when it is tried again."""
+
+    from_offset: int
+    pause_s: float = _FIRST_PAUSE_S
+    due: float = 0.0
+    """On the monotonic clock."""
+
+    def failed(self, from_offset: int) -> None:
+        """Still stuck, there."""
+        self.from_offset = from_offset
+        self.due = time.monotonic() + self.pause_s
+        self.pause_s = min(self.pause_s * 2, _LONGEST_PAUSE_S)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reason:
+    """Why a tenant is parked, in words that hold no value of a row."""
+
+    kind: str
+    says: str
+    advice: str
+
+    @classmethod
+    def of(cls, error: BaseException, verdict: Verdict) -> Reason:
+        if isinstance(error, psycopg.Error):
+            where = ".".join(part for part in (error.diag.table_name, error.diag.column_name) if part)
+            # The server's own words may quote a value ("invalid input syntax for type …: "…""): the class says enough.
+            named = error.diag.constraint_name or where
+            says = f"{type(error).__name__} (SQLSTATE {error.sqlstate}{f', {named}' if named else ''})"
+            if error.sqlstate in _SAFE or error.sqlstate is None:
+                says = first_line(error)
+            return cls(kind=error.sqlstate or type(error).__name__, says=says, advice=verdict.advice)
+        return cls(kind=type(error).__name__, says=str(error), advice=verdict.advice)
+
+
+_SAFE: Final = frozenset({"23502", "23503", "23505", "23514", "57014", "55P03"})
+"""SQLSTATEs whose primary message names objects, never values."""
+
+
+def read_parked(
+    connection: Connection[Any], pool: str, topic_id: str, partitions: Iterable[int]
+) -> dict[Place, Parked]:
+    return {
+        (tenant, partition): Parked(from_offset)
+        for tenant, partition, from_offset in connection.execute(
+            "SELECT tenant_id, partition, from_offset FROM replication_parked"
+            " WHERE pool = %s AND topic_id = %s AND partition = ANY (%s)",
+            [pool, topic_id, list(partitions)],
+        )
+    }
+
+
+def park(connection: Connection[Any], pool: str, topic_id: str, place: Place, from_offset: int, reason: Reason) -> None:
+    """Durable before the pool's progress passes the tenant. Parked again: one more try."""
+    connection.execute(
+        "INSERT INTO replication_parked AS p"
+        " (tenant_id, partition, pool, topic_id, from_offset, error_class, error, advice)"
+        " VALUES (%s, %s, %s, %s, %s, %s, %s, %s) ON CONFLICT (tenant_id, partition) DO UPDATE SET"
+        " pool = EXCLUDED.pool, topic_id = EXCLUDED.topic_id, from_offset = EXCLUDED.from_offset,"
+        " error_class = EXCLUDED.error_class, error = EXCLUDED.error, advice = EXCLUDED.advice, tries = p.tries + 1",
+        [*place, pool, topic_id, from_offset, reason.kind, reason.says, reason.advice],
+    )
+
+
+def move_parked(connection: Connection[Any], place: Place, from_offset: int) -> None:
+    """Some of what was missed is applied."""
+    connection.execute(
+        "UPDATE replication_parked SET from_offset = %s WHERE tenant_id = %s AND partition = %s", [from_offset, *place]
+    )
+
+
+def unpark(connection: Connection[Any], place: Place) -> None:
+    """The tenant has caught up with its pool."""
+    connection.execute("DELETE FROM replication_parked WHERE tenant_id = %s AND partition = %s", [*place])

@@ -1,0 +1,132 @@
+"""What a worker asks of the replicator over the control topic: backfills of new inboxes, rows that are incomplete.
+
+A request that gets lost is made again later, so sending never waits. Who asks is the worker that reads the inbox's
+partition.
+"""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from typing import Any, Final
+
+import structlog
+from confluent_kafka import KafkaException, Producer
+from psycopg import Connection
+
+from consumers import upsert
+from consumers.config import Settings
+from consumers.inbound import kafka_base
+from consumers.tenants import Owner
+from consumers.upsert import Relation
+from replicator import CAPTURED, BackfillRequest, KeysRequest, Request, Topics, encode_request
+
+log = structlog.get_logger(__name__)
+
+_AGAIN_S: Final = 30.0
+"""After so long without an end of its backfill an inbox is asked for again."""
+_FIRST_S: Final = 1.0
+"""An inbox is asked for when it has waited so long: a backfill of everything may just be on its way."""
+_STUBS_AT_ONCE: Final = 500
+
+
+class Requests:
+    """The writing end of the control topic."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._topic = Topics(settings.topic_prefix).control
+        self._producer = Producer(
+            {
+                **kafka_base(settings),
+                "acks": "all",
+                "linger.ms": 5,
+                "message.timeout.ms": 30_000,
+                "queue.buffering.max.messages": 10_000,
+            }
+        )
+        self._backfills: dict[int, float] = {}
+        self._stubs = _Stubs(settings.stub_patience_s)
+
+    def send(self, request: Request) -> None:
+        """Leaves it to librdkafka."""
+        try:
+            self._producer.produce(self._topic, encode_request(request))
+            self._producer.poll(0)
+        except (BufferError, KafkaException) as error:
+            log.warning("request.not_sent", kind=type(request).__name__, error=type(error).__name__)
+
+    def ask_for_backfills(self, owners: Mapping[int, Owner], served: Iterable[int]) -> None:
+        """Inboxes of ours whose rows are not complete, once each half minute."""
+        now = time.monotonic()
+        waiting: dict[str, list[int]] = defaultdict(list)
+        served = set(served)
+        for inbox, owner in owners.items():
+            if owner.is_complete or inbox not in served:
+                self._backfills.pop(inbox, None)
+            elif now >= self._backfills.setdefault(inbox, now + _FIRST_S):
+                self._backfills[inbox] = now + _AGAIN_S
+                waiting[owner.backfill].append(inbox)
+        for known, inboxes in waiting.items():
+            log.info("backfill.asked", inboxes=sorted(inboxes), known=known)
+            self.send(
+                BackfillRequest(id=f"inboxes-{uuid.uuid4()}", tables=None, inboxes=tuple(sorted(inboxes)), known=known)
+            )
+
+    def ask_for_stubs(
+        self,
+        connection: Connection[Any],
+        relations: Mapping[str, Relation],
+        owners: Mapping[int, Owner],
+        served: Iterable[int],
+    ) -> None:
+        """Rows that have been stubs for longer than the settings' patience, some at a time."""
+        inboxes: dict[int, list[int]] = defaultdict(list)
+        for inbox in sorted(served):
+            if inbox in owners:
+                inboxes[owners[inbox].tenant].append(inbox)
+        for tenant, own in inboxes.items():
+            for name in CAPTURED:
+                if (relation := relations.get(name)) is not None:
+                    for request in self._stubs.overdue(connection, relation, tenant, own):
+                        self.send(request)
+
+    def close(self) -> None:
+        """What is still queued has some seconds."""
+        self._producer.flush(2)
+
+
+class _Stubs:
+    """Since when stubs were seen, in a rotation over each table of each tenant."""
+
+    def __init__(self, patience_s: float) -> None:
+        self._patience_s = patience_s
+        self._after: dict[tuple[int, str], int] = {}
+        self._seen: dict[tuple[int, str], dict[int, float]] = defaultdict(dict)
+
+    def overdue(
+        self, connection: Connection[Any], relation: Relation, tenant: int, inboxes: list[int]
+    ) -> Iterable[KeysRequest]:
+        place = (tenant, relation.name)
+        after = self._after.get(place, -1)
+        with connection.transaction():
+            connection.execute("SELECT set_config('app.current_tenant_id', %s, true)", [str(tenant)])
+            found = connection.execute(
+                upsert.stubs(relation).encode(), {"tenant": tenant, "after": after, "limit": _STUBS_AT_ONCE}
+            ).fetchall()
+        self._after[place] = found[-1][0] if len(found) == _STUBS_AT_ONCE else -1
+        now = time.monotonic()
+        seen, stretch = self._seen[place], {row for row, _ in found}
+        upto = found[-1][0] if len(found) == _STUBS_AT_ONCE else None
+        for row in [row for row in seen if row > after and (upto is None or row <= upto) and row not in stretch]:
+            del seen[row]  # filled, or gone
+        asked: dict[int, list[int]] = defaultdict(list)
+        for row, inbox in found:
+            if now - seen.setdefault(row, now) >= self._patience_s and inbox in (None, *inboxes):
+                seen[row] = now
+                asked[inboxes[0] if inbox is None else inbox].append(row)
+        return [
+            KeysRequest(table=relation.name, inbox=inbox, keys=tuple((row,) for row in rows))
+            for inbox, rows in asked.items()
+        ]

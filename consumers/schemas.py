@@ -1,0 +1,66 @@
+"""The schemas topic: the columns of every version of every table, read from its start and then on.
+
+The replicator has a version acknowledged before it sends rows of it, so a version that an event names is there or not
+far.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import Final
+
+from confluent_kafka import Consumer, KafkaException, TopicPartition
+
+from consumers.config import Settings
+from consumers.errors import LogUnavailable
+from consumers.inbound import kafka_base
+from replicator import TableSchema, Topics
+
+_SECONDS: Final = 15.0
+
+
+class Schemas:
+    """Versions that were read so far. May be asked by several threads."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._topic = Topics(settings.topic_prefix).schemas
+        self._known: dict[tuple[str, str], TableSchema] = {}
+        self._lock = threading.Lock()
+        self._consumer = Consumer(
+            {
+                **kafka_base(settings),
+                "group.id": f"{self._topic}.reader",  # never used: nothing is committed
+                "enable.auto.commit": False,
+                "auto.offset.reset": "earliest",
+                "fetch.wait.max.ms": 20,
+            }
+        )
+        self._consumer.assign([TopicPartition(self._topic, 0, 0)])
+
+    def __call__(self, table: str, version: str) -> TableSchema:
+        """Raises LogUnavailable if the version does not come within some seconds."""
+        found = self._known.get((table, version))
+        if found is not None:
+            return found
+        deadline = time.monotonic() + _SECONDS
+        with self._lock:
+            while (table, version) not in self._known:
+                if time.monotonic() > deadline:
+                    raise LogUnavailable(f"{self._topic} lacks version {version} of {table}")
+                self._read()
+            return self._known[table, version]
+
+    def close(self) -> None:
+        with self._lock:
+            self._consumer.close()
+
+    def _read(self) -> None:
+        try:
+            records = self._consumer.consume(100, timeout=0.1)
+        except KafkaException as error:
+            raise LogUnavailable(f"{self._topic} can't be read: {error.args[0].str()}") from None
+        for record in records:
+            if record.error() is None and (value := record.value()):
+                schema = TableSchema.decode(value)
+                self._known[schema.table, schema.version] = schema

@@ -1,0 +1,379 @@
+"""One session to the target, and one transaction of one tenant in it.
+
+Rows are staged before the transaction begins, so that no client stalls inside one. Then, in one READ COMMITTED
+transaction: the tenant for row-level security, the tenant's advisory lock in a statement of its own, compare-and-set
+of its watermarks, a second look at the mapping, the rows, commit. Relies on `upsert` for every statement that touches
+rows. Never decides what to do about an error: psycopg's errors, Overtaken and BadEvent go up.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import orjson
+import psycopg
+from psycopg import Connection
+
+from consumers import tenants, upsert, watermark
+from consumers.config import Settings
+from consumers.errors import BadEvent, TargetRefused
+from consumers.ordering import Begin, Rows, Step, Sweep, Truncate, Upsert
+from consumers.upsert import Form, Relation
+from consumers.watermark import Mark, Place
+from replicator import CAPTURED, PINNED_SETTINGS, KeysRequest, TableSchema
+
+_MOST_STAGED: Final = 20_000
+"""Rows after which the staging tables are emptied: each emptying writes to the catalogue."""
+
+_IDLE_LIMIT_S: Final = 15
+"""A worker that is frozen inside its transaction loses it after so long, should nobody end it before."""
+
+_SESSION: Final = {
+    **PINNED_SETTINGS,
+    # Batches are small beside the tables, and temporary tables have no statistics: always by index.
+    "enable_hashjoin": "off",
+    "enable_mergejoin": "off",
+    "enable_seqscan": "off",
+    "jit": "off",
+    "default_transaction_isolation": "read committed",
+    "idle_in_transaction_session_timeout": f"{_IDLE_LIMIT_S}s",
+}
+
+Schemas = Callable[[str, str], TableSchema]
+"""(table, version) → its columns."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Work:
+    """What one tenant's transaction is to do."""
+
+    tenant: int
+    topic_id: str
+    steps: Sequence[Step]
+    inboxes: frozenset[int]
+    """All inboxes that the events speak of."""
+    marks: Mapping[Place, tuple[Mark | None, Mark, int | None]]
+    """By place: expected, new, and the source's time of the last change in milliseconds."""
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What a committed transaction leaves to its caller."""
+
+    upserts: int = 0
+    deletes: int = 0
+    incomplete: list[KeysRequest] = field(default_factory=list)
+    """Rows of which only a part is known: to be read again."""
+
+
+class Session:
+    """A connection of its own, with staging tables. Not for two threads at once, but for `cancel`."""
+
+    def __init__(self, settings: Settings, relations: Mapping[str, Relation]) -> None:
+        """Raises psycopg.Error."""
+        self._relations = relations
+        self._order = upsert.parents_first(relations)
+        self._load = 0
+        self._staged = 0
+        self._noted = 0
+        self.connection: Connection[Any] = open_session(settings, "worker")
+        for statement in upsert.STAGING:
+            self.connection.execute(statement.encode())
+
+    def apply(self, work: Work, schemas: Schemas) -> Outcome:
+        """Raises psycopg.Error, Overtaken or BadEvent; then nothing of it is in the target."""
+        forms = self._stage(work, schemas)
+        outcome = Outcome()
+        self._noted = 0
+        with self.connection.transaction():
+            self.connection.execute("SELECT set_config('app.current_tenant_id', %s, true)", [str(work.tenant)])
+            self.connection.execute("SELECT pg_advisory_xact_lock(%s, %s)", [tenants.TENANT_LOCK, work.tenant])
+            for place, (expected, mark, source_ms) in sorted(work.marks.items(), key=lambda item: item[0]):
+                watermark.advance_mark(self.connection, work.topic_id, place, expected, mark, source_ms)
+            tenants.verify(self.connection, work.tenant, work.inboxes)
+            for number, step in enumerate(work.steps):
+                self._carry_out(work.tenant, number, step, forms[number], outcome)
+            self._delete_orphans(work.tenant)
+        return outcome
+
+    def cancel(self) -> None:
+        """From another thread: ends what the session is doing."""
+        self.connection.cancel_safe(timeout=1.0)
+
+    def close(self) -> None:
+        self.connection.close()
+
+    def _stage(self, work: Work, schemas: Schemas) -> list[list[Form]]:
+        """Sends the rows of every step; the forms of each step by number."""
+        if self._staged > _MOST_STAGED:
+            self._execute("TRUNCATE pg_temp.staged_rows, pg_temp.staged_deletes, pg_temp.orphans")
+            self._staged = 0
+        self._load += 1
+        forms: list[list[Form]] = []
+        rows: list[bytes] = []
+        deletes: list[bytes] = []
+        for number, step in enumerate(work.steps):
+            forms.append(_pack(step, number, self._relations, schemas, rows) if isinstance(step, Rows) else [])
+            if isinstance(step, Rows):
+                deletes.extend(
+                    orjson.dumps({"s": number, "r": table, "i": row, "n": inbox, "e": epoch, "p": point, "o": ordinal})
+                    for table, found in step.deletes.items()
+                    if table in self._relations
+                    for row, inbox, (epoch, point, ordinal) in found
+                )
+        for statement, packed in ((upsert.STAGE_ROWS, rows), (upsert.STAGE_DELETES, deletes)):
+            if packed:
+                self._execute(statement, load=self._load, rows=b"".join((b"[", b",".join(packed), b"]")).decode())
+        self._staged += len(rows) + len(deletes)
+        return forms
+
+    def _carry_out(self, tenant: int, number: int, step: Step, forms: list[Form], outcome: Outcome) -> None:
+        given = {"tenant": tenant, "load": self._load, "step": number}
+        match step:
+            case Rows():
+                outcome.deletes += self._delete([name for name in step.deletes if name in self._relations], given)
+                for index, form in enumerate(forms):
+                    self._upsert(form, {**given, "form": index}, outcome)
+            case Truncate():
+                if relation := self._relations.get(step.table):
+                    self._stage_older(relation, step.position, given)
+                    outcome.deletes += self._delete([relation.name], given)
+            case Begin():
+                self._execute(
+                    "UPDATE inbox_tenant_mapping SET backfill_id = %(id)s"
+                    " WHERE tenant_id = %(tenant)s AND inbox_id = ANY (%(inboxes)s)",
+                    id=step.backfill,
+                    inboxes=list(step.inboxes),
+                    tenant=tenant,
+                )
+            case Sweep():
+                outcome.deletes += self._sweep(step, given)
+
+    def _delete(self, names: Sequence[str], given: dict[str, Any]) -> int:
+        """Children before parents; what has children left becomes a stub."""
+        gone = 0
+        for name in reversed(self._order):
+            if name not in names:
+                continue
+            relation = self._relations[name]
+            if (note := upsert.note_parents_of_deleted(relation)) is not None:
+                self._noted += self._execute(note, **given)
+            gone += self._execute(upsert.delete(relation), **given)
+            if (wipe := upsert.wipe(relation)) is not None:
+                self._execute(wipe, **given)
+        return gone
+
+    def _delete_orphans(self, tenant: int) -> None:
+        """Stubs that have lost their last child; children before parents, so that a row's own parents come after it."""
+        if not self._noted:
+            return
+        for name in reversed(self._order):
+            self._execute(upsert.delete_orphans(self._relations[name]), tenant=tenant)
+        self._execute("DELETE FROM pg_temp.orphans")
+
+    def _upsert(self, form: Form, given: dict[str, Any], outcome: Outcome) -> None:
+        for statement in upsert.make_parents(form):
+            self._execute(statement, **given)
+        if (note := upsert.note_parents_left(form)) is not None:
+            self._noted += self._execute(note, **given)
+        outcome.upserts += self._execute(upsert.upsert(form), **given)
+        asked: dict[int, list[int]] = defaultdict(list)
+        if form.is_partial:
+            for row, inbox in self._rows(upsert.partial_stubs(form), **given):
+                if inbox is not None:
+                    asked[inbox].append(row)
+        outcome.incomplete.extend(
+            KeysRequest(table=form.relation.name, inbox=inbox, keys=tuple((row,) for row in rows))
+            for inbox, rows in asked.items()
+        )
+
+    def _stage_older(
+        self,
+        relation: Relation,
+        position: tuple[int, int, int],
+        given: dict[str, Any],
+        inboxes: list[int] | None = None,
+    ) -> None:
+        epoch, point, ordinal = position
+        statement = upsert.stage_older(relation, of_inboxes=inboxes is not None)
+        self._staged += self._execute(
+            statement, **given, epoch=epoch, point=point, ordinal=ordinal, **({"inboxes": inboxes} if inboxes else {})
+        )
+
+    def _sweep(self, step: Sweep, given: dict[str, Any]) -> int:
+        """Counts only for inboxes that have had this backfill's begin since they last changed hands."""
+        marker = step.marker
+        begun = self._rows(
+            "SELECT inbox_id FROM inbox_tenant_mapping"
+            " WHERE tenant_id = %(tenant)s AND inbox_id = ANY (%(inboxes)s) AND backfill_id = %(id)s",
+            tenant=given["tenant"],
+            inboxes=list(step.inboxes),
+            id=marker.id,
+        )
+        inboxes = [inbox for (inbox,) in begun]
+        if not inboxes:
+            return 0
+        swept = [name for name in marker.tables if name in self._relations and self._relations[name].inbox]
+        before = marker.start._replace(ordinal=marker.start.ordinal - 1)
+        for name in swept:
+            self._stage_older(self._relations[name], before, given, inboxes)
+        gone = self._delete(swept, given)
+        if set(CAPTURED) <= set(marker.tables):
+            self._execute(
+                "UPDATE inbox_tenant_mapping SET backfilled_at = now()"
+                " WHERE tenant_id = %(tenant)s AND inbox_id = ANY (%(inboxes)s)",
+                tenant=given["tenant"],
+                inboxes=inboxes,
+            )
+        return gone
+
+    def _execute(self, statement: str, **parameters: Any) -> int:
+        return self.connection.execute(statement.encode(), parameters).rowcount
+
+    def _rows(self, statement: str, **parameters: Any) -> list[tuple[Any, ...]]:
+        return self.connection.execute(statement.encode(), parameters).fetchall()
+
+
+def _pack(
+    step: Rows, number: int, relations: Mapping[str, Relation], schemas: Schemas, packed: list[bytes]
+) -> list[Form]:
+    """The rows of a step as JSON objects for staging, their forms numbered, parents before children."""
+    forms: dict[tuple[str, str, bytes], int] = {}
+    found: list[Form] = []
+    for table in upsert.parents_first(relations):
+        for row in step.upserts.get(table, ()):
+            kind = (table, row.schema, row.absent)
+            index = forms.get(kind)
+            if index is None:
+                index = forms[kind] = len(found)
+                found.append(_form(relations[table], row, schemas))
+            epoch, point, ordinal = row.position
+            packed.append(
+                b'{"s":%d,"f":%d,"i":%d,"e":%d,"p":%d,"o":%d,"w":%b,"b":%b}'
+                % (number, index, row.id, epoch, point, ordinal, b"false" if row.absent else b"true", row.body)
+            )
+    return found
+
+
+def _form(relation: Relation, row: Upsert, schemas: Schemas) -> Form:
+    schema = schemas(relation.name, row.schema)
+    try:
+        absent: list[str] = orjson.loads(row.absent) if row.absent else []
+    except ValueError:
+        raise BadEvent(f"an event of {relation.name} names its absent columns wrongly") from None
+    return upsert.form(relation, schema, absent)
+
+
+def open_session(settings: Settings, purpose: str, *, autocommit: bool = True) -> Connection[Any]:
+    """A connection with everything pinned and limited. Raises psycopg.Error."""
+    connection = psycopg.connect(
+        settings.target_dsn.get_secret_value(),
+        autocommit=autocommit,
+        connect_timeout=settings.connect_timeout_s,
+        application_name=f"inbox-replicator {purpose}",
+        keepalives_idle=10,
+        keepalives_interval=5,
+        keepalives_count=3,
+        tcp_user_timeout=30_000,  # milliseconds
+    )
+    wanted = {
+        **_SESSION,
+        "search_path": f'"{settings.target_schema}", pg_temp',
+        "lock_timeout": f"{settings.lock_timeout_s}s",
+        "statement_timeout": f"{settings.statement_timeout_s}s",
+    }
+    for name, value in wanted.items():
+        connection.execute("SELECT set_config(%s, %s, false)", [name, value])
+    return connection
+
+
+def end_frozen(connection: Connection[Any], tenant: int) -> list[int]:
+    """Ends sessions that hold the tenant's lock and do nothing with it (a frozen worker's): their process ids."""
+    return [
+        pid
+        for (pid,) in connection.execute(
+            "SELECT a.pid FROM pg_locks AS l JOIN pg_stat_activity AS a ON a.pid = l.pid"
+            " WHERE l.locktype = 'advisory' AND l.classid = %s AND l.objid = %s AND l.granted"
+            " AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())"
+            " AND a.usename = current_user AND a.pid <> pg_backend_pid()"
+            " AND a.state LIKE 'idle in transaction%%' AND a.state_change < now() - interval '1 second'"
+            " AND pg_terminate_backend(a.pid)",
+            [tenants.TENANT_LOCK, tenant],
+        )
+    ]
+
+
+def refuse_unbound(connection: Connection[Any], relations: Mapping[str, Relation]) -> None:
+    """Raises TargetRefused if row-level security would not bind this session's role."""
+    found = connection.execute(
+        "SELECT current_user, rolsuper, rolbypassrls FROM pg_roles WHERE rolname = current_user"
+    ).fetchone()
+    if found is None:
+        raise TargetRefused("the role of CONSUMERS_TARGET_DSN is not in the catalogue")
+    role, is_super, bypasses = found
+    if is_super or bypasses:
+        raise TargetRefused(
+            f"{role} is a superuser or has BYPASSRLS: row-level security would not bind the worker;"
+            " name the applier's role in CONSUMERS_TARGET_DSN"
+        )
+    for name, owns, secured in connection.execute(
+        "SELECT c.relname, pg_has_role(c.relowner, 'MEMBER'), c.relrowsecurity AND c.relforcerowsecurity"
+        " FROM pg_class AS c WHERE c.relname = ANY (%s) AND c.relnamespace = current_schema()::regnamespace",
+        [list(relations)],
+    ):
+        if owns:
+            raise TargetRefused(f"{role} owns {name} and could switch its row-level security off: use another role")
+        if not secured:
+            raise TargetRefused(f"row-level security is not forced on {name}: run `consumers setup`")
+
+
+def read_relations(connection: Connection[Any]) -> dict[str, Relation]:
+    """The replicated tables of the current schema, with the graph of their foreign keys. Raises TargetRefused."""
+    columns: dict[str, dict[str, str]] = defaultdict(dict)
+    for table, name, kind in connection.execute(_COLUMNS):
+        columns[table][name] = kind
+    replicated = {table for table, found in columns.items() if found.keys() >= upsert.OWN_COLUMNS and "id" in found}
+    if not set(CAPTURED) <= replicated:
+        lacking = ", ".join(sorted(set(CAPTURED) - replicated))
+        raise TargetRefused(f"the target is not set up: {lacking} missing or without its own columns")
+    parents: dict[str, set[tuple[str, str]]] = defaultdict(set)
+    children: dict[str, set[tuple[str, str]]] = defaultdict(set)
+    for child, parent, key in connection.execute(_FOREIGN_KEYS):
+        own = [name for name in key if name != "tenant_id"]
+        if child in replicated and parent in replicated and len(own) == 1:
+            parents[child].add((own[0], parent))
+            children[parent].add((child, own[0]))
+    return {
+        table: Relation(
+            name=table,
+            columns=columns[table],
+            parents=tuple(sorted(parents[table])),
+            children=tuple(sorted(children[table])),
+        )
+        for table in replicated
+    }
+
+
+def holders(connection: Connection[Any], table: str, ids: Sequence[int] | None) -> list[int]:
+    """Tenants that hold one of these rows (None: any row) of a replicated table."""
+    packed = None if ids is None else orjson.dumps(list(ids)).decode()
+    with connection.transaction():  # the function sets the tenant locally
+        found = connection.execute("SELECT tenant_id FROM replication_tenants_holding(%s, %s::jsonb)", [table, packed])
+        return [tenant for (tenant,) in found]
+
+
+_COLUMNS: Final = """
+    SELECT c.relname, a.attname, format_type(a.atttypid, a.atttypmod)
+    FROM pg_class AS c JOIN pg_attribute AS a ON a.attrelid = c.oid
+    WHERE c.relnamespace = current_schema()::regnamespace AND c.relkind IN ('r', 'p')
+        AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated = ''
+    ORDER BY c.relname, a.attnum"""
+
+_FOREIGN_KEYS: Final = """
+    SELECT c.relname, p.relname, ARRAY(
+        SELECT a.attname::text FROM pg_attribute AS a WHERE a.attrelid = c.oid AND a.attnum = ANY (k.conkey))
+    FROM pg_constraint AS k JOIN pg_class AS c ON c.oid = k.conrelid JOIN pg_class AS p ON p.oid = k.confrelid
+    WHERE k.contype = 'f' AND c.relnamespace = current_schema()::regnamespace AND p.relnamespace = c.relnamespace"""

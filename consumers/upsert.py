@@ -1,0 +1,288 @@
+"""The last states of rows → SQL that writes them, in the order that foreign keys ask for.
+
+Every statement reads what was staged before (`pg_temp.staged_rows`, `staged_deletes`), writes one table of one tenant,
+and compares with the stored row's own position. Placeholders are psycopg's named ones: %(tenant)s, %(load)s, %(step)s,
+%(form)s. Foreign keys stay on: a parent that is missing is made as a stub before its child; one that is deleted while
+it has children is wiped to a stub; one that may have lost its last child is noted in `pg_temp.orphans`.
+
+Pure: knows the shape of the target's tables, never a connection.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from graphlib import TopologicalSorter
+from typing import Final
+
+from consumers.identifiers import literal, quoted
+from replicator import TableSchema
+
+OWN_COLUMNS: Final = frozenset({"tenant_id", "source_epoch", "source_point", "source_ordinal", "synced_at"})
+"""What the target adds to the source's columns."""
+
+STAGING: Final = (
+    """CREATE TEMPORARY TABLE IF NOT EXISTS staged_rows (load integer, step integer, form integer, id bigint,
+        epoch bigint, point bigint, ordinal bigint, is_whole boolean, doc json)""",
+    """CREATE TEMPORARY TABLE IF NOT EXISTS staged_deletes (load integer, step integer, relation text, id bigint,
+        inbox bigint, epoch bigint, point bigint, ordinal bigint)""",
+    "CREATE TEMPORARY TABLE IF NOT EXISTS orphans (relation text, id bigint)",
+)
+
+STAGE_ROWS: Final = (
+    "INSERT INTO pg_temp.staged_rows"
+    " SELECT %(load)s, x.s, x.f, x.i, x.e, x.p, x.o, x.w, x.b -> 'after' FROM json_to_recordset(%(rows)s::json)"
+    " AS x (s integer, f integer, i bigint, e bigint, p bigint, o bigint, w boolean, b json)"
+)
+STAGE_DELETES: Final = (
+    "INSERT INTO pg_temp.staged_deletes"
+    " SELECT %(load)s, x.s, x.r, x.i, x.n, x.e, x.p, x.o FROM json_to_recordset(%(rows)s::json)"
+    " AS x (s integer, r text, i bigint, n bigint, e bigint, p bigint, o bigint)"
+)
+
+_STORED: Final = "(t.source_epoch, t.source_point, t.source_ordinal)"
+_STAGED: Final = "s.load = %(load)s AND s.step = %(step)s AND s.form = %(form)s"
+_DELETED: Final = "d.load = %(load)s AND d.step = %(step)s"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Relation:
+    """A replicated table of the target."""
+
+    name: str
+    columns: Mapping[str, str]
+    """Type by name, as format_type prints it; none that is generated."""
+    parents: tuple[tuple[str, str], ...]
+    """Foreign keys as (own column, parent table), tenants left out."""
+    children: tuple[tuple[str, str], ...]
+    """(child table, its column) of every foreign key to this table."""
+
+    @property
+    def inbox(self) -> str | None:
+        """The column of the inbox; None: rows have no inbox of their own."""
+        if self.name == "inboxes":
+            return "id"
+        return "inbox_id" if "inbox_id" in self.columns else None
+
+    @property
+    def data(self) -> tuple[str, ...]:
+        """The source's columns but the key."""
+        return tuple(name for name in self.columns if name not in OWN_COLUMNS and name != "id")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Form:
+    """Rows of one table that carry the same columns."""
+
+    relation: Relation
+    columns: tuple[str, ...]
+    """Data columns that both the event and the target have."""
+    is_partial: bool
+    """The events leave columns out."""
+
+    @property
+    def parents(self) -> tuple[tuple[str, str], ...]:
+        return tuple((column, parent) for column, parent in self.relation.parents if column in self.columns)
+
+
+def form(relation: Relation, schema: TableSchema, absent: Iterable[str]) -> Form:
+    """The form of rows of this version that leave these columns out."""
+    left_out = set(absent)
+    carried = {name for name, _ in schema.columns} - left_out
+    columns = tuple(name for name in relation.data if name in carried)
+    return Form(relation=relation, columns=columns, is_partial=bool(left_out))
+
+
+def missing_columns(relation: Relation, schema: TableSchema) -> tuple[tuple[str, str], ...]:
+    """(name, type) of the source's columns that the target lacks."""
+    return tuple((name, kind) for name, kind in schema.columns if name not in relation.columns)
+
+
+def add_columns(relation: Relation, missing: Sequence[tuple[str, str]]) -> str:
+    """What the owner of the target may run to have these columns."""
+    added = ", ".join(f"ADD COLUMN {quoted(name)} {kind}" for name, kind in missing)
+    return f"ALTER TABLE {quoted(relation.name)} {added};"
+
+
+def parents_first(relations: Mapping[str, Relation]) -> tuple[str, ...]:
+    """Names so that every table stands after those that it references (a table may reference itself)."""
+    graph = {
+        name: sorted({parent for _, parent in relation.parents if parent != name})
+        for name, relation in sorted(relations.items())
+    }
+    return tuple(TopologicalSorter(graph).static_order())
+
+
+def note_parents_of_deleted(relation: Relation) -> str | None:
+    """Parents of rows that are about to be deleted: they may lose their last child."""
+    if not relation.parents:
+        return None
+    return (
+        "INSERT INTO pg_temp.orphans (relation, id) SELECT DISTINCT p.relation, p.id"
+        f" FROM pg_temp.staged_deletes AS d JOIN {quoted(relation.name)} AS t ON {_hits(relation)}"
+        f" CROSS JOIN LATERAL (VALUES {_pointers(relation.parents)}) AS p (relation, id) WHERE p.id IS NOT NULL"
+    )
+
+
+def delete(relation: Relation) -> str:
+    """Rows without children."""
+    return (
+        f"DELETE FROM {quoted(relation.name)} AS t USING pg_temp.staged_deletes AS d"
+        f" WHERE {_hits(relation)}{_childless(relation)}"
+    )
+
+
+def wipe(relation: Relation) -> str | None:
+    """Rows that still have children become stubs: they keep inbox, and take the position of their delete."""
+    if not relation.children:
+        return None
+    emptied = [f"{quoted(name)} = NULL" for name in relation.data if name != relation.inbox]
+    sets = ", ".join(
+        [
+            *emptied,
+            "source_epoch = w.epoch",
+            "source_point = w.point",
+            "source_ordinal = w.ordinal",
+            "synced_at = NULL",
+        ]
+    )
+    return (
+        f"UPDATE {quoted(relation.name)} AS t SET {sets} FROM ("
+        "SELECT DISTINCT ON (t.id) t.id, d.epoch, d.point, d.ordinal"
+        f" FROM pg_temp.staged_deletes AS d JOIN {quoted(relation.name)} AS t ON {_hits(relation)}"
+        " ORDER BY t.id, d.epoch DESC, d.point DESC, d.ordinal DESC"
+        ") AS w WHERE t.tenant_id = %(tenant)s AND t.id = w.id"
+    )
+
+
+def stage_older(relation: Relation, *, of_inboxes: bool) -> str:
+    """Stages the delete of rows not beyond (%(epoch)s, %(point)s, %(ordinal)s): all, or synced ones of %(inboxes)s."""
+    scope = f" AND t.{quoted(relation.inbox or '')} = ANY (%(inboxes)s) AND t.synced_at IS NOT NULL"
+    return (
+        "INSERT INTO pg_temp.staged_deletes SELECT %(load)s, %(step)s,"
+        f" {literal(relation.name)}, t.id, NULL, %(epoch)s, %(point)s, %(ordinal)s"
+        f" FROM {quoted(relation.name)} AS t WHERE t.tenant_id = %(tenant)s"
+        f" AND {_STORED} <= (%(epoch)s::bigint, %(point)s::bigint, %(ordinal)s::bigint){scope if of_inboxes else ''}"
+    )
+
+
+def make_parents(form: Form) -> list[str]:
+    """Stubs for parents that rows of this form name and that do not exist. Rows that are too old name none."""
+    table = quoted(form.relation.name)
+    return [
+        f"INSERT INTO {quoted(parent)} (tenant_id, id) SELECT %(tenant)s, n.id FROM ("
+        f"SELECT DISTINCT r.{quoted(column)} AS id FROM pg_temp.staged_rows AS s"
+        f" CROSS JOIN LATERAL json_to_record(s.doc) AS r ({quoted(column)} bigint)"
+        f" WHERE {_STAGED} AND r.{quoted(column)} IS NOT NULL AND NOT EXISTS ("
+        f"SELECT FROM {table} AS t WHERE t.tenant_id = %(tenant)s AND t.id = s.id"
+        f" AND {_STORED} >= (s.epoch, s.point, s.ordinal))"
+        ") AS n WHERE NOT EXISTS ("
+        f"SELECT FROM {quoted(parent)} AS p WHERE p.tenant_id = %(tenant)s AND p.id = n.id"
+        ") ON CONFLICT DO NOTHING"
+        for column, parent in form.parents
+    ]
+
+
+def note_parents_left(form: Form) -> str | None:
+    """Parents that rows of this form are about to leave for another."""
+    if not form.parents:
+        return None
+    pointers = ", ".join(
+        f"({literal(parent)}, t.{quoted(column)}::bigint, r.{quoted(column)})" for column, parent in form.parents
+    )
+    shape = ", ".join(dict.fromkeys(f"{quoted(column)} bigint" for column, _ in form.parents))
+    return (
+        "INSERT INTO pg_temp.orphans (relation, id) SELECT DISTINCT p.relation, p.id"
+        f" FROM pg_temp.staged_rows AS s JOIN {quoted(form.relation.name)} AS t"
+        f" ON t.tenant_id = %(tenant)s AND t.id = s.id AND {_STORED} < (s.epoch, s.point, s.ordinal)"
+        f" CROSS JOIN LATERAL json_to_record(s.doc) AS r ({shape})"
+        f" CROSS JOIN LATERAL (VALUES {pointers}) AS p (relation, id, soon)"
+        f" WHERE {_STAGED} AND p.id IS NOT NULL AND p.id IS DISTINCT FROM p.soon"
+    )
+
+
+def upsert(form: Form) -> str:
+    """Writes rows that are newer than what is stored. A partial row that meets no whole one stays a stub."""
+    relation = form.relation
+    names = [quoted(name) for name in form.columns]
+    taken = [_taken(relation, name) for name in form.columns]
+    shape = [f"{quoted(name)} {_staged_type(relation, name)}" for name in form.columns] or ["id bigint"]
+    position = ["source_epoch", "source_point", "source_ordinal"]
+    sets = [f"{name} = EXCLUDED.{name}" for name in [*names, *position]]
+    return (
+        f"INSERT INTO {quoted(relation.name)} AS t ({', '.join(['tenant_id', 'id', *names, *position, 'synced_at'])})"
+        f" SELECT {', '.join(['%(tenant)s', 's.id', *taken, 's.epoch', 's.point', 's.ordinal'])},"
+        " CASE WHEN s.is_whole THEN now() END"
+        f" FROM pg_temp.staged_rows AS s CROSS JOIN LATERAL json_to_record(s.doc) AS r ({', '.join(shape)})"
+        f" WHERE {_STAGED} ON CONFLICT (tenant_id, id) DO UPDATE SET {', '.join(sets)},"
+        " synced_at = CASE WHEN EXCLUDED.synced_at IS NULL AND t.synced_at IS NULL THEN NULL ELSE now() END"
+        f" WHERE {_STORED} < (EXCLUDED.source_epoch, EXCLUDED.source_point, EXCLUDED.source_ordinal)"
+    )
+
+
+def partial_stubs(form: Form) -> str:
+    """Rows of this form that are incomplete in the target and must be read again, as (id, inbox)."""
+    inbox = form.relation.inbox
+    return (
+        f"SELECT t.id, {'t.' + quoted(inbox) if inbox else 'NULL'} FROM pg_temp.staged_rows AS s"
+        f" JOIN {quoted(form.relation.name)} AS t ON t.tenant_id = %(tenant)s AND t.id = s.id"
+        f" WHERE {_STAGED} AND t.synced_at IS NULL"
+    )
+
+
+def delete_orphans(relation: Relation) -> str:
+    """Stubs that were noted and have no child left; then their own parents are noted."""
+    gone = (
+        f"DELETE FROM {quoted(relation.name)} AS t USING (SELECT DISTINCT id FROM pg_temp.orphans"
+        f" WHERE relation = {literal(relation.name)}) AS o"
+        f" WHERE t.tenant_id = %(tenant)s AND t.id = o.id AND t.synced_at IS NULL{_childless(relation)}"
+    )
+    if not relation.parents:
+        return gone
+    return (
+        f"WITH gone AS ({gone} RETURNING t.*) INSERT INTO pg_temp.orphans (relation, id)"
+        f" SELECT p.relation, p.id FROM gone AS t"
+        f" CROSS JOIN LATERAL (VALUES {_pointers(relation.parents)}) AS p (relation, id) WHERE p.id IS NOT NULL"
+    )
+
+
+def stubs(relation: Relation) -> str:
+    """Up to %(limit)s stubs after %(after)s, as (id, inbox)."""
+    inbox = f"t.{quoted(relation.inbox)}" if relation.inbox else "NULL"
+    return (
+        f"SELECT t.id, {inbox} FROM {quoted(relation.name)} AS t WHERE t.tenant_id = %(tenant)s"
+        " AND t.synced_at IS NULL AND t.id > %(after)s ORDER BY t.id LIMIT %(limit)s"
+    )
+
+
+def _hits(relation: Relation) -> str:
+    """A staged delete `d` and the stored row `t` that it may touch. A stub that never had an inbox is of any."""
+    inbox = f"t.{quoted(relation.inbox)}" if relation.inbox else "NULL"
+    return (
+        f"{_DELETED} AND d.relation = {literal(relation.name)} AND t.tenant_id = %(tenant)s AND t.id = d.id"
+        f" AND {_STORED} <= (d.epoch, d.point, d.ordinal)"
+        f" AND (d.inbox IS NULL OR {inbox} = d.inbox OR ({inbox} IS NULL AND t.synced_at IS NULL))"
+    )
+
+
+def _childless(relation: Relation) -> str:
+    return "".join(
+        f" AND NOT EXISTS (SELECT FROM {quoted(child)} AS c"
+        f" WHERE c.tenant_id = %(tenant)s AND c.{quoted(column)} = t.id)"
+        for child, column in relation.children
+    )
+
+
+def _pointers(parents: Sequence[tuple[str, str]]) -> str:
+    return ", ".join(f"({literal(parent)}, t.{quoted(column)}::bigint)" for column, parent in parents)
+
+
+def _staged_type(relation: Relation, name: str) -> str:
+    # json_to_record would make a JSON string of a document that stands in a JSON string: taken as text, then cast.
+    kind = relation.columns[name]
+    return "text" if kind in ("json", "jsonb") else kind
+
+
+def _taken(relation: Relation, name: str) -> str:
+    kind = relation.columns[name]
+    return f"r.{quoted(name)}::{kind}" if kind in ("json", "jsonb") else f"r.{quoted(name)}"

@@ -1,0 +1,178 @@
+"""How far pools and tenants are in each partition, kept in the target and moved by compare-and-set.
+
+Progress is a pool's: reading starts there, never at Kafka's own group offset. A watermark is a tenant's, and is moved
+in the transaction of its rows; a tenant without one stands where its pool does. Whoever finds another value than it
+expected was overtaken and must read the truth again. Never opens or ends a transaction.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from typing import Any, NamedTuple
+
+from psycopg import Connection
+
+from consumers.errors import Overtaken
+from replicator import NOWHERE, Position, Run
+
+
+class Mark(NamedTuple):
+    """A tenant's watermark in a partition: all its events before `next_offset` are applied."""
+
+    next_offset: int
+    position: Position
+    """The last streamed position applied."""
+
+
+Place = tuple[int, int]
+"""(tenant, partition)"""
+
+
+class Progress(NamedTuple):
+    """Where a pool's reading of a partition goes on."""
+
+    topic_id: str
+    next_offset: int
+
+
+def read_progress(connection: Connection[Any], pool: str) -> dict[int, Progress]:
+    return {
+        partition: Progress(topic_id, next_offset)
+        for partition, topic_id, next_offset in connection.execute(
+            "SELECT partition, topic_id, next_offset FROM replication_progress WHERE pool = %s", [pool]
+        )
+    }
+
+
+def start_progress(connection: Connection[Any], pool: str, partition: int, progress: Progress) -> None:
+    """A partition that is read for the first time, or from anew after a gap."""
+    connection.execute(
+        "INSERT INTO replication_progress (pool, partition, topic_id, next_offset) VALUES (%s, %s, %s, %s)"
+        " ON CONFLICT (pool, partition) DO UPDATE SET topic_id = EXCLUDED.topic_id,"
+        " next_offset = EXCLUDED.next_offset, source_at = NULL",
+        [pool, partition, *progress],
+    )
+
+
+def advance_progress(
+    connection: Connection[Any], pool: str, partition: int, expected: Progress, next_offset: int, source_ms: int | None
+) -> None:
+    """Everything before `next_offset` is durable for every tenant of the pool, or parked. Raises Overtaken."""
+    moved = connection.execute(
+        "UPDATE replication_progress SET next_offset = %s, read_at = now(), source_at = COALESCE(%s, source_at)"
+        " WHERE pool = %s AND partition = %s AND topic_id = %s AND next_offset = %s",
+        [next_offset, _moment(source_ms), pool, partition, *expected],
+    )
+    if moved.rowcount != 1:
+        raise Overtaken(f"another worker has read on in partition {partition}")
+
+
+def read_marks(connection: Connection[Any], topic_id: str, partitions: Iterable[int]) -> dict[Place, Mark]:
+    """The watermarks of every tenant in these partitions. Those of another topic say nothing about this one."""
+    return {
+        (tenant, partition): Mark(next_offset, Position(*position))
+        for tenant, partition, next_offset, *position in connection.execute(
+            "SELECT tenant_id, partition, next_offset, source_epoch, source_point, source_ordinal"
+            " FROM replication_watermarks WHERE topic_id = %s AND partition = ANY (%s)",
+            [topic_id, list(partitions)],
+        )
+    }
+
+
+def advance_mark(
+    connection: Connection[Any],
+    topic_id: str,
+    place: Place,
+    expected: Mark | None,
+    mark: Mark,
+    source_ms: int | None,
+) -> None:
+    """Moves a tenant's watermark in the transaction of its rows. Raises Overtaken.
+
+    The statement also checks that row-level security is set to this very tenant.
+    """
+    tenant, partition = place
+    values = [mark.next_offset, *mark.position, _moment(source_ms)]
+    if expected is None:
+        moved = connection.execute(
+            "INSERT INTO replication_watermarks AS w (tenant_id, partition, topic_id, next_offset, source_epoch,"
+            " source_point, source_ordinal, source_at, applied_at) SELECT %s, %s, %s, %s, %s, %s, %s, %s, now()"
+            " WHERE current_setting('app.current_tenant_id') = %s"
+            " ON CONFLICT (tenant_id, partition) DO UPDATE SET topic_id = EXCLUDED.topic_id,"
+            " next_offset = EXCLUDED.next_offset, source_epoch = EXCLUDED.source_epoch,"
+            " source_point = EXCLUDED.source_point, source_ordinal = EXCLUDED.source_ordinal,"
+            " source_at = EXCLUDED.source_at, applied_at = EXCLUDED.applied_at WHERE w.topic_id <> EXCLUDED.topic_id",
+            [tenant, partition, topic_id, *values, str(tenant)],
+        )
+    else:
+        moved = connection.execute(
+            "UPDATE replication_watermarks SET next_offset = %s, source_epoch = %s, source_point = %s,"
+            " source_ordinal = %s, source_at = COALESCE(%s, source_at), applied_at = now()"
+            " WHERE tenant_id = %s AND partition = %s AND topic_id = %s AND next_offset = %s"
+            " AND current_setting('app.current_tenant_id') = %s",
+            [*values, tenant, partition, topic_id, expected.next_offset, str(tenant)],
+        )
+    if moved.rowcount != 1:
+        raise Overtaken(f"tenant {tenant} was served by another worker in partition {partition}")
+
+
+class Generations:
+    """Which run of the replicator a partition has seen from which offset on: what tells a zombie's events.
+
+    Kept in the target by partition and offset, so that a reading that starts anywhere knows what was seen before it.
+    """
+
+    def __init__(self, seen: Iterable[tuple[int, Run]] = ()) -> None:
+        ascending = sorted(seen)
+        self._offsets = [offset for offset, _ in ascending]
+        self._runs = [run for _, run in ascending]
+        self._stored = len(ascending)
+
+    def at(self, offset: int) -> Run:
+        """The latest run that was seen at or before this offset."""
+        if self._offsets and offset >= self._offsets[-1]:
+            return self._runs[-1]
+        number = bisect_right(self._offsets, offset)
+        return self._runs[number - 1] if number else Run(NOWHERE.epoch, 0)
+
+    def see(self, offset: int, run: Run) -> None:
+        """A run later than all before it begins at this offset, beyond all before it."""
+        self._offsets.append(offset)
+        self._runs.append(run)
+
+    @property
+    def new(self) -> list[tuple[int, Run]]:
+        """What is not stored yet."""
+        return list(zip(self._offsets[self._stored :], self._runs[self._stored :], strict=True))
+
+    def stored(self, upto: int) -> None:
+        """What began before this offset is stored now."""
+        self._stored = bisect_right(self._offsets, upto - 1)
+
+
+def read_generations(connection: Connection[Any], topic_id: str, partitions: Iterable[int]) -> dict[int, Generations]:
+    seen: dict[int, list[tuple[int, Run]]] = {partition: [] for partition in partitions}
+    for partition, first, *run in connection.execute(
+        "SELECT partition, first_offset, epoch, generation FROM replication_generations"
+        " WHERE topic_id = %s AND partition = ANY (%s)",
+        [topic_id, list(seen)],
+    ):
+        seen[partition].append((first, Run(*run)))
+    return {partition: Generations(runs) for partition, runs in seen.items()}
+
+
+def write_generations(
+    connection: Connection[Any], topic_id: str, partition: int, runs: Iterable[tuple[int, Run]]
+) -> None:
+    for offset, run in runs:
+        connection.execute(
+            "INSERT INTO replication_generations (topic_id, partition, first_offset, epoch, generation)"
+            " VALUES (%s, %s, %s, %s, %s) ON CONFLICT DO NOTHING",
+            [topic_id, partition, offset, *run],
+        )
+
+
+def _moment(milliseconds: int | None) -> datetime | None:
+    return None if milliseconds is None else datetime.fromtimestamp(milliseconds / 1000, UTC)

@@ -1,0 +1,501 @@
+"""The loop on top of the consumers: one worker.
+
+A turn: take what Kafka has (which also serves rebalances and keeps the membership), see whether the batch in flight is
+done, make it durable, and send the next one off, tenants in parallel. While a batch is applied the loop goes on reading
+into a bounded buffer. Everything that is known of partitions belongs to this thread; the threads of `apply` own
+nothing but their sessions.
+
+On a revoke the batch in flight is finished, or abandoned: compare-and-set keeps a late one from doing harm.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any, Final
+
+import psycopg
+import structlog
+from confluent_kafka import KafkaException
+from psycopg import Connection
+
+from consumers import metrics, target
+from consumers.apply import Applier, Result
+from consumers.audit import Audit
+from consumers.batch import Batch, Message, View, begins_backfill, sort_out
+from consumers.config import Settings
+from consumers.errors import Action, ConsumersError, Overtaken, TargetRefused, classify
+from consumers.inbound import Inbound, TopicShape
+from consumers.ledger import Ledger
+from consumers.parking import Reason
+from consumers.requests import Requests
+from consumers.schemas import Schemas
+from consumers.tenants import CHANNEL
+from consumers.tenants import Mapping as TenantMapping
+from consumers.upsert import Relation
+from consumers.watermark import Place
+from replicator import VERSION, partition_of
+from replicator.runtime import GrowingPause, Health, Stop
+
+log = structlog.get_logger(__name__)
+
+POLL_S: Final = 0.02
+MOST_BYTES: Final = 32 << 20
+"""Of a batch, and of what is read ahead of it."""
+REVOKE_S: Final = 5.0
+"""How long a batch may take to finish when its partitions are taken away."""
+UPKEEP_S: Final = 2.0
+STUBS_S: Final = 10.0
+AUDIT_S: Final = 10.0
+CATCH_UP_MESSAGES: Final = 20_000
+UNHEALTHY_S: Final = 60.0
+"""Waiting for so long is worth a probe's notice."""
+
+
+@dataclass(slots=True)
+class Flight:
+    """A batch on its way into the target."""
+
+    messages: list[Message]
+    place: Place | None = None
+    """Set: the reading of a parked tenant's own."""
+    end: int = 0
+    """Of such a reading: the offset after it."""
+    batch: Batch | None = None
+    jobs: list[Future[Result]] = field(default_factory=list)
+    results: dict[int, Result] = field(default_factory=dict)
+    ended: threading.Event = field(default_factory=threading.Event)
+    """Set: to be abandoned."""
+
+    @property
+    def is_done(self) -> bool:
+        return self.batch is not None and all(job.done() for job in self.jobs)
+
+
+def run(settings: Settings) -> int:
+    """A worker until SIGTERM. Returns the exit code; raises ConsumersError or psycopg.Error with what stopped it."""
+    stop = Stop()
+    stop.install()
+    worker = Worker(settings, stop)
+    try:
+        worker.work()
+    except psycopg.Error as error:
+        verdict = classify(error)
+        reason = Reason.of(error, verdict)
+        raise TargetRefused(f"the target says: {reason.says}. {reason.advice}") from None
+    finally:
+        worker.close()
+    if worker.left_behind:  # a thread that does not come back from the network must not keep the process
+        os._exit(0)
+    return 0
+
+
+class Worker:
+    """One member of a pool."""
+
+    def __init__(self, settings: Settings, stop: Stop) -> None:
+        self._settings, self._stop = settings, stop
+        self._pause = GrowingPause(first=0.2, longest=10.0)
+        self._control: Connection[Any] | None = None
+        self._relations: dict[str, Relation] = {}
+        self._mapping = TenantMapping(settings.mapping_ttl_s)
+        self._ledger = Ledger(settings.pool)
+        self._audit = Audit()
+        self._buffer: list[Message] = []
+        self._buffered_bytes = 0
+        self._buffered_since = 0.0
+        self._flight: Flight | None = None
+        self._recover: set[int] = set()
+        """Partitions of which the truth must be read again."""
+        self._threads = ThreadPoolExecutor(settings.connections, thread_name_prefix="apply")
+        self._schemas = Schemas(settings)
+        self._requests = Requests(settings)
+        self._applier = Applier(settings, lambda: self._relations, self._schemas)
+        self._inbound: Inbound | None = None
+        self._health: Health | None = None
+        self._upkeep_due = self._stubs_due = self._audit_due = 0.0
+        self._waits_for = ""
+        self._waits_since = 0.0
+        self._applied: dict[int, dict[str, object]] = {}
+        self._applied_rows = 0
+        self.left_behind = False
+
+    # --- life
+
+    def work(self) -> None:
+        """Returns when asked to stop; raises what a person must mend."""
+        self._health = Health(self._settings.http_host, self._settings.http_port, self._status)
+        self._health.start()
+        log.info("consumers.starts", version=VERSION, pool=self._settings.pool, http_port=self._health.port)
+        self._begin()
+        while not self._stop.asked:
+            try:
+                self._turn()
+            except (psycopg.Error, ConsumersError, KafkaException) as error:
+                self._wait_out(error)
+            else:
+                self._waits_for = ""
+                self._pause.reset()
+
+    def close(self) -> None:
+        """Finishes or abandons what is in flight, leaves the group, lets everything go."""
+        deadline = time.monotonic() + self._settings.stop_timeout_s
+        self._finish_flight(deadline - time.monotonic() - 2)
+        if self._inbound is not None:
+            self._inbound.close()
+        self._requests.close()
+        self._schemas.close()
+        self._threads.shutdown(wait=False, cancel_futures=True)
+        if self._flight is not None:
+            self._applier.cancel()
+            while not all(job.done() for job in self._flight.jobs) and time.monotonic() < deadline:
+                time.sleep(0.01)
+            self.left_behind = not all(job.done() for job in self._flight.jobs)
+        if not self.left_behind:
+            self._applier.close()
+        try:
+            if self._control is not None and not self._control.broken:
+                self._audit.write(self._control, finished=True)
+                self._control.close()
+        except psycopg.Error as error:
+            log.warning("audit.not_written", error=type(error).__name__)
+        if self._health is not None:
+            self._health.stop()
+        log.info("consumers.stopped")
+
+    def _begin(self) -> None:
+        """Verifies the target, and joins the group."""
+        while not self._stop.asked:
+            try:
+                self._open_control()
+                TopicShape(self._settings)
+                self._inbound = Inbound(self._settings, self._on_assign, self._on_revoke, self._on_lost)
+            except (psycopg.Error, ConsumersError, KafkaException) as error:
+                self._wait_out(error)
+            else:
+                return
+
+    def _wait_out(self, error: Exception) -> None:
+        """Waits for as long as the error's verdict asks, or raises it."""
+        verdict = classify(error)
+        if verdict.action is Action.STOP:
+            raise error
+        reason = Reason.of(error, verdict)
+        if not self._waits_for:
+            self._waits_since = time.monotonic()
+        self._waits_for = reason.says
+        log.warning("worker.waits", reason=reason.says, advice=reason.advice)
+        if self._control is not None and self._control.broken:
+            self._control = None
+        deadline = time.monotonic() + self._pause.next()
+        while time.monotonic() < deadline and not self._stop.wait(0.1):
+            self._read()  # the membership goes on
+
+    # --- a turn
+
+    def _turn(self) -> None:
+        self._read()
+        control = self._open_control()
+        if self._recover and self._flight is None:
+            self._reopen(control)
+        if self._flight is not None and self._flight.is_done:
+            self._settle(control, self._flight)
+        if self._flight is None:
+            self._flight = self._next_flight()
+        if self._flight is not None and self._flight.batch is None:
+            self._send_off(control, self._flight)
+        self._look_after(control)
+
+    def _read(self) -> None:
+        """Into the buffer, which is bounded by stopping to fetch."""
+        if self._inbound is None:
+            return
+        room = self._settings.batch_messages * 2 - len(self._buffer)
+        is_full = room <= 0 or self._buffered_bytes >= MOST_BYTES
+        self._inbound.pause(is_full)
+        taken = self._inbound.take(max(1, min(room, self._settings.batch_messages)), POLL_S)
+        if self._inbound.gaps:
+            self._recover |= self._inbound.gaps & self._ledger.progress.keys()
+        taken = [message for message in taken if message.partition in self._ledger.progress]
+        if taken and not self._buffer:
+            self._buffered_since = time.monotonic()
+        self._buffer.extend(taken)
+        self._buffered_bytes += _size(taken)
+
+    def _next_flight(self) -> Flight | None:
+        if (flight := self._catch_up()) is not None:
+            return flight
+        age_ms = (time.monotonic() - self._buffered_since) * 1000
+        is_full = len(self._buffer) >= self._settings.batch_messages or self._buffered_bytes >= MOST_BYTES
+        if not self._buffer or self._recover or not (is_full or age_ms >= self._settings.batch_wait_ms):
+            return None
+        most = self._settings.batch_messages
+        messages, self._buffer = self._buffer[:most], self._buffer[most:]
+        self._buffered_bytes = _size(self._buffer)
+        progress = self._ledger.progress
+        # After a seek some of what was fetched before may still come.
+        return Flight([each for each in messages if each.offset >= progress[each.partition].next_offset])
+
+    def _catch_up(self) -> Flight | None:
+        """The next stretch of a parked tenant's own reading, if one is due."""
+        now = time.monotonic()
+        if self._inbound is None:
+            return None
+        for place, parked in self._ledger.parked.items():
+            end = self._ledger.progress[place[1]].next_offset
+            if parked.due > now:
+                continue
+            parked.due = now + UPKEEP_S  # the pool's own batches come in between
+            messages = list(self._inbound.replay(place[1], parked.from_offset, end, CATCH_UP_MESSAGES, MOST_BYTES))
+            is_cut = len(messages) == CATCH_UP_MESSAGES or _size(messages) >= MOST_BYTES
+            return Flight(messages, place=place, end=messages[-1].offset + 1 if is_cut else end)
+        return None
+
+    def _send_off(self, control: Connection[Any], flight: Flight) -> None:
+        """Sorts the messages out by tenant, and gives each tenant's to a thread."""
+        if self._mapping.is_stale or any(map(begins_backfill, flight.messages)):
+            self._mapping.read(control)
+        place = flight.place
+        view = View(
+            owners=self._mapping.owners,
+            marks=self._ledger.marks,
+            generations=self._ledger.generations,
+            partitions=self._ledger.partitions,
+            parked=self._ledger.parked,
+            only=place[0] if place is not None else None,
+            holders=lambda table, ids: target.holders(control, table, ids) if table in self._relations else (),
+        )
+        batch = sort_out(flight.messages, view)
+        self._flight = flight  # from here on it is not made again
+        flight.batch = batch
+        flight.jobs = [
+            self._threads.submit(
+                self._applier.run, tenant, self._ledger.topic_id, events, dict(self._ledger.marks), flight.ended
+            )
+            for tenant, events in batch.events.items()
+        ]
+
+    def _settle(self, control: Connection[Any], flight: Flight) -> None:
+        """Makes durable what the threads have done; sends them off again if somebody else was faster."""
+        for job in flight.jobs:
+            result = job.result()
+            self._take(flight, result)
+        flight.jobs = []
+        results = list(flight.results.values())
+        if flight.ended.is_set() or any(result.abandoned for result in results):
+            self._give_up(flight)
+            return
+        if any(result.overtaken for result in results):
+            self._start_over(control, flight)
+            return
+        assert flight.batch is not None  # noqa: S101  # a flight that is done was sorted out
+        try:
+            if flight.place is not None:
+                result = flight.results.get(flight.place[0]) or Result(flight.place[0])
+                self._ledger.caught_up(control, flight.place, result, flight.end)
+            else:
+                self._ledger.settle(control, flight.batch, results)
+        except Overtaken as error:
+            log.warning("worker.overtaken", reason=str(error))
+            self._give_up(flight)
+            return
+        self._flight = None
+        self._observe(flight.batch)
+        if self._inbound is not None and flight.place is None:
+            self._inbound.mirror(flight.batch.ends)
+
+    def _take(self, flight: Flight, result: Result) -> None:
+        """What one tenant's thread has come to. Its committed part counts whatever becomes of the rest."""
+        self._ledger.take_marks(result)
+        known = flight.results.get(result.tenant)
+        flight.results[result.tenant] = result
+        rows = result.upserts + result.deletes
+        if rows:
+            self._audit.add(result.tenant, result.upserts, result.deletes)
+            metrics.APPLIED.labels(tenant=result.tenant).inc(rows)
+            self._applied_rows += rows
+        if result.marks:
+            self._applied[result.tenant] = {"applied_at": datetime.now(UTC).isoformat()}
+        for request in result.incomplete:
+            self._requests.send(request)
+        if known is not None and known.stuck and not result.stuck:
+            result.stuck, result.reason = known.stuck, known.reason
+
+    def _start_over(self, control: Connection[Any], flight: Flight) -> None:
+        """Reads mapping, watermarks and progress again; what is applied by now is skipped by the watermarks."""
+        self._mapping.read(control)
+        partitions = list(self._ledger.progress)
+        self._ledger.read_again(control, partitions)
+        stored = target_progress(control, self._settings.pool)
+        if any(stored.get(p) != self._ledger.progress[p].next_offset for p in flight_partitions(flight) if p in stored):
+            self._give_up(flight)
+            return
+        flight.results.clear()
+        flight.batch = None
+
+    def _give_up(self, flight: Flight) -> None:
+        """Nothing more of this flight; its partitions, as far as they are still ours, are read from the truth again."""
+        flight.ended.set()
+        self._flight = None
+        self._recover |= flight_partitions(flight) & self._ledger.progress.keys()
+
+    def _reopen(self, control: Connection[Any]) -> None:
+        """Reads the truth of partitions again, and goes on from there."""
+        assert self._inbound is not None  # noqa: S101  # partitions come from it
+        partitions = sorted(self._recover & self._ledger.progress.keys())
+        self._drop_buffered(partitions)
+        starts = self._ledger.open(control, TopicShape(self._settings), partitions, self._inbound.bounds)
+        for partition, offset in starts.items():
+            self._inbound.seek(partition, offset)
+        self._recover.clear()
+        self._drop_buffered(partitions)
+        log.info("worker.reads_again", offsets=starts)
+
+    # --- rebalances, within _read
+
+    def _on_assign(self, partitions: list[int]) -> Mapping[int, int]:
+        """Where the new partitions start. Waits for the target: there is nothing else to do without it."""
+        if not partitions:
+            return {}
+        pause = GrowingPause(first=0.2, longest=5.0)
+        while not self._stop.asked:
+            try:
+                control = self._open_control()
+                self._mapping.read(control)
+                assert self._inbound is not None  # noqa: S101  # its own callback
+                starts = self._ledger.open(control, TopicShape(self._settings), partitions, self._inbound.bounds)
+            except (psycopg.Error, ConsumersError) as error:
+                verdict = classify(error)
+                if verdict.action is Action.STOP:
+                    raise
+                log.warning("worker.waits", reason=Reason.of(error, verdict).says, advice=verdict.advice)
+                self._stop.wait(pause.next())
+            else:
+                log.info("partitions.assigned", offsets=starts)
+                return starts
+        return {}
+
+    def _on_revoke(self, partitions: list[int]) -> None:
+        """Finishes the batch in flight, or abandons it."""
+        log.info("partitions.revoked", partitions=partitions)
+        self._finish_flight(REVOKE_S)
+        self._let_go(partitions)
+
+    def _on_lost(self, partitions: list[int]) -> None:
+        log.warning("partitions.lost", partitions=partitions)
+        self._let_go(partitions)
+
+    def _let_go(self, partitions: Iterable[int]) -> None:
+        partitions = set(partitions)
+        if self._flight is not None and flight_partitions(self._flight) & partitions:
+            self._flight.ended.set()
+        self._drop_buffered(partitions)
+        self._ledger.forget(partitions)
+
+    def _finish_flight(self, seconds: float) -> None:
+        deadline = time.monotonic() + seconds
+        while self._flight is not None and self._flight.batch is not None and time.monotonic() < deadline:
+            if not self._flight.is_done:
+                time.sleep(0.005)
+                continue
+            try:
+                self._settle(self._open_control(), self._flight)
+            except (psycopg.Error, ConsumersError, KafkaException) as error:
+                log.warning("batch.abandoned", error=type(error).__name__)
+                break
+        if self._flight is not None:
+            self._flight.ended.set()
+            if self._flight.batch is None:
+                self._give_up(self._flight)
+
+    def _drop_buffered(self, partitions: Iterable[int]) -> None:
+        gone = set(partitions)
+        self._buffer = [message for message in self._buffer if message.partition not in gone]
+        self._buffered_bytes = _size(self._buffer)
+
+    # --- upkeep
+
+    def _open_control(self) -> Connection[Any]:
+        """The loop's own connection: progress, mapping, notices. Raises psycopg.Error or TargetRefused."""
+        if self._control is None or self._control.broken:
+            self._control = None
+            control = target.open_session(self._settings, "worker control")
+            relations = target.read_relations(control)
+            target.refuse_unbound(control, relations)
+            control.execute(f"LISTEN {CHANNEL}".encode())
+            self._relations = relations
+            self._mapping.expire()
+            self._control = control
+        return self._control
+
+    def _look_after(self, control: Connection[Any]) -> None:
+        for _ in control.notifies(timeout=0):
+            self._mapping.expire()
+        now = time.monotonic()
+        if now < self._upkeep_due:
+            return
+        self._upkeep_due = now + UPKEEP_S
+        if self._mapping.is_stale:
+            self._mapping.read(control)
+        served = [
+            inbox
+            for inbox in self._mapping.owners
+            if self._ledger.partitions and partition_of(inbox, self._ledger.partitions) in self._ledger.progress
+        ]
+        self._requests.ask_for_backfills(self._mapping.owners, served)
+        if now >= self._stubs_due:
+            self._stubs_due = now + STUBS_S
+            self._requests.ask_for_stubs(control, self._relations, self._mapping.owners, served)
+        if now >= self._audit_due:
+            self._audit_due = now + AUDIT_S
+            self._audit.write(control)
+
+    def _observe(self, batch: Batch) -> None:
+        counts = batch.counts
+        metrics.BATCHES.inc()
+        metrics.MESSAGES.inc(counts.messages)
+        metrics.REPEATED.inc(counts.repeated)
+        metrics.ZOMBIES.inc(counts.zombies)
+        metrics.UNMAPPED.inc(counts.unmapped.total())
+        metrics.UNREADABLE.inc(counts.unreadable)
+        metrics.PARKED.set(len(self._ledger.parked))
+        metrics.PARTITIONS.set(len(self._ledger.progress))
+        if counts.unreadable:
+            log.error("messages.unreadable", count=counts.unreadable, advice="Something else writes to the topic.")
+        if counts.zombies:
+            log.warning("events.of_an_older_run_dropped", count=counts.zombies)
+
+    def _status(self) -> dict[str, object]:
+        waits_for = self._waits_for or self._applier.waits_for
+        waits_long = bool(self._waits_for) and time.monotonic() - self._waits_since > UNHEALTHY_S
+        return {
+            "healthy": self._inbound is not None and not waits_long,
+            "pool": self._settings.pool,
+            "partitions": sorted(self._ledger.progress),
+            "waits_for": waits_for,
+            "parked": [list(place) for place in list(self._ledger.parked)],
+            "applied_rows": self._applied_rows,
+            "buffered_messages": len(self._buffer),
+            "tenants": dict(self._applied),
+        }
+
+
+def flight_partitions(flight: Flight) -> set[int]:
+    """Partitions whose progress the flight would move, or whose tenant it serves."""
+    if flight.place is not None:
+        return {flight.place[1]}
+    return {message.partition for message in flight.messages}
+
+
+def target_progress(control: Connection[Any], pool: str) -> dict[int, int]:
+    """Next offsets as the target has them."""
+    return dict(control.execute("SELECT partition, next_offset FROM replication_progress WHERE pool = %s", [pool]))
+
+
+def _size(messages: Sequence[Message]) -> int:
+    return sum(len(message.body) for message in messages)

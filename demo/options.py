@@ -1,0 +1,56 @@
+"""How large the demo is, and what it does at its end."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """What may be chosen."""
+
+    tenants: int
+    inboxes: int
+    """Of each tenant."""
+    conversations: int
+    """In all, when the demo begins."""
+    messages: int
+    """Of each conversation, on average."""
+    rate: float
+    """Row changes per second of the live traffic."""
+    seconds: float
+    """How long the live part takes at least, after the initial load."""
+    keep: bool
+    """Leave everything running after the comparison, until Ctrl-C."""
+    plain: bool
+    """Lines even on a terminal."""
+    logs: Path | None
+    """Where to leave a copy of the programs' logs."""
+
+
+def parse(arguments: Sequence[str], environment: Mapping[str, str]) -> Options:
+    """The command line over the environment (KEEP). Leaves the program with 2 if that makes no sense."""
+    parser = argparse.ArgumentParser(prog="python -m demo", description=__doc__)
+    add = parser.add_argument
+    add("--tenants", type=_count, default=3, help="schools, each with its own inboxes")
+    add("--inboxes", type=_count, default=4, help="of each tenant")
+    add("--conversations", type=_count, default=20_000, help="in the source when the demo begins")
+    add("--messages", type=_count, default=12, help="of each conversation, on average")
+    add("--rate", type=_count, default=200, help="row changes per second of the live traffic")
+    add("--seconds", type=_count, default=30, help="of live traffic after the initial load, at least")
+    add("--keep", action="store_true", help="leave everything running after the comparison (or set KEEP=1)")
+    add("--plain", action="store_true", help="print lines, also on a terminal")
+    add("--logs", type=Path, metavar="FOLDER", help="leave a copy of the programs' logs there")
+    given = parser.parse_args(arguments)
+    kept = environment.get("KEEP", "").strip().lower() not in ("", "0", "no", "false")
+    return Options(**{**vars(given), "keep": given.keep or kept})
+
+
+def _count(text: str) -> int:
+    number = int(text) if text.isdecimal() else 0
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text} is no whole number from 1 on")
+    return number

@@ -1,0 +1,34 @@
+"""Whether the demo has shown what it promises. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
+from demo.compare import Comparison
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """The exit code with its reasons, sentences for people; none if all is well."""
+
+    exit_code: int
+    reasons: tuple[str, ...]
+
+
+def judge(comparisons: Sequence[Comparison], tenants: Collection[int], faults: Sequence[str]) -> Verdict:
+    """0 only if every row of every tenant was compared and is the same, and nothing else went wrong.
+
+    A comparison of nothing with nothing proves nothing: each tenant must have equal rows of messages.
+    """
+    reasons = list(faults)
+    reasons += [_amiss(result) for result in comparisons if not result.same]
+    compared = {result.tenant for result in comparisons if result.table == "messages" and result.equal}
+    reasons += [f"no message of tenant {tenant} was found equal" for tenant in sorted(set(tenants) - compared)]
+    return Verdict(1 if reasons else 0, tuple(reasons))
+
+
+def _amiss(result: Comparison) -> str:
+    counts = {"missing": result.missing, "extra": result.extra, "different": result.different}
+    told = ", ".join(f"{count:,} {kind}" for kind, count in counts.items() if count)
+    return f"{result.table} of tenant {result.tenant}: {told}"

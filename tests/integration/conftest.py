@@ -1,0 +1,35 @@
+"""A prepared source and its topics, for tests that run the replicator as a process."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import closing
+
+import pytest
+
+from tests.integration.chatwoot import Source, connect
+from tests.integration.programs import make_topics, prepare_source, replicator_environment
+from tests.integration.replayed import Replayed
+
+
+@pytest.fixture
+def environment(source_dsn: str, kafka_bootstrap: str, topic_prefix: str) -> dict[str, str]:
+    """The settings of a replicator whose source has all that streaming needs."""
+    environment = replicator_environment(source_dsn, kafka_bootstrap, topic_prefix)
+    prepare_source(environment)
+    return environment
+
+
+@pytest.fixture
+def source(source_dsn: str) -> Iterator[Source]:
+    """A session on the source."""
+    with closing(connect(source_dsn)) as connection:
+        yield connection
+
+
+@pytest.fixture
+def replayed(kafka_bootstrap: str, topic_prefix: str, environment: dict[str, str]) -> Iterator[Replayed]:
+    """The changes topic, which is there before the first replicator."""
+    make_topics(environment)
+    with closing(Replayed(kafka_bootstrap, topic_prefix)) as log:
+        yield log

@@ -1,0 +1,150 @@
+"""The two programs as real processes, for tests that stop, freeze and kill them."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from demo.servers import wait_until
+from replicator import setup, topics
+from replicator.config import PREFIX, Settings, load
+
+RUN = ["replicator", "run"]
+START_SECONDS = 60.0
+STOP_SECONDS = 10.0
+"""What the programs promise after SIGTERM."""
+
+
+class Program:
+    """One running process of ours, with its log in a file."""
+
+    def __init__(self, arguments: list[str], environment: Mapping[str, str], log: Path) -> None:
+        self.log = log
+        with log.open("ab") as output:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", *arguments],
+                env={**os.environ, **environment},
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+            )
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    @property
+    def running(self) -> bool:
+        return self._process.poll() is None
+
+    def lines(self) -> list[dict[str, Any]]:
+        """What it has logged, as fields. Lines that are not JSON stand under `text`."""
+        found = []
+        for line in self.log.read_text().splitlines():
+            try:
+                found.append(json.loads(line))
+            except ValueError:
+                found.append({"event": "", "text": line})
+        return found
+
+    def logged(self, event: str) -> list[dict[str, Any]]:
+        return [line for line in self.lines() if line.get("event") == event]
+
+    def status(self) -> dict[str, Any]:
+        """What `/status` answers; `{}` while it does not answer."""
+        ports = [line["http_port"] for line in self.lines() if "http_port" in line]
+        if not ports:
+            return {}
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{ports[-1]}/status", timeout=5) as answer:
+                found: dict[str, Any] = json.load(answer)
+                return found
+        except OSError:
+            return {}
+
+    def wait_healthy(self, seconds: float = START_SECONDS) -> None:
+        def healthy() -> bool:
+            assert self.running, self.tail()
+            return bool(self.status().get("healthy"))
+
+        wait_until(healthy, "healthy", seconds)
+
+    def tail(self) -> str:
+        return "\n".join(self.log.read_text().splitlines()[-30:])
+
+    def send(self, number: int) -> None:
+        self._process.send_signal(number)
+
+    def wait(self, seconds: float) -> int:
+        """The exit code, once it has ended by itself."""
+        return self._process.wait(seconds)
+
+    def kill(self) -> None:
+        self._process.kill()
+        self._process.wait(STOP_SECONDS)
+
+    def stop(self) -> int:
+        """SIGTERM; the exit code. Fails if it takes longer than promised."""
+        self._process.terminate()
+        return self._process.wait(STOP_SECONDS)
+
+    def end(self) -> None:
+        """Whatever state it is in."""
+        if self.running:
+            self._process.send_signal(signal.SIGCONT)
+            self._process.kill()
+            self._process.wait(STOP_SECONDS)
+
+
+def replicator_environment(source_dsn: str, kafka: str, prefix: str, **settings: object) -> dict[str, str]:
+    """The settings of a replicator of one test; `settings` are named as in `replicator.config`."""
+    ours = {
+        "source_dsn": source_dsn,
+        "kafka_bootstrap_servers": kafka,
+        "topic_prefix": prefix,
+        "slot": prefix.replace("-", "_").replace(".", "_")[-60:],
+        "partitions": 6,
+        "http_port": 0,
+        "heartbeat_s": 0.5,
+        **settings,
+    }
+    return {f"REPLICATOR_{name.upper()}": str(value) for name, value in ours.items()}
+
+
+@contextmanager
+def started(arguments: list[str], environment: Mapping[str, str], log: Path) -> Iterator[Program]:
+    """A program that is gone afterwards. Its log is shown if the test fails inside."""
+    program = Program(arguments, environment, log)
+    try:
+        yield program
+    except BaseException:
+        print(f"--- log of {' '.join(arguments)}\n{program.tail()}")
+        raise
+    finally:
+        program.end()
+
+
+def settings_of(environment: Mapping[str, str]) -> Settings:
+    """The same settings in this process."""
+    return load(_env_file=None, **{name.removeprefix(PREFIX).lower(): value for name, value in environment.items()})
+
+
+def prepare_source(environment: Mapping[str, str]) -> None:
+    """What `replicator setup --apply` does."""
+    settings = settings_of(environment)
+    setup.apply(settings, setup.plan(settings), lambda _: None)
+
+
+def make_topics(environment: Mapping[str, str]) -> None:
+    """What a run does first."""
+    settings = settings_of(environment)
+    topics.ensure(topics.kafka_base(settings), settings)

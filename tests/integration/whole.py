@@ -1,0 +1,117 @@
+"""The whole path for one test: source, topics and target of its own, replicator and workers as real processes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import psycopg
+from rich.console import Console
+
+from demo.compare import all_equal, compare, render
+from demo.servers import wait_until
+from tests.integration.programs import Program, prepare_source, replicator_environment
+from tests.integration.targets import Target, target_of
+
+PARTITIONS = 6
+
+
+class Whole:
+    """What a test starts, kills and looks at."""
+
+    def __init__(
+        self, source_dsn: str, target: Target, kafka: str, prefix: str, folder: Path, stack: ExitStack
+    ) -> None:
+        self.source_dsn, self.target = source_dsn, target
+        self._folder, self._stack = folder, stack
+        self.replicator_environment = replicator_environment(source_dsn, kafka, prefix, partitions=PARTITIONS)
+        self.worker_environment = target.environment(
+            CONSUMERS_KAFKA_BOOTSTRAP_SERVERS=kafka,
+            CONSUMERS_TOPIC_PREFIX=prefix,
+            CONSUMERS_HTTP_PORT="0",
+            CONSUMERS_STUB_PATIENCE_S="2",
+        )
+        self._started = 0
+
+    def map(self, owned: Mapping[int, Sequence[int]]) -> None:
+        """Gives inboxes to tenants, as a person would by SQL."""
+        for tenant, inboxes in owned.items():
+            self.target.execute(
+                "INSERT INTO tenants (id, name, slug) VALUES (%s, %s, %s) ON CONFLICT DO NOTHING",
+                tenant,
+                f"Tenant {tenant}",
+                f"tenant-{tenant}",
+            )
+            for inbox in inboxes:
+                self.target.execute(
+                    "INSERT INTO inbox_tenant_mapping (inbox_id, tenant_id) VALUES (%s, %s)", inbox, tenant
+                )
+
+    def replicator(self, **settings: str) -> Program:
+        return self._start(["replicator", "run"], self.replicator_environment | settings)
+
+    def worker(self, **settings: str) -> Program:
+        return self._start(["consumers", "run"], self.worker_environment | settings)
+
+    def source(self, statement: str, *parameters: object) -> list[tuple[Any, ...]]:
+        """One statement on the source, committed."""
+        with psycopg.connect(self.source_dsn, autocommit=True, connect_timeout=10) as connection:
+            cursor = connection.execute(statement.encode(), parameters or None)
+            return cursor.fetchall() if cursor.description else []
+
+    def wait_backfilled(self, seconds: float = 60) -> None:
+        wait_until(self.backfilled, "all inboxes backfilled", seconds)
+
+    def wait_equal(self, seconds: float = 60) -> None:
+        """Until every mapped inbox is backfilled and both sides hold the same rows."""
+        try:
+            wait_until(self.backfilled, "all inboxes backfilled", seconds)
+            wait_until(self.is_equal, "source and target the same", seconds)
+        except BaseException:
+            Console().print(render(self._compared()))
+            print(self.target.rows("SELECT * FROM inbox_tenant_mapping ORDER BY inbox_id"))
+            print(self.target.rows("SELECT * FROM replication_parked"))
+            raise
+
+    def is_equal(self) -> bool:
+        return all_equal(self._compared())
+
+    def stubs(self, table: str) -> list[tuple[int, int]]:
+        """(tenant, id) of rows that stand only for their children."""
+        return [
+            (tenant, row)
+            for tenant, row in self.target.rows(f"SELECT tenant_id, id FROM {table} WHERE synced_at IS NULL")
+        ]
+
+    def backfilled(self) -> bool:
+        return not self.target.rows("SELECT 1 FROM inbox_tenant_mapping WHERE is_active AND backfilled_at IS NULL")
+
+    def _compared(self) -> list[Any]:
+        return compare(self.source_dsn, self.target.superuser_dsn)
+
+    def _start(self, arguments: list[str], environment: Mapping[str, str]) -> Program:
+        self._started += 1
+        program = Program(arguments, environment, self._folder / f"{self._started}-{arguments[0]}.log")
+        self._stack.callback(program.end)
+        self._stack.push(_show_log(program, arguments))
+        return program
+
+
+def _show_log(program: Program, arguments: list[str]) -> Any:
+    def on_exit(kind: object, error: object, trace: object) -> None:
+        if error is not None:
+            print(f"--- log of {' '.join(arguments)} ({program.pid})\n{program.tail()}")
+
+    return on_exit
+
+
+@contextmanager
+def whole(source_dsn: str, target_dsn: str, kafka: str, prefix: str, folder: Path) -> Iterator[Whole]:
+    """A prepared source and target; everything that was started is gone afterwards."""
+    with target_of(target_dsn) as target, ExitStack() as stack:
+        made = Whole(source_dsn, target, kafka, prefix, folder, stack)
+        prepare_source(made.replicator_environment)
+        target.apply()
+        yield made

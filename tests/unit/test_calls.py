@@ -1,0 +1,92 @@
+"""Work that crosses from one thread to the loop's is done once, or surely not at all."""
+
+from __future__ import annotations
+
+import select
+import threading
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from replicator.calls import Calls, Ended
+
+
+@pytest.fixture
+def calls() -> Iterator[Calls]:
+    calls = Calls()
+    yield calls
+    calls.release()
+
+
+def asked(ask: Callable[[], object]) -> tuple[threading.Thread, list[object]]:
+    """A thread that asks, and what it got or met."""
+    met: list[object] = []
+
+    def run() -> None:
+        try:
+            met.append(ask())
+        except Exception as error:
+            met.append(error)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    return thread, met
+
+
+def serve_one(calls: Calls) -> None:
+    select.select([calls.wake], [], [], 10)
+    calls.serve()
+
+
+def test_the_loop_does_what_another_thread_asks(calls: Calls) -> None:
+    thread, met = asked(lambda: calls.run(threading.get_ident))
+    serve_one(calls)
+    thread.join(10)
+    assert met == [threading.get_ident()]
+
+
+def test_a_fault_is_both_the_askers_and_the_loops(calls: Calls) -> None:
+    thread, met = asked(lambda: calls.run(lambda: 1 // 0))
+    with pytest.raises(ZeroDivisionError):
+        serve_one(calls)
+    thread.join(10)
+    assert isinstance(met[0], ZeroDivisionError)
+
+
+def test_what_was_given_up_is_never_done(calls: Calls) -> None:
+    """Keys taken for an asker who no longer waits would be read by nobody."""
+    done: list[int] = []
+    with pytest.raises(TimeoutError, match="held up"):
+        calls.run(lambda: done.append(1), seconds=0.01)
+    calls.serve()
+    calls.close()
+    assert done == []
+
+
+def test_what_has_begun_is_waited_for(calls: Calls) -> None:
+    begun, finish = threading.Event(), threading.Event()
+
+    def work() -> str:
+        begun.set()
+        finish.wait(10)
+        return "done"
+
+    loop = threading.Thread(target=serve_one, args=[calls])
+    loop.start()
+    thread, met = asked(lambda: calls.run(work, seconds=0.2))
+    assert begun.wait(10)
+    thread.join(0.3)  # longer than the asker's patience
+    finish.set()
+    thread.join(10)
+    loop.join(10)
+    assert met == ["done"]
+
+
+def test_after_the_end_nothing_is_asked_in_vain(calls: Calls) -> None:
+    waiting, met = asked(lambda: calls.run(lambda: 1))
+    select.select([calls.wake], [], [], 10)
+    calls.close()
+    waiting.join(10)
+    assert isinstance(met[0], Ended)
+    with pytest.raises(Ended):
+        calls.run(lambda: 1)

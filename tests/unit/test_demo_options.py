@@ -1,0 +1,34 @@
+"""How the demo is told what to do."""
+
+from __future__ import annotations
+
+import pytest
+
+from demo.options import parse
+from demo.stage import tenants_of
+
+
+def test_the_usual_demo_needs_no_words() -> None:
+    options = parse([], {})
+    assert (options.tenants, options.conversations, options.keep) == (3, 20_000, False)
+
+
+@pytest.mark.parametrize(("kept", "expected"), [("1", True), ("yes", True), ("", False), ("0", False), ("no", False)])
+def test_the_environment_asks_for_keeping(kept: str, expected: bool) -> None:
+    assert parse([], {"KEEP": kept}).keep is expected
+
+
+def test_the_command_line_asks_for_keeping() -> None:
+    assert parse(["--keep"], {"KEEP": ""}).keep
+
+
+@pytest.mark.parametrize("wrong", ["0", "-3", "many", "1.5"])
+def test_a_senseless_number_is_wrong_use(wrong: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        parse(["--conversations", wrong], {})
+    assert ended.value.code == 2
+    assert "whole number" in capsys.readouterr().err
+
+
+def test_inboxes_belong_to_the_tenant_of_the_account_that_the_seed_gives_them() -> None:
+    assert tenants_of(parse(["--tenants", "2", "--inboxes", "3"], {})) == {10: (1, 2, 3), 20: (4, 5, 6)}
