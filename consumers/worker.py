@@ -273,10 +273,9 @@ class Worker:
         batch = sort_out(flight.messages, view)
         self._flight = flight  # from here on it is not made again
         flight.batch = batch
+        marks = dict(self._ledger.marks)
         flight.jobs = [
-            self._threads.submit(
-                self._applier.run, tenant, self._ledger.topic_id, events, dict(self._ledger.marks), flight.ended
-            )
+            self._threads.submit(self._applier.run, tenant, self._ledger.topic_id, events, marks, flight.ended)
             for tenant, events in batch.events.items()
         ]
 
