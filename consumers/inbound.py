@@ -80,7 +80,7 @@ class Inbound:
             "isolation.level": "read_committed",
             "fetch.wait.max.ms": 20,
             "fetch.message.max.bytes": 4 << 20,
-            "queued.max.messages.kbytes": 32 << 10,
+            "queued.max.messages.kbytes": 16 << 10,
         }
         self._consumer = Consumer(
             {
@@ -124,6 +124,11 @@ class Inbound:
         except KafkaException as error:
             raise LogUnavailable(f"partition {partition} can't be read: {error.args[0].str()}") from None
         return low, high
+
+    def end(self, partition: int) -> int:
+        """Where the log ended when something was last fetched from it; 0 before that. Never waits."""
+        bounds = self._consumer.get_watermark_offsets(TopicPartition(self._topic, partition), cached=True)
+        return max(0, bounds[1]) if bounds is not None else 0
 
     def mirror(self, offsets: Mapping[int, int]) -> None:
         """Tells Kafka how far the pool is, for lag tools."""

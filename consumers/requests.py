@@ -10,6 +10,7 @@ import time
 import uuid
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any, Final
 
 import structlog
@@ -29,6 +30,17 @@ _AGAIN_S: Final = 30.0
 """After so long without an end of its backfill an inbox is asked for again."""
 _FIRST_S: Final = 1.0
 """An inbox is asked for when it has waited so long: a backfill of everything may just be on its way."""
+
+
+@dataclass(slots=True)
+class _Asking:
+    """One inbox that waits for its backfill."""
+
+    due: float
+    fence: int | None = None
+    """When it was due its partition's log ended here: a marker that answers may stand before."""
+
+
 _STUBS_AT_ONCE: Final = 500
 
 
@@ -46,7 +58,7 @@ class Requests:
                 "queue.buffering.max.messages": 10_000,
             }
         )
-        self._backfills: dict[int, float] = {}
+        self._backfills: dict[int, _Asking] = {}
         self._stubs = _Stubs(settings.stub_patience_s)
 
     def send(self, request: Request) -> None:
@@ -57,16 +69,23 @@ class Requests:
         except (BufferError, KafkaException) as error:
             log.warning("request.not_sent", kind=type(request).__name__, error=type(error).__name__)
 
-    def ask_for_backfills(self, owners: Mapping[int, Owner], served: Iterable[int]) -> None:
-        """Inboxes of ours whose rows are not complete, once each half minute."""
+    def ask_for_backfills(self, owners: Mapping[int, Owner], served: Mapping[int, tuple[int, int]]) -> None:
+        """Inboxes of ours whose rows are not complete, once each half minute, but not while we are behind.
+
+        `served`: by inbox the next offset of its partition, and the log's end.
+        """
         now = time.monotonic()
         waiting: dict[str, list[int]] = defaultdict(list)
-        served = set(served)
         for inbox, owner in owners.items():
             if owner.is_complete or inbox not in served:
                 self._backfills.pop(inbox, None)
-            elif now >= self._backfills.setdefault(inbox, now + _FIRST_S):
-                self._backfills[inbox] = now + _AGAIN_S
+                continue
+            next_offset, end = served[inbox]
+            asking = self._backfills.setdefault(inbox, _Asking(now + _FIRST_S))
+            if now >= asking.due and asking.fence is None:
+                asking.fence = end
+            if asking.fence is not None and next_offset >= asking.fence:
+                self._backfills[inbox] = _Asking(now + _AGAIN_S)
                 waiting[owner.backfill].append(inbox)
         for known, inboxes in waiting.items():
             log.info("backfill.asked", inboxes=sorted(inboxes), known=known)

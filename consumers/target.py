@@ -38,6 +38,8 @@ _SESSION: Final = {
     "enable_mergejoin": "off",
     "enable_seqscan": "off",
     "jit": "off",
+    # A plan kept from when a table was empty would look up rows by tenant alone (measured: 30 s instead of 0.1).
+    "plan_cache_mode": "force_custom_plan",
     "default_transaction_isolation": "read committed",
     "idle_in_transaction_session_timeout": f"{_IDLE_LIMIT_S}s",
 }
@@ -221,13 +223,16 @@ class Session:
         for name in swept:
             self._stage_older(self._relations[name], before, given, inboxes)
         gone = self._delete(swept, given)
-        if set(CAPTURED) <= set(marker.tables):
-            self._execute(
-                "UPDATE inbox_tenant_mapping SET backfilled_at = now()"
-                " WHERE tenant_id = %(tenant)s AND inbox_id = ANY (%(inboxes)s)",
-                tenant=given["tenant"],
-                inboxes=inboxes,
-            )
+        is_complete = set(CAPTURED) <= set(marker.tables)
+        # An inbox that still waits after a backfill of some tables waits for another one.
+        self._execute(
+            "UPDATE inbox_tenant_mapping SET backfilled_at = CASE WHEN %(complete)s THEN now() ELSE backfilled_at END,"
+            " backfill_id = CASE WHEN %(complete)s OR backfilled_at IS NOT NULL THEN backfill_id END"
+            " WHERE tenant_id = %(tenant)s AND inbox_id = ANY (%(inboxes)s)",
+            tenant=given["tenant"],
+            inboxes=inboxes,
+            complete=is_complete,
+        )
         return gone
 
     def _execute(self, statement: str, **parameters: Any) -> int:

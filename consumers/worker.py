@@ -45,7 +45,7 @@ from replicator.runtime import GrowingPause, Health, Stop
 log = structlog.get_logger(__name__)
 
 POLL_S: Final = 0.02
-MOST_BYTES: Final = 32 << 20
+MOST_BYTES: Final = 16 << 20
 """Of a batch, and of what is read ahead of it."""
 REVOKE_S: Final = 5.0
 """How long a batch may take to finish when its partitions are taken away."""
@@ -215,7 +215,7 @@ class Worker:
         """Into the buffer, which is bounded by stopping to fetch."""
         if self._inbound is None:
             return
-        room = self._settings.batch_messages * 2 - len(self._buffer)
+        room = self._settings.batch_messages - len(self._buffer)
         is_full = room <= 0 or self._buffered_bytes >= MOST_BYTES
         self._inbound.pause(is_full)
         taken = self._inbound.take(max(1, min(room, self._settings.batch_messages)), POLL_S)
@@ -441,11 +441,7 @@ class Worker:
         self._upkeep_due = now + UPKEEP_S
         if self._mapping.is_stale:
             self._mapping.read(control)
-        served = [
-            inbox
-            for inbox in self._mapping.owners
-            if self._ledger.partitions and partition_of(inbox, self._ledger.partitions) in self._ledger.progress
-        ]
+        served = self._served()
         self._requests.ask_for_backfills(self._mapping.owners, served)
         if now >= self._stubs_due:
             self._stubs_due = now + STUBS_S
@@ -453,6 +449,18 @@ class Worker:
         if now >= self._audit_due:
             self._audit_due = now + AUDIT_S
             self._audit.write(control)
+
+    def _served(self) -> dict[int, tuple[int, int]]:
+        """Inboxes whose partitions are ours, with how far their log was read, and where it ends."""
+        assert self._inbound is not None  # noqa: S101  # joined before the first turn
+        ends = {
+            partition: (known.next_offset, self._inbound.end(partition))
+            for partition, known in self._ledger.progress.items()
+        }
+        if not ends:
+            return {}
+        places = {inbox: partition_of(inbox, self._ledger.partitions) for inbox in self._mapping.owners}
+        return {inbox: ends[partition] for inbox, partition in places.items() if partition in ends}
 
     def _observe(self, batch: Batch) -> None:
         counts = batch.counts

@@ -86,10 +86,11 @@ def all_equal(results: Iterable[Comparison]) -> bool:
 
 def render(results: Iterable[Comparison]) -> Table:
     """The comparison as a table for the terminal."""
-    table = Table("tenant", "table", title="source and target, row by row")
+    table = Table("tenant", title="source and target, row by row")
+    table.add_column("table", no_wrap=True)
     for heading in ("equal", "missing", "extra", "different"):
         table.add_column(heading, justify="right")
-    table.add_column("for example")
+    table.add_column("examples")
     for result in results:
         figures = [f"{count:,}" for count in (result.equal, result.missing, result.extra, result.different)]
         style = None if result.same else "bold red"

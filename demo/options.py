@@ -40,7 +40,7 @@ def parse(arguments: Sequence[str], environment: Mapping[str, str]) -> Options:
     add("--conversations", type=_count, default=20_000, help="in the source when the demo begins")
     add("--messages", type=_count, default=12, help="of each conversation, on average")
     add("--rate", type=_count, default=200, help="row changes per second of the live traffic")
-    add("--seconds", type=_count, default=30, help="of live traffic after the initial load, at least")
+    add("--seconds", type=_count, default=25, help="of live traffic after the initial load, at least")
     add("--keep", action="store_true", help="leave everything running after the comparison (or set KEEP=1)")
     add("--plain", action="store_true", help="print lines, also on a terminal")
     add("--logs", type=Path, metavar="FOLDER", help="leave a copy of the programs' logs there")

@@ -6,6 +6,7 @@ Lives in the stream's loop; the backfill's thread comes in through `Calls`.
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable
 
 import orjson
@@ -44,6 +45,7 @@ class Agenda:
         self.open_window = open_window
         jobs = [BackfillJob.from_record(record) for record in memory.under("backfill/").values()]
         self.jobs: dict[str, BackfillJob] = {job.id: job for job in sorted(jobs, key=lambda job: job.requested_ms)}
+        self._finished: deque[str] = deque(maxlen=MOST_JOBS)
         self._owed: dict[tuple[str, bytes], int] = {}
         for record in memory.under("owed/").values():
             self._owed[record["table"], pack_key(record["key"])] = record["inbox"]
@@ -83,14 +85,17 @@ class Agenda:
             self._owed.setdefault((relation.name, pack_key(list(key))), request.inbox)
 
     def _request_backfill(self, request: BackfillRequest, batch: Batch) -> None:
-        if request.inboxes == ():
-            log.warning("backfill.refused", id=request.id, reason="it names no inbox")
+        tables = in_capture_order(request.tables)
+        if not tables or request.inboxes == ():
+            reason = "it names no inbox" if tables else "it names no captured table"
+            log.warning("backfill.refused", id=request.id, reason=reason)
             return
         if request.id in self.jobs or request.known in self.jobs or len(self.jobs) >= MOST_JOBS:
             return
-        tables = in_capture_order(request.tables)
+        if request.known in self._finished:  # its end marker is on its way to whoever asks
+            return
         waiting = [job for job in self.jobs.values() if job.start is None]
-        if not tables or any(_covers(job, tables, request.inboxes) for job in waiting):
+        if any(_covers(job, tables, request.inboxes) for job in waiting):
             return
         job = BackfillJob(
             id=request.id, tables=tables, inboxes=request.inboxes, requested_ms=time.time_ns() // 1_000_000
@@ -138,6 +143,7 @@ class Agenda:
         batch = Batch()
         self._outlet.marker(_marker(job, "end", self._outlet.run), self._point(job), batch)
         self.jobs.pop(job.id, None)
+        self._finished.append(job.id)
         self._memory.forget(f"backfill/{job.id}", batch)
         return batch
 

@@ -28,23 +28,18 @@ class Calls:
         os.set_blocking(self.wake, False)
         self._closed = False
 
-    def run(self, call: Callable[[], T], seconds: float = 60.0) -> T:
-        """From another thread: the call's result, or what it raised.
+    def run(self, call: Callable[[], T]) -> T:
+        """From another thread: the call's result, or what it raised. Raises Ended if the loop ends before.
 
-        Raises Ended, or TimeoutError if the loop has not come to it; then it is never done.
+        Waits for as long as the loop is held up, by Kafka for instance: what was given up here would still be done
+        later, for nobody.
         """
         future: Future[T] = Future()
         self._queue.put((call, future))
         if self._closed:  # looked at last: the queue may have been emptied just before
-            future.cancel()
             raise Ended
         self._wake_up()
-        try:
-            return future.result(seconds)
-        except TimeoutError:
-            if future.cancel():
-                raise TimeoutError(f"the stream has been held up for {seconds:g} s") from None
-            return future.result(seconds)
+        return future.result()
 
     def serve(self) -> None:
         """In the loop's thread: does what is asked."""
@@ -57,8 +52,6 @@ class Calls:
                 call, future = self._queue.get_nowait()
             except Empty:
                 return
-            if not future.set_running_or_notify_cancel():
-                continue
             try:
                 future.set_result(call())
             except Exception as error:
@@ -69,9 +62,7 @@ class Calls:
         """In the loop's thread, last: who still asks gets Ended."""
         self._closed = True
         while not self._queue.empty():
-            _, future = self._queue.get_nowait()
-            if future.set_running_or_notify_cancel():
-                future.set_exception(Ended())
+            self._queue.get_nowait()[1].set_exception(Ended())
 
     def release(self) -> None:
         """When no other thread is left: the descriptors' numbers are soon another file's."""

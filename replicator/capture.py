@@ -156,11 +156,10 @@ class Capture:
     def _message(self, message: LogicalMessage) -> None:
         if message.prefix != MESSAGE_PREFIX or self.window is None:
             return
-        content = message.content.decode()
-        if content == self.window.message(LOW):
+        if message.content == self.window.message(LOW).encode():
             self.window.unsettled = self._progress.unsettled
             self.window.opened.set()
-        elif content == self.window.message(HIGH):
+        elif message.content == self.window.message(HIGH).encode():
             self._publish_chunk(self.window, message.lsn)
 
     def _publish_chunk(self, window: Window, high_lsn: int) -> None:

@@ -8,7 +8,9 @@ from demo.servers import ServersUnavailable, servers
 
 def main() -> None:
     """Print one `export` line for each server, then `ready`, and keep them until a signal comes."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    # SIGINT too: a shell starts what it runs in the background with SIGINT ignored.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler)
     try:
         with servers(own=True) as started:
             for variable, address in started.environment().items():

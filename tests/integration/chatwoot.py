@@ -7,6 +7,7 @@ from typing import Any
 import psycopg
 
 from replicator import PINNED_SETTINGS, JsonValue
+from replicator.lsn import parse_lsn
 from tests.integration.replayed import Replayed
 
 TABLES = ("inboxes", "conversations", "contact_inboxes", "messages")
@@ -68,6 +69,14 @@ def make_large(source: Source, message: int) -> None:
         " WHERE id = %s",
         (message,),
     )
+
+
+def confirmed(source: Source, slot: str) -> int:
+    """What the slot may forget."""
+    ((lsn,),) = source.execute(
+        "SELECT confirmed_flush_lsn FROM pg_replication_slots WHERE slot_name = %s", (slot,)
+    ).fetchall()
+    return parse_lsn(lsn)
 
 
 def rows(source: Source, table: str) -> dict[int, dict[str, JsonValue]]:

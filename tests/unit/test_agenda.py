@@ -141,9 +141,10 @@ def test_a_refused_key_is_counted_but_never_printed(agenda: Agenda) -> None:
     assert "s3cr3t" not in str(lines)
 
 
-def test_a_backfill_of_no_inboxes_is_refused(agenda: Agenda, log: Recorder) -> None:
+@pytest.mark.parametrize("empty", [request(inboxes=()), request(tables=("nonsense",)), request(tables=())])
+def test_a_backfill_of_nothing_is_refused(agenda: Agenda, log: Recorder, empty: BackfillRequest) -> None:
     with capture_logs() as lines:
-        agenda.request(request(inboxes=()), Batch())
+        agenda.request(empty, Batch())
     assert [line["event"] for line in lines] == ["backfill.refused"]
     assert (agenda.jobs, log.said) == ({}, [])
 

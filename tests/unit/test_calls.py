@@ -53,35 +53,6 @@ def test_a_fault_is_both_the_askers_and_the_loops(calls: Calls) -> None:
     assert isinstance(met[0], ZeroDivisionError)
 
 
-def test_what_was_given_up_is_never_done(calls: Calls) -> None:
-    """Keys taken for an asker who no longer waits would be read by nobody."""
-    done: list[int] = []
-    with pytest.raises(TimeoutError, match="held up"):
-        calls.run(lambda: done.append(1), seconds=0.01)
-    calls.serve()
-    calls.close()
-    assert done == []
-
-
-def test_what_has_begun_is_waited_for(calls: Calls) -> None:
-    begun, finish = threading.Event(), threading.Event()
-
-    def work() -> str:
-        begun.set()
-        finish.wait(10)
-        return "done"
-
-    loop = threading.Thread(target=serve_one, args=[calls])
-    loop.start()
-    thread, met = asked(lambda: calls.run(work, seconds=0.2))
-    assert begun.wait(10)
-    thread.join(0.3)  # longer than the asker's patience
-    finish.set()
-    thread.join(10)
-    loop.join(10)
-    assert met == ["done"]
-
-
 def test_after_the_end_nothing_is_asked_in_vain(calls: Calls) -> None:
     waiting, met = asked(lambda: calls.run(lambda: 1))
     select.select([calls.wake], [], [], 10)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import traceback
-from typing import cast
+from typing import Any, cast
 
 import psycopg
 import pytest
@@ -11,6 +11,7 @@ from psycopg import errors
 from psycopg.pq.abc import PGconn
 
 from replicator.errors import ReplicatorError, SourceBusy, SourceRefused, SourceUnavailable
+from replicator.replication import Replication
 from replicator.source import source_errors
 
 VALUE = "s3cr3t"
@@ -88,3 +89,23 @@ def test_a_login_that_can_never_succeed_is_the_operators(said: str, kind: type[R
     fault = fault_of(psycopg.OperationalError(said, pgconn=LOGIN))
     assert type(fault) is (kind or SourceUnavailable)
     assert str(fault) == said.splitlines()[0]
+
+
+class Lost:
+    """libpq's connection once the line is cut."""
+
+    def get_copy_data(self, asynchronous: int) -> tuple[int, bytes]:
+        raise psycopg.OperationalError("no COPY in progress\nmore")
+
+    @property
+    def socket(self) -> int:
+        raise psycopg.OperationalError("the connection is lost")
+
+
+def test_a_lost_stream_is_waited_out_wherever_it_is_noticed() -> None:
+    replication = object.__new__(Replication)
+    replication._pgconn = cast(Any, Lost())
+    with pytest.raises(SourceUnavailable):
+        replication.read()
+    with pytest.raises(SourceUnavailable):
+        replication.wait(0, 0)
