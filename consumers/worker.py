@@ -393,6 +393,8 @@ class Worker:
         partitions = set(partitions)
         if self._flight is not None and flight_partitions(self._flight) & partitions:
             self._flight.ended.set()
+            if self._flight.batch is None:  # nobody works on it
+                self._give_up(self._flight)
         self._drop_buffered(partitions)
         self._ledger.forget(partitions)
 

@@ -1,15 +1,17 @@
-"""A prepared source and its topics, for tests that run the replicator as a process."""
+"""A prepared source and its topics, for tests that run the replicator as a process; and the whole path."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import closing
+from pathlib import Path
 
 import pytest
 
 from tests.integration.chatwoot import Source, connect
 from tests.integration.programs import make_topics, prepare_source, replicator_environment
 from tests.integration.replayed import Replayed
+from tests.integration.whole import Whole, whole
 
 
 @pytest.fixture
@@ -33,3 +35,21 @@ def replayed(kafka_bootstrap: str, topic_prefix: str, environment: dict[str, str
     make_topics(environment)
     with closing(Replayed(kafka_bootstrap, topic_prefix)) as log:
         yield log
+
+
+@pytest.fixture
+def path(
+    source_dsn: str,
+    target_dsn: str,
+    kafka_bootstrap: str,
+    topic_prefix: str,
+    tmp_path: Path,
+    request: pytest.FixtureRequest,
+) -> Iterator[Whole]:
+    """Source, topics and target; no program runs yet. What the programs logged is shown when the test fails."""
+    failed_before = request.session.testsfailed
+    with whole(source_dsn, target_dsn, kafka_bootstrap, topic_prefix, tmp_path) as made:
+        yield made
+        if request.session.testsfailed > failed_before:
+            for program in made.programs:
+                print(f"--- the end of {program.log}\n{program.tail()}")

@@ -13,6 +13,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from prometheus_client.parser import text_string_to_metric_families
+
 from demo.servers import wait_until
 from replicator import setup, topics
 from replicator.config import PREFIX, Settings, load
@@ -70,6 +72,19 @@ class Program:
                 return found
         except OSError:
             return {}
+
+    def metric(self, name: str) -> float:
+        """The sum of a metric over its labels, as `/metrics` has it; 0 while it has none, or does not answer."""
+        ports = [line["http_port"] for line in self.lines() if "http_port" in line]
+        if not ports:
+            return 0.0
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{ports[-1]}/metrics", timeout=5) as answer:
+                text = answer.read().decode()
+        except OSError:
+            return 0.0
+        families = [family for family in text_string_to_metric_families(text) if family.name == name]
+        return sum(s.value for family in families for s in family.samples if not s.name.endswith("_created"))
 
     def wait_healthy(self, seconds: float = START_SECONDS) -> None:
         def healthy() -> bool:

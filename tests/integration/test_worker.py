@@ -2,20 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
-
-import pytest
-
 from demo.source.seed import seed
 from demo.source.traffic import Traffic
-from tests.integration.whole import Whole, whole
-
-
-@pytest.fixture
-def path(source_dsn: str, target_dsn: str, kafka_bootstrap: str, topic_prefix: str, tmp_path: Path) -> Iterator[Whole]:
-    with whole(source_dsn, target_dsn, kafka_bootstrap, topic_prefix, tmp_path) as made:
-        yield made
+from tests.integration.whole import Whole
 
 
 def test_initial_load_and_live_traffic_arrive(path: Whole) -> None:

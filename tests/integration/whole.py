@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -12,6 +13,7 @@ from rich.console import Console
 
 from demo.compare import all_equal, compare, render
 from demo.servers import wait_until
+from demo.stage import GROUP
 from tests.integration.programs import Program, prepare_source, replicator_environment
 from tests.integration.targets import Target, target_of
 
@@ -31,9 +33,10 @@ class Whole:
             CONSUMERS_KAFKA_BOOTSTRAP_SERVERS=kafka,
             CONSUMERS_TOPIC_PREFIX=prefix,
             CONSUMERS_HTTP_PORT="0",
+            CONSUMERS_KAFKA_OPTIONS=json.dumps(GROUP),
             CONSUMERS_STUB_PATIENCE_S="2",
         )
-        self._started = 0
+        self.programs: list[Program] = []
 
     def map(self, owned: Mapping[int, Sequence[int]]) -> None:
         """Gives inboxes to tenants, as a person would by SQL."""
@@ -92,19 +95,10 @@ class Whole:
         return compare(self.source_dsn, self.target.superuser_dsn)
 
     def _start(self, arguments: list[str], environment: Mapping[str, str]) -> Program:
-        self._started += 1
-        program = Program(arguments, environment, self._folder / f"{self._started}-{arguments[0]}.log")
+        program = Program(arguments, environment, self._folder / f"{len(self.programs) + 1}-{arguments[0]}.log")
         self._stack.callback(program.end)
-        self._stack.push(_show_log(program, arguments))
+        self.programs.append(program)
         return program
-
-
-def _show_log(program: Program, arguments: list[str]) -> Any:
-    def on_exit(kind: object, error: object, trace: object) -> None:
-        if error is not None:
-            print(f"--- log of {' '.join(arguments)} ({program.pid})\n{program.tail()}")
-
-    return on_exit
 
 
 @contextmanager
