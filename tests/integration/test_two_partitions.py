@@ -111,9 +111,10 @@ class Moves:
 
     def __init__(self, path: Whole, source: Source) -> None:
         self._source = source
-        fill(source, conversations=48, messages=1)
-        path.replicator()
-        self.workers = [path.worker(CONSUMERS_KAFKA_OPTIONS=PATIENT) for _ in range(2)]
+        fill(source, conversations=12, messages=1)
+        path.replicator(REPLICATOR_HEARTBEAT_S="60")
+        # One reads a message at a time: coalescing would hide what the rows' own positions have to do.
+        self.workers = [path.worker(CONSUMERS_KAFKA_OPTIONS=PATIENT, CONSUMERS_BATCH_MESSAGES=n) for n in ("1", "5000")]
         wait_until_shared(*self.workers)
         self.first, second = self.workers
         old = [inbox for inbox in range(1, 7) if partition_of(inbox, PARTITIONS) in partitions(self.first)]
