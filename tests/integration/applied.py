@@ -34,6 +34,11 @@ class Applied:
         for inbox in inboxes:
             self.target.execute("INSERT INTO inbox_tenant_mapping (inbox_id, tenant_id) VALUES (%s, %s)", inbox, tenant)
 
+    def forget_tenants(self) -> None:
+        """With all that is theirs."""
+        self.target.execute("DELETE FROM tenants")
+        self.marks.clear()
+
     def work(self, tenant: int, events: Sequence[Event], inboxes: Iterable[int] = ()) -> Work:
         return Work(
             tenant=tenant,

@@ -1,12 +1,15 @@
-"""A prepared source and its topics, for tests that run the replicator as a process."""
+"""Prepared sources, topics and targets, for tests that do not prepare their own."""
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Iterator
 from contextlib import closing
 
 import pytest
 
+from demo.servers import Servers
+from tests.integration.applied import Applied, applied_to
 from tests.integration.chatwoot import Source, connect
 from tests.integration.programs import make_topics, prepare_source, replicator_environment
 from tests.integration.replayed import Replayed
@@ -33,3 +36,19 @@ def replayed(kafka_bootstrap: str, topic_prefix: str, environment: dict[str, str
     make_topics(environment)
     with closing(Replayed(kafka_bootstrap, topic_prefix)) as log:
         yield log
+
+
+@pytest.fixture(scope="module")
+def applied_target(servers: Servers) -> Iterator[Applied]:
+    """A target of a module's own, to which events are applied directly."""
+    name = f"target_{uuid.uuid4().hex[:12]}"
+    with applied_to(servers.target.create_database(name)) as applied:
+        yield applied
+    servers.target.drop_database(name)
+
+
+@pytest.fixture
+def applied(applied_target: Applied) -> Iterator[Applied]:
+    """The same, without tenants at first."""
+    yield applied_target
+    applied_target.forget_tenants()

@@ -2,27 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from random import Random
 from typing import Any
 
-import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from consumers.upsert import Relation
 from tests import histories
 from tests.histories import SHAPES, Source
-from tests.integration.applied import Applied, applied_to
+from tests.integration.applied import Applied
 
 READINGS = 3
 """Of each history, by a tenant each."""
-
-
-@pytest.fixture
-def applied(target_dsn: str) -> Iterator[Applied]:
-    with applied_to(target_dsn) as prepared:
-        yield prepared
 
 
 def rows(applied: Applied, tenant: int) -> dict[tuple[str, int], dict[str, Any]]:
