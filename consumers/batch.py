@@ -13,11 +13,12 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import orjson
 
-from consumers.ordering import Event
+from consumers.errors import BadEvent
+from consumers.ordering import Event, identifier
 from consumers.tenants import Owner
 from consumers.watermark import Generations, Mark, Place
 from replicator import (
@@ -44,6 +45,9 @@ class Message(NamedTuple):
     body: bytes
 
 
+_MOST_DIGITS: Final = 18
+"""Of an inbox: PostgreSQL's bigint takes them all."""
+
 Holders = Callable[[str, Sequence[int] | None], Iterable[int]]
 """(table, ids or None for any) → tenants that hold such a row."""
 
@@ -57,7 +61,7 @@ class Counts:
     """Streamed changes that were published twice."""
     zombies: int = 0
     unreadable: int = 0
-    """Messages without a key that are not ours."""
+    """Messages that are not ours, and that name no inbox of a tenant."""
     unmapped: Counter[int] = field(default_factory=Counter)
     """By inbox."""
 
@@ -104,7 +108,7 @@ class _Sorting:
         self.batch.ends[message.partition] = message.offset + 1
         try:
             head = unpack_head(message.headers)
-        except (KeyError, ValueError):
+        except (KeyError, ValueError, AttributeError):  # Kafka's headers may have no value
             self._unreadable(message)
             return
         generations = self._view.generations[message.partition]
@@ -116,10 +120,10 @@ class _Sorting:
             generations.see(message.offset, Run(*run))
         if head.op == "m":
             self._marker(message, head)
-        elif message.key is not None and not message.key.isdigit():
-            self._unreadable(message)
         elif message.key is None:
             self._broadcast(message, head)
+        elif _inbox_of(message.key) is None:
+            self._unreadable(message)
         else:
             self._keyed(message, head)
 
@@ -134,7 +138,10 @@ class _Sorting:
     def _broadcast(self, message: Message, head: Head) -> None:
         ids: list[int] | None = None
         if head.key:
-            ids = [key for key in orjson.loads(head.key) if isinstance(key, int)]
+            try:
+                ids = [identifier(head.key)]
+            except BadEvent:  # the target has no row of such a key
+                ids = []
         for tenant in {*self._view.holders(head.table, ids), *self._active[head.table]}:
             self._give(tenant, _event(message, head, None))
 
@@ -180,13 +187,13 @@ class _Sorting:
 
     def _unreadable(self, message: Message) -> None:
         """A message that is not ours. If its key names an inbox, the tenant must not go on without a person's look."""
-        key = message.key or b""
-        owner = self._view.owners.get(int(key)) if key.isdigit() else None
-        if owner is None:
+        inbox = _inbox_of(message.key)
+        owner = self._view.owners.get(inbox) if inbox is not None else None
+        if inbox is None or owner is None:
             self.batch.counts.unreadable += 1
             return
         head = Head("u", "", b"[0]", NOWHERE, 0, "", b"", True, "its headers are not those of a change event")
-        self._give(owner.tenant, _event(message, head, int(key)))
+        self._give(owner.tenant, _event(message, head, inbox))
 
 
 def sort_out(messages: Iterable[Message], view: View) -> Batch:
@@ -224,6 +231,10 @@ def new_marks(
 def ends_of(events: Iterable[Event]) -> dict[int, int]:
     """The offset after the last of these events, by partition."""
     return {event.partition: event.offset + 1 for event in events}
+
+
+def _inbox_of(key: bytes | None) -> int | None:
+    return int(key) if key is not None and key.isdigit() and len(key) <= _MOST_DIGITS else None
 
 
 def _committed_ms(event: Event | None) -> int | None:

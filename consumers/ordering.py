@@ -3,7 +3,9 @@
 Coalescing must end where applying one event after the other would have: so events of a row are taken in the order of
 their positions, as the row's own stored position would take them (an upsert needs a greater one, a delete one that is
 not smaller), columns that an event leaves out are filled from the event before, never across a delete, and a delete at
-an inbox touches only a row of that inbox. What concerns many rows (a truncate, a sweep) stands between two steps.
+an inbox touches only a row of that inbox. Only events of one inbox are known to follow each other without a gap: a
+partial row of another inbox goes into a step of its own. What concerns many rows (a truncate, a sweep) stands between
+two steps.
 
 Pure: values in, values out. Never knows which rows the target holds.
 """
@@ -11,7 +13,7 @@ Pure: values in, values out. Never knows which rows the target holds.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
 
@@ -108,16 +110,18 @@ def steps(events: Iterable[Event]) -> list[Step]:
 
     def close() -> None:
         if rows:
-            done.append(_collapse(rows))
+            done.extend(_collapse(rows))
             rows.clear()
 
     for event in events:
-        if event.key:
+        if event.key and (event.op in UPSERTS or event.op == "d"):
             rows[event.table, event.key].append(event)
             continue
         close()
-        if event.marker is None:
+        if event.op == "t" and not event.key:
             done.append(Truncate(event.table, event.position))
+        elif event.marker is None:
+            raise BadEvent(f"{_named(event)} is of a kind that this version does not know")
         elif event.marker.boundary == "begin":
             done.append(Begin(event.marker.id, event.inboxes))
         else:
@@ -126,54 +130,75 @@ def steps(events: Iterable[Event]) -> list[Step]:
     return done
 
 
-def _collapse(rows: dict[tuple[str, bytes], list[Event]]) -> Rows:
-    upserts: dict[str, list[Upsert]] = defaultdict(list)
-    deletes: dict[str, list[Delete]] = defaultdict(list)
+def _collapse(rows: dict[tuple[str, bytes], list[Event]]) -> list[Rows]:
+    """One step, or a few: nearly every row needs the first one alone."""
+    layers: list[Rows] = []
     for (table, key), events in rows.items():
-        row = identifier(key)
         if len(events) > 1:
             events.sort(key=_position)
-        live = _fold(row, events, deletes[table])
-        if live is not None:
-            upserts[table].append(live)
-    return Rows(
-        {table: sorted(found) for table, found in upserts.items() if found},
-        {table: found for table, found in deletes.items() if found},
-    )
+        for depth, (deletes, live) in enumerate(_fold(identifier(key), events)):
+            if depth == len(layers):
+                layers.append(Rows())
+            if deletes:
+                layers[depth].deletes.setdefault(table, []).extend(deletes)
+            if live is not None:
+                layers[depth].upserts.setdefault(table, []).append(live)
+    for layer in layers:
+        for found in layer.upserts.values():
+            found.sort()
+    return layers
 
 
 def _position(event: Event) -> Position:
     return event.position
 
 
-def _fold(row: int, events: list[Event], deletes: list[Delete]) -> Upsert | None:
-    """The row's last state, if it lives; what is to be deleted before goes to `deletes`."""
+def _fold(row: int, events: list[Event]) -> Iterator[tuple[list[Delete], Upsert | None]]:
+    """Of one row, by layer: what is to be deleted first, and the row's last state, if it lives."""
+    deletes: list[Delete] = []
     live: Upsert | None = None
-    first = events[0].position
     for event in events:
         if event.op in UPSERTS:
-            if live is None:
-                first = event.position
+            if live is not None and event.absent and event.inbox != live.inbox:
+                # Another partition may have brought what stands between the two: only the stored row tells.
+                yield deletes, _readable(live, events)
+                deletes, live = [], None
             live = _later(live, row, event)
             continue
         deletes.append(Delete(row, event.inbox, event.position))
         if live is not None and event.inbox in (None, live.inbox):
             # The upsert would have taken the row over from any inbox, had the row been older.
-            deletes.append(Delete(row, None, first._replace(ordinal=first.ordinal - 1)))
+            before = live.position._replace(ordinal=live.position.ordinal - 1)
+            deletes.append(Delete(row, None, before))
             live = None
-    return live
+    yield deletes, live if live is None else _readable(live, events)
 
 
 def _later(live: Upsert | None, row: int, event: Event) -> Upsert:
-    if event.error or event.inbox is None:
-        reason = event.error or "no inbox"
-        raise BadEvent(
-            f"the event at partition {event.partition}, offset {event.offset} ({event.table}) has no row: {reason}"
-        )
-    if live is None or not event.absent:
-        return Upsert(row, event.inbox, event.position, event.schema, event.absent, event.body)
-    body, absent = _filled(live.body, event)
+    """The row after this event; without a body as long as nothing but events without a row say what it is."""
+    if event.inbox is None:
+        raise BadEvent(f"{_named(event)} has no inbox")
+    is_unknown = _has_no_row(event) or (live is not None and not live.body and event.absent)
+    body, absent = b"" if is_unknown else event.body, event.absent
+    if body and absent and live is not None:
+        body, absent = _filled(live.body, event)
     return Upsert(row, event.inbox, event.position, event.schema, absent, body)
+
+
+def _readable(live: Upsert, events: list[Event]) -> Upsert:
+    """Raises BadEvent for a row that came without its body and that no later event of these has healed."""
+    if not live.body:
+        bad = next(event for event in reversed(events) if _has_no_row(event) and event.position <= live.position)
+        raise BadEvent(f"{_named(bad)} has no row: {bad.error or 'no body'}")
+    return live
+
+
+def _has_no_row(event: Event) -> bool:
+    return event.op in UPSERTS and bool(event.error or not event.body)
+
+
+def _named(event: Event) -> str:
+    return f"the event at partition {event.partition}, offset {event.offset} ({event.table})"
 
 
 def _filled(older: bytes, event: Event) -> tuple[bytes, bytes]:
@@ -185,7 +210,7 @@ def _filled(older: bytes, event: Event) -> tuple[bytes, bytes]:
         after = envelope["after"]
         after.update({name: known[name] for name in absent if name in known})
     except (ValueError, KeyError, TypeError, AttributeError):
-        raise BadEvent(f"the event at partition {event.partition}, offset {event.offset} can't be read") from None
+        raise BadEvent(f"{_named(event)} can't be read") from None
     missing = [name for name in absent if name not in known]
     return orjson.dumps({"after": after}), orjson.dumps(missing) if missing else b""
 

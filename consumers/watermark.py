@@ -125,10 +125,12 @@ class Generations:
     """
 
     def __init__(self, seen: Iterable[tuple[int, Run]] = ()) -> None:
-        ascending = sorted(seen)
-        self._offsets = [offset for offset, _ in ascending]
-        self._runs = [run for _, run in ascending]
-        self._stored = len(ascending)
+        self._offsets: list[int] = []
+        self._runs: list[Run] = []
+        for offset, run in sorted(seen):
+            if not self._runs or run > self._runs[-1]:
+                self.see(offset, run)
+        self._stored = len(self._offsets)
 
     def at(self, offset: int) -> Run:
         """The latest run that was seen at or before this offset."""

@@ -1,13 +1,16 @@
-"""A prepared source and its topics, for tests that run the replicator as a process; and the whole path."""
+"""Prepared sources, topics and targets, and the whole path, for tests that do not prepare their own."""
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
 import pytest
 
+from demo.servers import Servers
+from tests.integration.applied import Applied, applied_to
 from tests.integration.chatwoot import Source, connect
 from tests.integration.programs import make_topics, prepare_source, replicator_environment
 from tests.integration.replayed import Replayed
@@ -53,3 +56,19 @@ def path(
         if request.session.testsfailed > failed_before:
             for program in made.programs:
                 print(f"--- the end of {program.log}\n{program.tail()}")
+
+
+@pytest.fixture(scope="module")
+def applied_target(servers: Servers) -> Iterator[Applied]:
+    """A target of a module's own, to which events are applied directly."""
+    name = f"target_{uuid.uuid4().hex[:12]}"
+    with applied_to(servers.target.create_database(name)) as applied:
+        yield applied
+    servers.target.drop_database(name)
+
+
+@pytest.fixture
+def applied(applied_target: Applied) -> Iterator[Applied]:
+    """The same, without tenants at first."""
+    yield applied_target
+    applied_target.forget_tenants()
