@@ -33,6 +33,9 @@ _IDLE_LIMIT_S: Final = 15
 
 _SESSION: Final = {
     **PINNED_SETTINGS,
+    # How text is read, where the database or the role says otherwise.
+    "array_nulls": "on",
+    "xmloption": "content",
     # Batches are small beside the tables, and temporary tables have no statistics: always by index.
     "enable_hashjoin": "off",
     "enable_mergejoin": "off",
@@ -338,8 +341,11 @@ def refuse_unbound(connection: Connection[Any], relations: Mapping[str, Relation
 def read_relations(connection: Connection[Any]) -> dict[str, Relation]:
     """The replicated tables of the current schema, with the graph of their foreign keys. Raises TargetRefused."""
     columns: dict[str, dict[str, str]] = defaultdict(dict)
-    for table, name, kind in connection.execute(_COLUMNS):
+    documents: dict[str, set[str]] = defaultdict(set)
+    for table, name, kind, is_document in connection.execute(_COLUMNS):
         columns[table][name] = kind
+        if is_document:
+            documents[table].add(name)
     replicated = {table for table, found in columns.items() if found.keys() >= upsert.OWN_COLUMNS and "id" in found}
     if not set(CAPTURED) <= replicated:
         lacking = ", ".join(sorted(set(CAPTURED) - replicated))
@@ -355,6 +361,7 @@ def read_relations(connection: Connection[Any]) -> dict[str, Relation]:
         table: Relation(
             name=table,
             columns=columns[table],
+            documents=frozenset(documents[table]),
             parents=tuple(sorted(parents[table])),
             children=tuple(sorted(children[table])),
         )
@@ -371,7 +378,11 @@ def holders(connection: Connection[Any], table: str, ids: Sequence[int] | None) 
 
 
 _COLUMNS: Final = """
-    SELECT c.relname, a.attname, format_type(a.atttypid, a.atttypmod)
+    WITH RECURSIVE documents (type) AS (
+        VALUES ('json'::regtype::oid), ('jsonb'::regtype::oid)
+        UNION SELECT t.oid FROM pg_type AS t JOIN documents ON t.typbasetype = documents.type
+    )
+    SELECT c.relname, a.attname, format_type(a.atttypid, a.atttypmod), a.atttypid IN (SELECT type FROM documents)
     FROM pg_class AS c JOIN pg_attribute AS a ON a.attrelid = c.oid
     WHERE c.relnamespace = current_schema()::regnamespace AND c.relkind IN ('r', 'p')
         AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated = ''

@@ -52,6 +52,8 @@ class Relation:
     name: str
     columns: Mapping[str, str]
     """Type by name, as format_type prints it; none that is generated."""
+    documents: frozenset[str]
+    """Those of json or jsonb, or of a domain over one."""
     parents: tuple[tuple[str, str], ...]
     """Foreign keys as (own column, parent table), tenants left out."""
     children: tuple[tuple[str, str], ...]
@@ -279,10 +281,8 @@ def _pointers(parents: Sequence[tuple[str, str]]) -> str:
 
 def _staged_type(relation: Relation, name: str) -> str:
     # json_to_record would make a JSON string of a document that stands in a JSON string: taken as text, then cast.
-    kind = relation.columns[name]
-    return "text" if kind in ("json", "jsonb") else kind
+    return "text" if name in relation.documents else relation.columns[name]
 
 
 def _taken(relation: Relation, name: str) -> str:
-    kind = relation.columns[name]
-    return f"r.{quoted(name)}::{kind}" if kind in ("json", "jsonb") else f"r.{quoted(name)}"
+    return f"r.{quoted(name)}::{relation.columns[name]}" if name in relation.documents else f"r.{quoted(name)}"
