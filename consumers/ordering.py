@@ -56,6 +56,9 @@ class Upsert(NamedTuple):
     absent: bytes
     """JSON array of columns that nobody carried, `b""` for a whole row."""
     body: bytes
+    """`b""`: nobody carried any column."""
+    is_lost: bool = False
+    """The row's state was too large to be sent: what is not in the body is not known to the target either."""
 
 
 class Delete(NamedTuple):
@@ -165,15 +168,19 @@ def _fold(row: int, events: list[Event], deletes: list[Delete]) -> Upsert | None
 
 
 def _later(live: Upsert | None, row: int, event: Event) -> Upsert:
-    if event.error or event.inbox is None:
+    if event.inbox is None or (event.error and not event.schema):
         reason = event.error or "no inbox"
         raise BadEvent(
             f"the event at partition {event.partition}, offset {event.offset} ({event.table}) has no row: {reason}"
         )
+    if event.error:
+        return Upsert(row, event.inbox, event.position, event.schema, b"", b"", is_lost=True)
     if live is None or not event.absent:
         return Upsert(row, event.inbox, event.position, event.schema, event.absent, event.body)
+    if not live.body:
+        return Upsert(row, event.inbox, event.position, event.schema, event.absent, event.body, is_lost=True)
     body, absent = _filled(live.body, event)
-    return Upsert(row, event.inbox, event.position, event.schema, absent, body)
+    return Upsert(row, event.inbox, event.position, event.schema, absent, body, live.is_lost and bool(absent))
 
 
 def _filled(older: bytes, event: Event) -> tuple[bytes, bytes]:
