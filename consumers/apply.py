@@ -7,8 +7,9 @@ touches progress, parking or the mapping's cache: it returns what happened.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 import psycopg
@@ -17,10 +18,11 @@ import structlog
 from consumers.batch import ends_of, new_marks
 from consumers.config import Settings
 from consumers.errors import Action, ConsumersError, Fault, Overtaken, Verdict, classify
+from consumers.layout import Layout
+from consumers.misfits import misfits, narrowed
 from consumers.ordering import Event, steps
 from consumers.parking import Reason
 from consumers.target import Outcome, Schemas, Session, Work, end_frozen
-from consumers.upsert import Relation
 from consumers.watermark import Mark, Place
 from replicator import KeysRequest
 from replicator.runtime import GrowingPause
@@ -41,6 +43,8 @@ class Result:
     upserts: int = 0
     deletes: int = 0
     incomplete: list[KeysRequest] = field(default_factory=list)
+    bodiless: Counter[str] = field(default_factory=Counter)
+    skipped: Counter[tuple[str, str, str]] = field(default_factory=Counter)
     stuck: dict[int, int] = field(default_factory=dict)
     """By partition: the offset of the first event that is not applied."""
     reason: Reason | None = None
@@ -51,13 +55,15 @@ class Result:
         self.upserts += outcome.upserts
         self.deletes += outcome.deletes
         self.incomplete.extend(outcome.incomplete)
+        self.bodiless.update(outcome.bodiless)
+        self.skipped.update(outcome.skipped)
 
 
 class Applier:
     """Applies shares of batches; a session for each thread that it is called from."""
 
-    def __init__(self, settings: Settings, relations: Callable[[], Mapping[str, Relation]], schemas: Schemas) -> None:
-        self._settings, self._relations, self._schemas = settings, relations, schemas
+    def __init__(self, settings: Settings, layout: Layout, schemas: Schemas) -> None:
+        self._settings, self._layout, self._schemas = settings, layout, schemas
         self._own = threading.local()
         self._lock = threading.Lock()
         self._sessions: set[Session] = set()
@@ -83,6 +89,8 @@ class Applier:
             except (psycopg.Error, ConsumersError) as error:
                 verdict = attempts.judge(error)
                 self._drop_broken()
+                if verdict.action in (Action.STOP, Action.PARK) and self._is_outdated(error):
+                    continue
                 match verdict.action:
                     case Action.STOP:
                         raise
@@ -135,8 +143,30 @@ class Applier:
         for stretch in stretches:
             for event in stretch:
                 result.stuck.setdefault(event.partition, event.offset)
-        result.reason = Reason.of(error, verdict)
+        result.reason = self._reason(stretches[0][0], error, verdict)
         return result
+
+    def _reason(self, event: Event, error: Exception, verdict: Verdict) -> Reason:
+        """Names the table, and the columns that do not take what they should."""
+        reason = Reason.of(error, verdict)
+        if not isinstance(error, psycopg.Error) or event.table not in self._layout.relations:
+            return reason
+        try:
+            narrow = misfits(self._session().connection, self._layout.relations[event.table], event, self._schemas)
+        except (psycopg.Error, ConsumersError) as fault:
+            log.warning("row.not_examined", table=event.table, error=type(fault).__name__)
+            narrow = []
+        if narrow:
+            return narrowed(reason, event.table, narrow)
+        return replace(reason, says=f"a row of {event.table}: {reason.says}")
+
+    def _is_outdated(self, error: Exception) -> bool:
+        """Whether the tables were altered since they were last looked at: then the error may be of yesterday."""
+        try:
+            return isinstance(error, psycopg.Error) and self._layout.read(self._session().connection)
+        except psycopg.Error as fault:
+            log.warning("target.not_looked_at", error=type(fault).__name__)
+            return False
 
     def _wait(
         self, tenant: int, error: Exception, verdict: Verdict, attempts: _Attempts, ended: threading.Event
@@ -163,10 +193,12 @@ class Applier:
     def _session(self) -> Session:
         session: Session | None = getattr(self._own, "session", None)
         if session is None:
-            session = Session(self._settings, self._relations())
+            session = Session(self._settings, self._layout.relations)
             self._own.session = session
             with self._lock:
                 self._sessions.add(session)
+        elif session.relations is not self._layout.relations:
+            session.use(self._layout.relations)
         return session
 
     def _drop_broken(self) -> None:

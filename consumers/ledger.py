@@ -113,6 +113,11 @@ class Ledger:
                 advice=result.reason.advice if result.reason else "",
             )
 
+    def try_parked_again(self) -> None:
+        """At once: what they failed on may have been mended."""
+        for parked in self.parked.values():
+            parked.due = 0.0
+
     def caught_up(self, connection: Connection[Any], place: Place, result: Result, end: int) -> None:
         """What a parked tenant's own reading has come to: `end` is the offset after it."""
         parked = self.parked.get(place)

@@ -13,5 +13,6 @@ REPEATED = Counter(_PREFIX + "repeated_events", "Streamed changes that were publ
 ZOMBIES = Counter(_PREFIX + "zombie_events", "Events of an older run than their partition has seen, dropped")
 UNMAPPED = Counter(_PREFIX + "unmapped_events", "Events of inboxes that belong to nobody")
 UNREADABLE = Counter(_PREFIX + "unreadable_messages", "Messages without a key that are not ours")
+BODILESS = Counter(_PREFIX + "rows_without_body", "Rows that could not be sent and are stubs until they can", ["table"])
 PARKED = Gauge(_PREFIX + "parked", "Tenants and partitions that could not follow")
 PARTITIONS = Gauge(_PREFIX + "partitions", "Partitions assigned to this worker")

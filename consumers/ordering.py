@@ -58,6 +58,9 @@ class Upsert(NamedTuple):
     absent: bytes
     """JSON array of columns that nobody carried, `b""` for a whole row."""
     body: bytes
+    """`b""`: nobody carried any column."""
+    is_lost: bool = False
+    """The row's state was too large to be sent: what is not in the body is not known to the target either."""
 
 
 class Delete(NamedTuple):
@@ -161,7 +164,7 @@ def _fold(row: int, events: list[Event]) -> Iterator[tuple[list[Delete], Upsert 
         if event.op in UPSERTS:
             if live is not None and event.absent and event.inbox != live.inbox:
                 # Another partition may have brought what stands between the two: only the stored row tells.
-                yield deletes, _readable(live, events)
+                yield deletes, live
                 deletes, live = [], None
             live = _later(live, row, event)
             continue
@@ -171,30 +174,22 @@ def _fold(row: int, events: list[Event]) -> Iterator[tuple[list[Delete], Upsert 
             before = live.position._replace(ordinal=live.position.ordinal - 1)
             deletes.append(Delete(row, None, before))
             live = None
-    yield deletes, live if live is None else _readable(live, events)
+    yield deletes, live
 
 
 def _later(live: Upsert | None, row: int, event: Event) -> Upsert:
-    """The row after this event; without a body as long as nothing but events without a row say what it is."""
     if event.inbox is None:
         raise BadEvent(f"{_named(event)} has no inbox")
-    is_unknown = _has_no_row(event) or (live is not None and not live.body and event.absent)
-    body, absent = b"" if is_unknown else event.body, event.absent
-    if body and absent and live is not None:
-        body, absent = _filled(live.body, event)
-    return Upsert(row, event.inbox, event.position, event.schema, absent, body)
-
-
-def _readable(live: Upsert, events: list[Event]) -> Upsert:
-    """Raises BadEvent for a row that came without its body and that no later event of these has healed."""
+    if (event.error and not event.schema) or not (event.error or event.body):
+        raise BadEvent(f"{_named(event)} has no row: {event.error or 'no body'}")
+    if event.error:
+        return Upsert(row, event.inbox, event.position, event.schema, b"", b"", is_lost=True)
+    if live is None or not event.absent:
+        return Upsert(row, event.inbox, event.position, event.schema, event.absent, event.body)
     if not live.body:
-        bad = next(event for event in reversed(events) if _has_no_row(event) and event.position <= live.position)
-        raise BadEvent(f"{_named(bad)} has no row: {bad.error or 'no body'}")
-    return live
-
-
-def _has_no_row(event: Event) -> bool:
-    return event.op in UPSERTS and bool(event.error or not event.body)
+        return Upsert(row, event.inbox, event.position, event.schema, event.absent, event.body, is_lost=True)
+    body, absent = _filled(live.body, event)
+    return Upsert(row, event.inbox, event.position, event.schema, absent, body, live.is_lost and bool(absent))
 
 
 def _named(event: Event) -> str:

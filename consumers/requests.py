@@ -41,7 +41,17 @@ class _Asking:
     """When it was due its partition's log ended here: a marker that answers may stand before."""
 
 
+@dataclass(slots=True)
+class _Awaited:
+    """A stub, and when it is asked for (again)."""
+
+    due: float
+    pause_s: float
+
+
 _STUBS_AT_ONCE: Final = 500
+_LONGEST_PAUSE_S: Final = 3600.0
+"""Between two readings of a row that may never come, for instance one too large to be sent."""
 
 
 class Requests:
@@ -117,12 +127,12 @@ class Requests:
 
 
 class _Stubs:
-    """Since when stubs were seen, in a rotation over each table of each tenant."""
+    """When stubs are to be asked for, in a rotation over each table of each tenant."""
 
     def __init__(self, patience_s: float) -> None:
         self._patience_s = patience_s
         self._after: dict[tuple[int, str], int] = {}
-        self._seen: dict[tuple[int, str], dict[int, float]] = defaultdict(dict)
+        self._seen: dict[tuple[int, str], dict[int, _Awaited]] = defaultdict(dict)
 
     def overdue(
         self, connection: Connection[Any], relation: Relation, tenant: int, inboxes: list[int]
@@ -142,8 +152,10 @@ class _Stubs:
             del seen[row]  # filled, or gone
         asked: dict[int, list[int]] = defaultdict(list)
         for row, inbox in found:
-            if now - seen.setdefault(row, now) >= self._patience_s and inbox in (None, *inboxes):
-                seen[row] = now
+            awaited = seen.setdefault(row, _Awaited(now + self._patience_s, self._patience_s))
+            if now >= awaited.due and inbox in (None, *inboxes):
+                awaited.pause_s = min(awaited.pause_s * 2, _LONGEST_PAUSE_S)
+                awaited.due = now + awaited.pause_s
                 asked[inboxes[0] if inbox is None else inbox].append(row)
         return [
             KeysRequest(table=relation.name, inbox=inbox, keys=tuple((row,) for row in rows))

@@ -18,11 +18,12 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from consumers import lag
+from consumers import lag, skipped
 from consumers.config import Settings
 from consumers.errors import LogUnavailable
 from consumers.mapping_admin import Listing, Unmapped, read_listing
 from consumers.session import connect
+from consumers.skipped import Skipped
 from replicator import partition_of
 
 
@@ -69,6 +70,8 @@ class Status:
     pool: str
     tenants: tuple[TenantStatus, ...]
     unmapped: tuple[Unmapped, ...]
+    skipped: tuple[Skipped, ...]
+    """Columns that the target lacks."""
     faults: tuple[str, ...]
     """What kept this from being complete."""
 
@@ -88,10 +91,15 @@ def gather(settings: Settings) -> Status:
     with connect(settings, settings.target_dsn, "status") as connection:
         reading = _Reading(connection, settings, ends)
         tenants = tuple(reading.tenant(tenant, name) for tenant, name in _tenants(connection))
+        columns = tuple(skipped.read(connection))
     if any(tenant.lag is None for tenant in tenants) and ends:
         faults.append(f"the pool {settings.pool} has not read every partition yet, or the topic was made anew")
     return Status(
-        pool=settings.pool, tenants=tenants, unmapped=reading.listing.unmapped, faults=tuple(dict.fromkeys(faults))
+        pool=settings.pool,
+        tenants=tenants,
+        unmapped=reading.listing.unmapped,
+        skipped=columns,
+        faults=tuple(dict.fromkeys(faults)),
     )
 
 
@@ -194,7 +202,7 @@ def _stub_count(connection: psycopg.Connection[Any], schema: str) -> sql.Compose
 
 def to_json(status: Status) -> dict[str, Any]:
     """For machines; times are ISO 8601 in UTC once printed with `default=str`."""
-    return {**asdict(status), "is_well": status.is_well}
+    return {**asdict(status), "add_columns": skipped.remedies(status.skipped), "is_well": status.is_well}
 
 
 def render(status: Status) -> RenderableType:
@@ -229,7 +237,16 @@ def _sentences(status: Status) -> list[str]:
         f" `consumers map add --inbox {inbox.inbox_id} --tenant ...`"
         for inbox in status.unmapped
     ]
-    return [*status.faults, *parked, *unmapped]
+    lacking = [
+        f"column {column.relation}.{column.name} is skipped, the target lacks it: {column.rows} rows since"
+        f" {_time(column.first_seen)}"
+        for column in status.skipped
+    ]
+    remedies = [
+        f"{statement} {skipped.ADVICE.format(table=table)}"
+        for table, statement in skipped.remedies(status.skipped).items()
+    ]
+    return [*status.faults, *parked, *unmapped, *lacking, *remedies]
 
 
 def _time(moment: datetime | None) -> str:

@@ -8,7 +8,7 @@ rows. Never decides what to do about an error: psycopg's errors, Overtaken and B
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -33,6 +33,9 @@ _IDLE_LIMIT_S: Final = 15
 
 _SESSION: Final = {
     **PINNED_SETTINGS,
+    # How text is read, where the database or the role says otherwise.
+    "array_nulls": "on",
+    "xmloption": "content",
     # Batches are small beside the tables, and temporary tables have no statistics: always by index.
     "enable_hashjoin": "off",
     "enable_mergejoin": "off",
@@ -69,6 +72,10 @@ class Outcome:
     deletes: int = 0
     incomplete: list[KeysRequest] = field(default_factory=list)
     """Rows of which only a part is known: to be read again."""
+    bodiless: Counter[str] = field(default_factory=Counter)
+    """By table: rows whose state could not be sent; stubs until it can."""
+    skipped: Counter[tuple[str, str, str]] = field(default_factory=Counter)
+    """By (table, column, type in the source): rows written without a column that the target lacks."""
 
 
 class Session:
@@ -76,14 +83,21 @@ class Session:
 
     def __init__(self, settings: Settings, relations: Mapping[str, Relation]) -> None:
         """Raises psycopg.Error."""
-        self._relations = relations
-        self._order = upsert.parents_first(relations)
+        self.relations: Mapping[str, Relation] = {}
+        self._order: tuple[str, ...] = ()
         self._load = 0
         self._staged = 0
         self._noted = 0
         self.connection: Connection[Any] = open_session(settings, "worker")
         for statement in upsert.STAGING:
             self.connection.execute(statement.encode())
+        self.use(relations)
+
+    def use(self, relations: Mapping[str, Relation]) -> None:
+        """The tables have been altered, or are looked at for the first time."""
+        forget_plans(self.connection)
+        self._order = upsert.parents_first(relations)
+        self.relations = relations
 
     def apply(self, work: Work, schemas: Schemas) -> Outcome:
         """Raises psycopg.Error, Overtaken or BadEvent; then nothing of it is in the target."""
@@ -118,12 +132,12 @@ class Session:
         rows: list[bytes] = []
         deletes: list[bytes] = []
         for number, step in enumerate(work.steps):
-            forms.append(_pack(step, number, self._relations, schemas, rows) if isinstance(step, Rows) else [])
+            forms.append(_pack(step, number, self.relations, schemas, rows) if isinstance(step, Rows) else [])
             if isinstance(step, Rows):
                 deletes.extend(
                     orjson.dumps({"s": number, "r": table, "i": row, "n": inbox, "e": epoch, "p": point, "o": ordinal})
                     for table, found in step.deletes.items()
-                    if table in self._relations
+                    if table in self.relations
                     for row, inbox, (epoch, point, ordinal) in found
                 )
         for statement, packed in ((upsert.STAGE_ROWS, rows), (upsert.STAGE_DELETES, deletes)):
@@ -136,11 +150,11 @@ class Session:
         given = {"tenant": tenant, "load": self._load, "step": number}
         match step:
             case Rows():
-                outcome.deletes += self._delete([name for name in step.deletes if name in self._relations], given)
+                outcome.deletes += self._delete([name for name in step.deletes if name in self.relations], given)
                 for index, form in enumerate(forms):
                     self._upsert(form, {**given, "form": index}, outcome)
             case Truncate():
-                if relation := self._relations.get(step.table):
+                if relation := self.relations.get(step.table):
                     self._stage_older(relation, step.position, given)
                     outcome.deletes += self._delete([relation.name], given)
             case Begin():
@@ -160,7 +174,7 @@ class Session:
         for name in reversed(self._order):
             if name not in names:
                 continue
-            relation = self._relations[name]
+            relation = self.relations[name]
             if (note := upsert.note_parents_of_deleted(relation)) is not None:
                 self._noted += self._execute(note, **given)
             gone += self._execute(upsert.delete(relation), **given)
@@ -173,7 +187,7 @@ class Session:
         if not self._noted:
             return
         for name in reversed(self._order):
-            self._execute(upsert.delete_orphans(self._relations[name]), tenant=tenant)
+            self._execute(upsert.delete_orphans(self.relations[name]), tenant=tenant)
         self._execute("DELETE FROM pg_temp.orphans")
 
     def _upsert(self, form: Form, given: dict[str, Any], outcome: Outcome) -> None:
@@ -181,9 +195,14 @@ class Session:
             self._execute(statement, **given)
         if (note := upsert.note_parents_left(form)) is not None:
             self._noted += self._execute(note, **given)
-        outcome.upserts += self._execute(upsert.upsert(form), **given)
+        written = self._execute(upsert.upsert(form), **given)
+        outcome.upserts += written
+        for name, kind in form.skipped if written else ():
+            outcome.skipped[form.relation.name, name, kind] += written
+        if form.is_lost:
+            outcome.bodiless[form.relation.name] += self._execute(upsert.empty(form), **given)
         asked: dict[int, list[int]] = defaultdict(list)
-        if form.is_partial:
+        if form.is_partial and not form.is_lost:
             for row, inbox in self._rows(upsert.partial_stubs(form), **given):
                 if inbox is not None:
                     asked[inbox].append(row)
@@ -218,10 +237,10 @@ class Session:
         inboxes = [inbox for (inbox,) in begun]
         if not inboxes:
             return 0
-        swept = [name for name in marker.tables if name in self._relations and self._relations[name].inbox]
+        swept = [name for name in marker.tables if name in self.relations and self.relations[name].inbox]
         before = marker.start._replace(ordinal=marker.start.ordinal - 1)
         for name in swept:
-            self._stage_older(self._relations[name], before, given, inboxes)
+            self._stage_older(self.relations[name], before, given, inboxes)
         gone = self._delete(swept, given)
         is_complete = set(CAPTURED) <= set(marker.tables)
         # An inbox that still waits after a backfill of some tables waits for another one.
@@ -246,19 +265,21 @@ def _pack(
     step: Rows, number: int, relations: Mapping[str, Relation], schemas: Schemas, packed: list[bytes]
 ) -> list[Form]:
     """The rows of a step as JSON objects for staging, their forms numbered, parents before children."""
-    forms: dict[tuple[str, str, bytes], int] = {}
+    forms: dict[tuple[str, str, bytes, bool, bool], int] = {}
     found: list[Form] = []
     for table in upsert.parents_first(relations):
         for row in step.upserts.get(table, ()):
-            kind = (table, row.schema, row.absent)
+            kind = (table, row.schema, row.absent, row.is_lost, not row.body)
             index = forms.get(kind)
             if index is None:
                 index = forms[kind] = len(found)
                 found.append(_form(relations[table], row, schemas))
             epoch, point, ordinal = row.position
+            whole = b"false" if row.absent or row.is_lost else b"true"
+            body = row.body or orjson.dumps({"after": {relations[table].inbox or "": row.inbox}})
             packed.append(
                 b'{"s":%d,"f":%d,"i":%d,"e":%d,"p":%d,"o":%d,"w":%b,"b":%b}'
-                % (number, index, row.id, epoch, point, ordinal, b"false" if row.absent else b"true", row.body)
+                % (number, index, row.id, epoch, point, ordinal, whole, body)
             )
     return found
 
@@ -269,7 +290,9 @@ def _form(relation: Relation, row: Upsert, schemas: Schemas) -> Form:
         absent: list[str] = orjson.loads(row.absent) if row.absent else []
     except ValueError:
         raise BadEvent(f"an event of {relation.name} names its absent columns wrongly") from None
-    return upsert.form(relation, schema, absent)
+    if not row.body:
+        absent = [name for name, _ in schema.columns if name != relation.inbox]
+    return upsert.form(relation, schema, absent, is_lost=row.is_lost)
 
 
 def open_session(settings: Settings, purpose: str, *, autocommit: bool = True) -> Connection[Any]:
@@ -293,6 +316,11 @@ def open_session(settings: Settings, purpose: str, *, autocommit: bool = True) -
     for name, value in wanted.items():
         connection.execute("SELECT set_config(%s, %s, false)", [name, value])
     return connection
+
+
+def forget_plans(connection: Connection[Any]) -> None:
+    """Statements that were prepared for other columns would fail."""
+    connection.execute("DEALLOCATE ALL")
 
 
 def end_frozen(connection: Connection[Any], tenant: int) -> list[int]:
@@ -338,8 +366,11 @@ def refuse_unbound(connection: Connection[Any], relations: Mapping[str, Relation
 def read_relations(connection: Connection[Any]) -> dict[str, Relation]:
     """The replicated tables of the current schema, with the graph of their foreign keys. Raises TargetRefused."""
     columns: dict[str, dict[str, str]] = defaultdict(dict)
-    for table, name, kind in connection.execute(_COLUMNS):
+    documents: dict[str, set[str]] = defaultdict(set)
+    for table, name, kind, is_document in connection.execute(_COLUMNS):
         columns[table][name] = kind
+        if is_document:
+            documents[table].add(name)
     replicated = {table for table, found in columns.items() if found.keys() >= upsert.OWN_COLUMNS and "id" in found}
     if not set(CAPTURED) <= replicated:
         lacking = ", ".join(sorted(set(CAPTURED) - replicated))
@@ -355,6 +386,7 @@ def read_relations(connection: Connection[Any]) -> dict[str, Relation]:
         table: Relation(
             name=table,
             columns=columns[table],
+            documents=frozenset(documents[table]),
             parents=tuple(sorted(parents[table])),
             children=tuple(sorted(children[table])),
         )
@@ -371,7 +403,11 @@ def holders(connection: Connection[Any], table: str, ids: Sequence[int] | None) 
 
 
 _COLUMNS: Final = """
-    SELECT c.relname, a.attname, format_type(a.atttypid, a.atttypmod)
+    WITH RECURSIVE documents (type) AS (
+        VALUES ('json'::regtype::oid), ('jsonb'::regtype::oid)
+        UNION SELECT t.oid FROM pg_type AS t JOIN documents ON t.typbasetype = documents.type
+    )
+    SELECT c.relname, a.attname, format_type(a.atttypid, a.atttypmod), a.atttypid IN (SELECT type FROM documents)
     FROM pg_class AS c JOIN pg_attribute AS a ON a.attrelid = c.oid
     WHERE c.relnamespace = current_schema()::regnamespace AND c.relkind IN ('r', 'p')
         AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated = ''

@@ -52,6 +52,8 @@ class Relation:
     name: str
     columns: Mapping[str, str]
     """Type by name, as format_type prints it; none that is generated."""
+    documents: frozenset[str]
+    """Those of json or jsonb, or of a domain over one."""
     parents: tuple[tuple[str, str], ...]
     """Foreign keys as (own column, parent table), tenants left out."""
     children: tuple[tuple[str, str], ...]
@@ -79,29 +81,29 @@ class Form:
     """Data columns that both the event and the target have."""
     is_partial: bool
     """The events leave columns out."""
+    is_lost: bool
+    """What they leave out is nowhere: it was too large to be sent."""
+    skipped: tuple[tuple[str, str], ...]
+    """(name, type) of what they carry and the target lacks."""
 
     @property
     def parents(self) -> tuple[tuple[str, str], ...]:
         return tuple((column, parent) for column, parent in self.relation.parents if column in self.columns)
 
 
-def form(relation: Relation, schema: TableSchema, absent: Iterable[str]) -> Form:
+def form(relation: Relation, schema: TableSchema, absent: Iterable[str], *, is_lost: bool = False) -> Form:
     """The form of rows of this version that leave these columns out."""
     left_out = set(absent)
     carried = {name for name, _ in schema.columns} - left_out
     columns = tuple(name for name in relation.data if name in carried)
-    return Form(relation=relation, columns=columns, is_partial=bool(left_out))
+    skipped = tuple((name, kind) for name, kind in schema.columns if name in carried and name not in relation.columns)
+    return Form(relation=relation, columns=columns, is_partial=bool(left_out), is_lost=is_lost, skipped=skipped)
 
 
-def missing_columns(relation: Relation, schema: TableSchema) -> tuple[tuple[str, str], ...]:
-    """(name, type) of the source's columns that the target lacks."""
-    return tuple((name, kind) for name, kind in schema.columns if name not in relation.columns)
-
-
-def add_columns(relation: Relation, missing: Sequence[tuple[str, str]]) -> str:
-    """What the owner of the target may run to have these columns."""
-    added = ", ".join(f"ADD COLUMN {quoted(name)} {kind}" for name, kind in missing)
-    return f"ALTER TABLE {quoted(relation.name)} {added};"
+def try_column(relation: Relation, name: str) -> str:
+    """Reads one column of the row in %(body)s as the target would, and fails as it would."""
+    shape = f"{quoted(name)} {_staged_type(relation, name)}"
+    return f"SELECT {_taken(relation, name)} FROM json_to_record(%(body)s::json -> 'after') AS r ({shape})"
 
 
 def parents_first(relations: Mapping[str, Relation]) -> tuple[str, ...]:
@@ -220,6 +222,14 @@ def upsert(form: Form) -> str:
     )
 
 
+def empty(form: Form) -> str:
+    """Rows of this form that were just written are stubs, whatever they were before."""
+    return (
+        f"UPDATE {quoted(form.relation.name)} AS t SET synced_at = NULL FROM pg_temp.staged_rows AS s"
+        f" WHERE {_STAGED} AND t.tenant_id = %(tenant)s AND t.id = s.id AND {_STORED} = (s.epoch, s.point, s.ordinal)"
+    )
+
+
 def partial_stubs(form: Form) -> str:
     """Rows of this form that are incomplete in the target and must be read again, as (id, inbox)."""
     inbox = form.relation.inbox
@@ -279,10 +289,8 @@ def _pointers(parents: Sequence[tuple[str, str]]) -> str:
 
 def _staged_type(relation: Relation, name: str) -> str:
     # json_to_record would make a JSON string of a document that stands in a JSON string: taken as text, then cast.
-    kind = relation.columns[name]
-    return "text" if kind in ("json", "jsonb") else kind
+    return "text" if name in relation.documents else relation.columns[name]
 
 
 def _taken(relation: Relation, name: str) -> str:
-    kind = relation.columns[name]
-    return f"r.{quoted(name)}::{kind}" if kind in ("json", "jsonb") else f"r.{quoted(name)}"
+    return f"r.{quoted(name)}::{relation.columns[name]}" if name in relation.documents else f"r.{quoted(name)}"

@@ -31,13 +31,14 @@ from consumers.batch import Batch, Message, View, begins_backfill, sort_out
 from consumers.config import Settings
 from consumers.errors import Action, ConsumersError, Overtaken, TargetRefused, classify
 from consumers.inbound import Inbound, TopicShape
+from consumers.layout import Layout
 from consumers.ledger import Ledger
 from consumers.parking import Reason
 from consumers.requests import Requests
 from consumers.schemas import Schemas
+from consumers.skipped import SkippedColumns
 from consumers.tenants import CHANNEL
 from consumers.tenants import Mapping as TenantMapping
-from consumers.upsert import Relation
 from consumers.watermark import Place
 from replicator import VERSION, partition_of
 from replicator.runtime import GrowingPause, Health, Stop
@@ -53,6 +54,10 @@ UPKEEP_S: Final = 2.0
 STUBS_S: Final = 10.0
 AUDIT_S: Final = 10.0
 CATCH_UP_MESSAGES: Final = 20_000
+_BODILESS: Final = (
+    "Stubs until their rows can be sent: raise REPLICATOR_MAX_MESSAGE_BYTES and the topic's max.message.bytes, or make"
+    " the rows smaller in the source."
+)
 UNHEALTHY_S: Final = 60.0
 """Waiting for so long is worth a probe's notice."""
 
@@ -102,10 +107,11 @@ class Worker:
         self._settings, self._stop = settings, stop
         self._pause = GrowingPause(first=0.2, longest=10.0)
         self._control: Connection[Any] | None = None
-        self._relations: dict[str, Relation] = {}
+        self._layout = Layout()
         self._mapping = TenantMapping(settings.mapping_ttl_s)
         self._ledger = Ledger(settings.pool)
         self._audit = Audit()
+        self._skipped = SkippedColumns()
         self._buffer: list[Message] = []
         self._buffered_bytes = 0
         self._buffered_since = 0.0
@@ -115,7 +121,7 @@ class Worker:
         self._threads = ThreadPoolExecutor(settings.connections, thread_name_prefix="apply")
         self._schemas = Schemas(settings)
         self._requests = Requests(settings)
-        self._applier = Applier(settings, lambda: self._relations, self._schemas)
+        self._applier = Applier(settings, self._layout, self._schemas)
         self._inbound: Inbound | None = None
         self._health: Health | None = None
         self._upkeep_due = self._stubs_due = self._audit_due = 0.0
@@ -160,6 +166,7 @@ class Worker:
             self._applier.close()
         try:
             if self._control is not None and not self._control.broken:
+                self._skipped.write(self._control)
                 self._audit.write(self._control, finished=True)
                 self._control.close()
         except psycopg.Error as error:
@@ -268,7 +275,7 @@ class Worker:
             partitions=self._ledger.partitions,
             parked=self._ledger.parked,
             only=place[0] if place is not None else None,
-            holders=lambda table, ids: target.holders(control, table, ids) if table in self._relations else (),
+            holders=lambda table, ids: target.holders(control, table, ids) if table in self._layout.relations else (),
         )
         batch = sort_out(flight.messages, view)
         self._flight = flight  # from here on it is not made again
@@ -320,6 +327,10 @@ class Worker:
             self._applied_rows += rows
         if result.marks:
             self._applied[result.tenant] = {"applied_at": datetime.now(UTC).isoformat()}
+        self._skipped.add(result.skipped)
+        for table, bodiless in result.bodiless.items():
+            metrics.BODILESS.labels(table=table).inc(bodiless)
+            log.warning("rows.without_body", tenant=result.tenant, table=table, rows=bodiless, advice=_BODILESS)
         for request in result.incomplete:
             self._requests.send(request)
         if known is not None and known.stuck and not result.stuck:
@@ -426,10 +437,9 @@ class Worker:
         if self._control is None or self._control.broken:
             self._control = None
             control = target.open_session(self._settings, "worker control")
-            relations = target.read_relations(control)
-            target.refuse_unbound(control, relations)
+            self._layout.read(control)
+            target.refuse_unbound(control, self._layout.relations)
             control.execute(f"LISTEN {CHANNEL}".encode())
-            self._relations = relations
             self._mapping.expire()
             self._control = control
         return self._control
@@ -443,11 +453,15 @@ class Worker:
         self._upkeep_due = now + UPKEEP_S
         if self._mapping.is_stale:
             self._mapping.read(control)
+        if self._layout.read(control):
+            self._ledger.try_parked_again()
+            self._skipped.forget_added(control, self._layout.relations)
+        self._skipped.write(control)
         served = self._served()
         self._requests.ask_for_backfills(self._mapping.owners, served)
         if now >= self._stubs_due:
             self._stubs_due = now + STUBS_S
-            self._requests.ask_for_stubs(control, self._relations, self._mapping.owners, served)
+            self._requests.ask_for_stubs(control, self._layout.relations, self._mapping.owners, served)
         if now >= self._audit_due:
             self._audit_due = now + AUDIT_S
             self._audit.write(control)

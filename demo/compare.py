@@ -22,7 +22,7 @@ EXAMPLES = 5
 # Both servers must print the same text for the same value, whatever their own settings and versions.
 SESSION = (
     "-c TimeZone=UTC -c DateStyle=ISO -c IntervalStyle=postgres -c bytea_output=hex -c extra_float_digits=1"
-    " -c statement_timeout=300s -c application_name=compare"
+    " -c lc_monetary=C -c statement_timeout=300s -c application_name=compare"
 )
 
 

@@ -18,6 +18,7 @@ PINNED_SETTINGS: Final[dict[str, str]] = {
     "bytea_output": "hex",
     "extra_float_digits": "1",
     "client_encoding": "UTF8",
+    "lc_monetary": "C",
 }
 """Session settings under which text output is lossless and the same on every connection."""
 

@@ -34,8 +34,8 @@ def fill(source: Source, *, conversations: int = 60, messages: int = 2) -> None:
         " SELECT g, g, 1 + g % 2, 'inbox ' || g, now(), now() FROM generate_series(1, 6) g"
     )
     source.execute(
-        "INSERT INTO contact_inboxes (id, contact_id, inbox_id, source_id, created_at, updated_at)"
-        " SELECT g, g, nullif(g %% 7, 0), 's' || g, now(), now() FROM generate_series(1, %s) g",
+        "INSERT INTO contact_inboxes (contact_id, inbox_id, source_id, created_at, updated_at)"
+        " SELECT g, nullif(g %% 7, 0), 's' || g, now(), now() FROM generate_series(1, %s) g",
         (conversations,),
     )
     source.execute(

@@ -12,7 +12,7 @@ from tests.integration.targets import Target, target_of
 REPLICATED = ("inboxes", "contacts", "conversations", "contact_inboxes", "messages")
 CONTROL = (
     *("inbox_tenant_mapping", "etl_control", "replication_progress", "replication_watermarks", "replication_parked"),
-    *("replication_generations", "unmapped_inboxes", "replication_migrations"),
+    *("replication_generations", "unmapped_inboxes", "replication_migrations", "replication_skipped_columns"),
 )
 ONE_OF_EACH = """
     INSERT INTO inboxes (tenant_id, id, name, synced_at) VALUES ({t}, {t}1, 'inbox', now());

@@ -276,29 +276,11 @@ def test_nothing_to_do_is_no_step() -> None:
     assert steps([]) == []
 
 
-def test_a_row_without_its_body_is_told_by_its_offset() -> None:
-    with pytest.raises(BadEvent, match=r"partition 0, offset 5 \(messages\) has no row: too-large"):
-        steps([at(5, error="too-large")])
-
-
-def test_a_partial_event_does_not_heal_a_row_without_its_body() -> None:
-    with pytest.raises(BadEvent, match="too-large"):
-        steps([at(5, error="too-large"), at(6, absent=("long",))])
-    with pytest.raises(BadEvent, match="too-large"):
-        steps([at(5, error="too-large"), at(6, inbox=12, absent=("long",))])
-
-
-def test_a_later_full_image_or_a_delete_heals_a_row_without_its_body() -> None:
-    (row,) = only(steps([at(5, error="too-large"), at(6, a=6)])).upserts["messages"]
-    assert after(row)["a"] == 6
-    assert only(steps([at(5, error="too-large"), at(6, "d")])).upserts == {}
-    with pytest.raises(BadEvent, match="offset 5"):
-        steps([at(5, error="too-large"), at(6, "d", inbox=12)])
-
-
 def test_a_message_without_a_body_is_no_row() -> None:
     with pytest.raises(BadEvent, match="no body"):
         steps([at(5)._replace(body=b"")])
+    with pytest.raises(BadEvent, match=r"partition 0, offset 5 \(messages\) has no row: no body"):
+        steps([at(5)._replace(body=b""), at(6, absent=("long",))])
     assert only(steps([at(5, "d")._replace(body=b"")])).upserts == {}
 
 

@@ -1,0 +1,46 @@
+"""Which columns of the target do not take the value that an event brings, for the sentence that the operator reads.
+
+The server is asked column by column, outside of any transaction; no value leaves it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import psycopg
+from psycopg import Connection
+
+from consumers import upsert
+from consumers.identifiers import quoted
+from consumers.ordering import UPSERTS, Event
+from consumers.parking import Reason
+from consumers.target import Schemas
+from consumers.upsert import Relation
+
+Misfit = tuple[str, str, str]
+"""A column, its type in the target, and in the source."""
+
+
+def misfits(connection: Connection[Any], relation: Relation, event: Event, schemas: Schemas) -> list[Misfit]:
+    """Raises psycopg.OperationalError, or LogUnavailable."""
+    if event.op not in UPSERTS or not event.schema:
+        return []
+    found = []
+    for name, kind in schemas(event.table, event.schema).columns:
+        if name not in relation.data:
+            continue
+        try:
+            connection.execute(upsert.try_column(relation, name).encode(), {"body": event.body.decode()}, prepare=False)
+        except (psycopg.DataError, psycopg.IntegrityError, psycopg.NotSupportedError):
+            found.append((name, relation.columns[name], kind))
+    return found
+
+
+def narrowed(reason: Reason, table: str, columns: Sequence[Misfit]) -> Reason:
+    """The reason, with the columns that are to blame, and what makes them as wide as the source's."""
+    named = ", ".join(f"{table}.{name} ({kind} here, {wanted} in the source)" for name, kind, wanted in columns)
+    wider = ", ".join(f"ALTER COLUMN {quoted(name)} TYPE {wanted}" for name, kind, wanted in columns if kind != wanted)
+    advice = f"The tenant goes on by itself after: ALTER TABLE {quoted(table)} {wider};" if wider else reason.advice
+    return replace(reason, says=f"{reason.says}: the value does not fit {named}", advice=advice)
