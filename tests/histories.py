@@ -264,7 +264,7 @@ def _packed(key: int) -> bytes:
 # --- strategies
 
 
-def histories(tables: Sequence[str], most: int = 20) -> st.SearchStrategy[list[tuple[Operation, bool]]]:
+def histories(tables: Sequence[str], least: int = 4, most: int = 20) -> st.SearchStrategy[list[tuple[Operation, bool]]]:
     """Operations on a few rows of these tables, each with whether it begins a transaction."""
     table, inbox, keys = st.sampled_from(tables), st.sampled_from(INBOXES), (1, 2)
     places = st.sampled_from([(name, key) for name in tables for key in (INBOXES if name == "inboxes" else keys)])
@@ -283,7 +283,7 @@ def histories(tables: Sequence[str], most: int = 20) -> st.SearchStrategy[list[t
     }
     weighted = [kind for kind, weight in kinds.items() for _ in range(weight)]
     operation = st.integers(0, len(weighted) - 1).flatmap(weighted.__getitem__)
-    return st.lists(st.tuples(operation, st.booleans()), min_size=4, max_size=most)
+    return st.lists(st.tuples(operation, st.booleans()), min_size=least, max_size=most)
 
 
 def reading(published: Sequence[Event], chance: Random) -> list[list[Event]]:
