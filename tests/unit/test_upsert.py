@@ -17,7 +17,14 @@ def relation(
     name: str, *parents: tuple[str, str], children: tuple[tuple[str, str], ...] = (), **columns: str
 ) -> Relation:
     own = dict.fromkeys(sorted(upsert.OWN_COLUMNS), "bigint")
-    return Relation(name=name, columns={"id": "integer", **columns, **own}, parents=parents, children=children)
+    documents = frozenset(column for column, kind in columns.items() if kind in ("json", "jsonb"))
+    return Relation(
+        name=name,
+        columns={"id": "integer", **columns, **own},
+        documents=documents,
+        parents=parents,
+        children=children,
+    )
 
 
 PARENT = relation("parents", children=((AWKWARD, "parent_id"),), inbox_id="integer")
