@@ -136,8 +136,8 @@ class Capture:
         for oid in change.relations:
             if (table := self._table(oid)) is not None:
                 self._outlet.truncate(table, begin.commit_lsn, self._index, self._cause, self._progress.batch)
-                if self.window is not None and self.window.table_name == table.relation.name:
-                    self.window.mark_truncated()
+                if (window := self._open_window(table.relation.name)) is not None:
+                    window.mark_truncated()
             self._index += 1
 
     def _publish(self, table: Table, events: list[Routed]) -> None:
@@ -145,13 +145,18 @@ class Capture:
         name = table.relation.name
         commit_lsn = self._begun().commit_lsn
         batch = self._progress.batch
-        window = self.window
+        window = self._open_window(name)
         for routed in events:
-            if window is not None and window.table_name == name and window.is_open():
+            if window is not None:
                 window.mark(routed.key, bool(routed.absent))
             self._outlet.change(table, routed, commit_lsn, self._index, self._cause, batch)
             if routed.reread and routed.inbox is not None:
                 self._owe(name, routed.key, routed.inbox, batch)
+
+    def _open_window(self, table: str) -> Window | None:
+        """The chunk of this table that is between its watermarks."""
+        window = self.window
+        return window if window is not None and window.table_name == table and window.is_open() else None
 
     def _message(self, message: LogicalMessage) -> None:
         if message.prefix != MESSAGE_PREFIX or self.window is None:

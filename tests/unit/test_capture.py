@@ -144,6 +144,18 @@ def test_a_truncated_table_empties_the_chunk(capture: Capture, log: Recorder) ->
     assert log.said == [("t", b"", None, 100, 0)]
 
 
+def test_what_was_truncated_before_the_low_watermark_empties_no_chunk(capture: Capture, log: Recorder) -> None:
+    """The chunk is read after it; emptied, it would leave its rows to the sweep."""
+    capture.window = Window(table_name="messages")
+    capture.handle(Truncate((7,)))
+    window = capture.window
+    capture.handle(watermark(window, LOW, 110))
+    window.table = Table(BY_NAME["messages"], MESSAGES.columns, TYPE_NAMES, ORIGIN)
+    window.rows = [window.table.render(row(1))]
+    capture.handle(watermark(window, HIGH, 130))
+    assert [each for each in log.said if each[0] == "r"] == [("r", b"[1]", 3, 130)]
+
+
 def test_messages_that_are_not_ours_mean_nothing(capture: Capture, log: Recorder) -> None:
     """Anybody on the source may emit one, under our prefix too, and of any bytes."""
     window = reading(capture, 1)
