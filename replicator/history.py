@@ -19,6 +19,8 @@ class Past:
     """What the state topic remembers."""
 
     epoch: int
+    begun: int
+    """The latest epoch of which anything was written: beyond `epoch` if a run ended while it began one."""
     system_id: str
     timeline: int
     slot: str
@@ -42,6 +44,8 @@ def why_new_epoch(past: Past | None, present: Present) -> str | None:
     """The reason why an epoch must begin, or None if the old one goes on."""
     if past is None:
         return "nothing is remembered of an earlier run"
+    if past.begun > past.epoch:
+        return f"epoch {past.begun} was begun and not finished"
     if past.system_id != present.system_id:
         return f"the source is another cluster ({present.system_id}, was {past.system_id})"
     if past.timeline != present.timeline:

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
@@ -33,7 +33,15 @@ from replicator.publisher import Publisher
 Content = dict[str, Any]
 
 
-def read_memory(kafka: Mapping[str, Any], topics: Topics, seconds: float) -> dict[str, Content]:
+class Remembered(NamedTuple):
+    """What the state topic holds."""
+
+    records: dict[str, Content]
+    newest: Run
+    """The latest run that wrote anything, be it one that ended before it had said all that begins an epoch."""
+
+
+def read_memory(kafka: Mapping[str, Any], topics: Topics, seconds: float) -> Remembered:
     """All records, by key, as they stand at the end of the topic now. Raises LogUnavailable after that time."""
     records: dict[str, Content] = {}
     newest = Run(0, 0)
@@ -45,7 +53,7 @@ def read_memory(kafka: Mapping[str, Any], topics: Topics, seconds: float) -> dic
             records.pop(key, None)
         else:
             records[key] = orjson.loads(value)
-    return records
+    return Remembered(records, newest)
 
 
 def _read_compacted(kafka: Mapping[str, Any], topic: str, seconds: float) -> list[tuple[str, Run, bytes | None]]:

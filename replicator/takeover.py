@@ -1,8 +1,9 @@
 """The beginning of a run: take the slot, find out whether the history goes on, and say so to everybody first.
 
-Order matters. The slot is held before the generation is drawn, so that no two runs can have the same; the marker is
-acknowledged in every partition and in the state topic before the first event; a new epoch's backfill is remembered
-before the epoch is, so that a crash in between begins the epoch again instead of losing its backfill.
+Order matters. The slot is held before the generation is drawn, so that no two runs can have the same. The state topic
+hears of the run before any partition does, and every partition before the first event: what is written under a new
+epoch makes all that is older a zombie's, so the next run must know of it, however this one ends. A new epoch's backfill
+is remembered before the epoch is, so that a crash in between begins another one instead of losing the backfill.
 """
 
 from __future__ import annotations
@@ -58,8 +59,10 @@ def take_over(
     identity = replication.identity()
     slot, is_new = _take_slot(source, replication)
     generation = source.emit("generation")
-    records = read_memory(kafka, topics, KAFKA_SECONDS)
-    past = _past(records)
+    # A commit that hung in synchronous replication while the slot was born is in neither stream nor snapshot.
+    born = source.sample().snapshot.xmax
+    records, newest = read_memory(kafka, topics, KAFKA_SECONDS)
+    past = _past(records, newest)
     present = Present(
         system_id=identity.system_id,
         timeline=identity.timeline,
@@ -69,16 +72,16 @@ def take_over(
         generation=generation,
     )
     reason = why_new_epoch(past, present)
-    last: int = records["epoch"]["epoch"] if "epoch" in records else 0
-    run = Run(next_epoch(last, int(time.time())) if reason else last, generation)
+    run = Run(next_epoch(newest.epoch, int(time.time())) if reason else newest.epoch, generation)
     outlet = Outlet(publisher, topics, run, settings.partitions)
     memory = Memory(publisher, topics, run, records)
     batch = Batch()
     memory.write("generation", {"generation": generation}, batch)
-    outlet.marker(GenerationMarker(), generation, batch)
     if reason:
         log.info("epoch.begins", epoch=run.epoch, reason=reason)
-        _begin_epoch(memory, present, source, batch)
+        _begin_epoch(memory, present, born, batch)
+    publisher.wait_for(batch, KAFKA_SECONDS)
+    outlet.marker(GenerationMarker(), generation, batch)
     publisher.wait_for(batch, KAFKA_SECONDS)
     log.info("run.begins", epoch=run.epoch, generation=format_lsn(generation), slot_at=format_lsn(slot.confirmed_lsn))
     return Tenure(
@@ -107,12 +110,13 @@ def _take_slot(source: Source, replication: Replication) -> tuple[Slot, bool]:
     return slot, is_new
 
 
-def _past(records: Mapping[str, Content]) -> Past | None:
+def _past(records: Mapping[str, Content], newest: Run) -> Past | None:
     epoch, generation, confirmed = records.get("epoch"), records.get("generation"), records.get("confirmed")
     if epoch is None or generation is None or confirmed is None:
         return None
     return Past(
         epoch=epoch["epoch"],
+        begun=newest.epoch,
         system_id=epoch["system_id"],
         timeline=epoch["timeline"],
         slot=epoch["slot"],
@@ -121,7 +125,7 @@ def _past(records: Mapping[str, Content]) -> Past | None:
     )
 
 
-def _begin_epoch(memory: Memory, present: Present, source: Source, batch: Batch) -> None:
+def _begin_epoch(memory: Memory, present: Present, born: int, batch: Batch) -> None:
     """Older progress is void: everything is read again, and what is not found is swept."""
     for key in [*memory.under("backfill/"), *memory.under("owed/")]:
         memory.forget(key, batch)
@@ -138,8 +142,7 @@ def _begin_epoch(memory: Memory, present: Present, source: Source, batch: Batch)
             "system_id": present.system_id,
             "timeline": present.timeline,
             "slot": present.slot,
-            # A commit that hung in synchronous replication while the slot was born is in neither stream nor snapshot.
-            "born": source.sample().snapshot.xmax,
+            "born": born,
         },
         batch,
     )

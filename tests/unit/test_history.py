@@ -9,7 +9,7 @@ import pytest
 
 from replicator.history import Past, Present, next_epoch, why_new_epoch
 
-PAST = Past(epoch=5, system_id="741", timeline=1, slot="s", generation=1_000, confirmed=2_000)
+PAST = Past(epoch=5, begun=5, system_id="741", timeline=1, slot="s", generation=1_000, confirmed=2_000)
 PRESENT = Present(system_id="741", timeline=1, slot="s", slot_is_new=False, slot_confirmed=2_000, generation=2_001)
 
 
@@ -40,6 +40,11 @@ def test_a_break_begins_an_epoch_with_its_reason(change: dict[str, Any], reason:
 def test_a_generation_that_is_not_beyond_the_last_begins_an_epoch() -> None:
     """Though it is beyond all that was confirmed: runs would not be told apart."""
     assert why_new_epoch(replace(PAST, generation=2_001), PRESENT) is not None
+
+
+def test_an_epoch_that_was_left_unfinished_is_begun_anew() -> None:
+    """Under the old one all that follows would be a zombie's."""
+    assert "epoch 6 was begun" in str(why_new_epoch(replace(PAST, begun=6), PRESENT))
 
 
 def test_without_memory_an_epoch_begins() -> None:
