@@ -7,14 +7,17 @@ from pathlib import Path
 import pytest
 
 from replicator import topics
-from replicator.errors import SourceUnavailable
+from replicator.control import send
+from replicator.errors import LogUnavailable, SourceUnavailable
+from replicator.event import BackfillMarker, BackfillRequest, Marker, Topics
 from replicator.memory import Content, Memory
+from replicator.outlet import Outlet
 from replicator.pipeline import Run
 from replicator.progress import Batch
 from replicator.runtime import Stop
 from tests.integration.chatwoot import Source, add_message, fill, wait_until_alike
 from tests.integration.programs import RUN, settings_of, started
-from tests.integration.replayed import Replayed
+from tests.integration.replayed import Logged, Replayed
 
 
 def run_here(environment: dict[str, str]) -> None:
@@ -54,3 +57,44 @@ def test_an_epoch_that_was_cut_short_makes_nobody_after_it_a_zombie(
         wait_until_alike(replayed, source)
         assert replayed.zombies == []
         assert second.stop() == 0
+
+
+def test_a_backfill_whose_begin_did_not_reach_the_log_begins_again(
+    environment: dict[str, str],
+    source: Source,
+    replayed: Replayed,
+    kafka_bootstrap: str,
+    topic_prefix: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The state topic's broker may answer while that of a partition is away."""
+    fill(source, conversations=6, messages=1)
+    with started(RUN, environment, tmp_path / "first") as first:
+        wait_until_alike(replayed, source)
+        assert first.stop() == 0
+    send(
+        {"bootstrap.servers": kafka_bootstrap},
+        Topics(topic_prefix),
+        BackfillRequest(id="mine", tables=None, inboxes=None),
+    )
+
+    def cut(outlet: Outlet, marker: Marker, point: int, batch: Batch) -> None:
+        if isinstance(marker, BackfillMarker):
+            raise LogUnavailable("cut short")
+        publish(outlet, marker, point, batch)
+
+    with monkeypatch.context() as patched:
+        publish = Outlet.marker
+        patched.setattr(Outlet, "marker", cut)
+        with pytest.raises(LogUnavailable, match="cut short"):
+            run_here(environment)
+    with started(RUN, environment, tmp_path / "second") as second:
+        replayed.wait_for_end("mine")
+        begun = [event.partition for event in replayed.markers("backfill", "begin") if id_of(event) == "mine"]
+        assert sorted(begun) == list(range(6))
+        assert second.stop() == 0
+
+
+def id_of(marker: Logged) -> str:
+    return str(marker.body["message"]["id"])
