@@ -19,12 +19,13 @@ from replicator.backfill_job import BackfillJob, in_capture_order
 from replicator.config import Settings
 from replicator.errors import SourceBusy
 from replicator.event import GenerationMarker, Run, Topics
-from replicator.history import Past, Present, next_epoch, why_new_epoch
+from replicator.history import Past, Present, Published, next_epoch, why_new_epoch
 from replicator.lsn import format_lsn
 from replicator.memory import Content, Memory, read_memory
 from replicator.outlet import Outlet
 from replicator.progress import Batch
 from replicator.publisher import Publisher
+from replicator.relations import CAPTURED
 from replicator.replication import Replication, SlotActive
 from replicator.source import Slot, Source, SourceIdentity
 
@@ -39,6 +40,7 @@ class Tenure:
     """What a run holds."""
 
     identity: SourceIdentity
+    published: Published
     outlet: Outlet
     memory: Memory
     confirmed: int
@@ -68,6 +70,7 @@ def take_over(
         timeline=identity.timeline,
         slot=settings.slot,
         slot_is_new=is_new,
+        published=source.published(CAPTURED),
         slot_confirmed=slot.confirmed_lsn,
         generation=generation,
     )
@@ -86,6 +89,7 @@ def take_over(
     log.info("run.begins", epoch=run.epoch, generation=format_lsn(generation), slot_at=format_lsn(slot.confirmed_lsn))
     return Tenure(
         identity=identity,
+        published=present.published,
         outlet=outlet,
         memory=memory,
         confirmed=slot.confirmed_lsn,
@@ -120,6 +124,7 @@ def _past(records: Mapping[str, Content], newest: Run) -> Past | None:
         system_id=epoch["system_id"],
         timeline=epoch["timeline"],
         slot=epoch["slot"],
+        published=epoch["published"],
         generation=generation["generation"],
         confirmed=confirmed["lsn"],
     )
@@ -142,6 +147,7 @@ def _begin_epoch(memory: Memory, present: Present, born: int, batch: Batch) -> N
             "system_id": present.system_id,
             "timeline": present.timeline,
             "slot": present.slot,
+            "published": present.published,
             "born": born,
         },
         batch,

@@ -62,7 +62,7 @@ def progress() -> Progress:
 @pytest.fixture
 def capture(log: Recorder, progress: Progress) -> Capture:
     """Inside a transaction, after the columns of messages."""
-    capture = Capture("public", log, cast(Outlet, log), progress, lambda _: ORIGIN, lambda _: None, log.owe)
+    capture = Capture({7: "messages"}, log, cast(Outlet, log), progress, lambda _: ORIGIN, lambda _: None, log.owe)
     capture.handle(Begin(100, 0, 5))
     capture.handle(MESSAGES)
     return capture
@@ -97,6 +97,13 @@ def test_every_row_change_has_its_number_also_those_of_tables_that_are_not_captu
     assert log.said == [("c", b"[1]", 3, 100, 0), ("d", b"[1]", 3, 100, 3)]
 
 
+def test_a_table_is_the_same_under_another_name(capture: Capture, log: Recorder) -> None:
+    """It was renamed when the stream passed here, and renamed back since."""
+    capture.handle(Relation(7, "elsewhere", "old_messages", "i", MESSAGES.columns))
+    capture.handle(Insert(7, row(1)))
+    assert log.said == [("c", b"[1]", 3, 100, 0)]
+
+
 def test_a_commit_is_what_progress_waits_for(capture: Capture, progress: Progress) -> None:
     assert not capture.between_transactions
     capture.handle(Commit(100, 120))
@@ -105,7 +112,7 @@ def test_a_commit_is_what_progress_waits_for(capture: Capture, progress: Progres
 
 
 def test_a_row_before_its_columns_or_outside_a_transaction_is_refused(log: Recorder, progress: Progress) -> None:
-    capture = Capture("public", log, cast(Outlet, log), progress, lambda _: ORIGIN, lambda _: None, log.owe)
+    capture = Capture({7: "messages"}, log, cast(Outlet, log), progress, lambda _: ORIGIN, lambda _: None, log.owe)
     with pytest.raises(ProtocolError, match="before its Relation message"):
         capture.handle(Insert(7, row(1)))
     capture.handle(MESSAGES)
