@@ -73,7 +73,7 @@ ACTIONS: Final[dict[type[ReplicatorError], tuple[Action, str]]] = {
     LogUnavailable: (Action.AGAIN, "Waiting for Kafka; nothing is lost, the slot holds the changes."),
     DeliveryFailed: (Action.AGAIN, "Publishing again from the confirmed LSN."),
     LogRefused: (Action.STOP, "Run `replicator check`: it says what the topic must be."),
-    Superseded: (Action.STOP, "Another replicator serves this slot; run only one for each source."),
+    Superseded: (Action.AGAIN, "Another replicator serves this slot; waiting until it lets go."),
 }
 
 

@@ -32,6 +32,7 @@ from replicator.errors import Action, ReplicatorError, SourceChanged, action_for
 from replicator.event import HeartbeatMarker, Origin, Topics
 from replicator.history import changed_tables
 from replicator.lsn import format_lsn
+from replicator.memory import Succession
 from replicator.pgoutput import Commit, Keepalive, decode_frame
 from replicator.progress import Batch, Progress
 from replicator.publisher import Publisher
@@ -125,12 +126,14 @@ class Run:
         )
         calls = Calls()
         control = tenure.memory.records.get("control")
+        topics = Topics(self._settings.topic_prefix)
         self._control = Control(
             self._kafka,
-            Topics(self._settings.topic_prefix),
+            topics,
             control["next_offset"] if control is not None else None,
             KAFKA_SECONDS,
         )
+        self._succession = Succession(self._kafka, topics, tenure.outlet.run, tenure.remembered_until)
         self._backfiller = Backfiller(
             self._settings, calls, self._agenda, self._origin, epoch=tenure.outlet.run.epoch, born=tenure.born
         )
@@ -145,6 +148,7 @@ class Run:
             if self._backfiller.join(5):
                 calls.release()
             self._control.close()
+            self._succession.close()
 
     def _turn(self, replication: Replication, calls: Calls) -> None:
         arrived = self._take_frames(replication)
@@ -230,7 +234,8 @@ class Run:
             replication.feedback(max(self._received, self._confirmed), self._confirmed)
 
     def _look(self) -> None:
-        """Whether tables are published as they were when the run began."""
+        """Whether the run is the latest, and tables are published as they were when it began."""
+        self._succession.check()
         if changed := changed_tables(self._tenure.published, self._source.published(CAPTURED)):
             raise SourceChanged(f"the publication was changed, or a table of it: {', '.join(changed)}")
 

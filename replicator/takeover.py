@@ -43,6 +43,8 @@ class Tenure:
     published: Published
     outlet: Outlet
     memory: Memory
+    remembered_until: int
+    """Where the state topic ended when it was read."""
     confirmed: int
     """Where the slot stands."""
     born: int
@@ -63,7 +65,7 @@ def take_over(
     generation = source.emit("generation")
     # A commit that hung in synchronous replication while the slot was born is in neither stream nor snapshot.
     born = source.sample().snapshot.xmax
-    records, newest = read_memory(kafka, topics, KAFKA_SECONDS)
+    records, newest, end = read_memory(kafka, topics, KAFKA_SECONDS)
     past = _past(records, newest)
     present = Present(
         system_id=identity.system_id,
@@ -79,6 +81,7 @@ def take_over(
     outlet = Outlet(publisher, topics, run, settings.partitions)
     memory = Memory(publisher, topics, run, records)
     batch = Batch()
+    _still_held(source, replication)
     memory.write("generation", {"generation": generation}, batch)
     if reason:
         log.info("epoch.begins", epoch=run.epoch, reason=reason)
@@ -92,6 +95,7 @@ def take_over(
         published=present.published,
         outlet=outlet,
         memory=memory,
+        remembered_until=end,
         confirmed=slot.confirmed_lsn,
         born=records["epoch"]["born"],
     )
@@ -112,6 +116,13 @@ def _take_slot(source: Source, replication: Replication) -> tuple[Slot, bool]:
         holder = source.holder(error.pid) if error.pid is not None else "another session"
         raise SourceBusy(f"the replication slot is held by {holder}") from None
     return slot, is_new
+
+
+def _still_held(source: Source, replication: Replication) -> None:
+    """Who was frozen until the slot was another's must not begin what its successor does not know of."""
+    slot = source.slot()
+    if slot is None or slot.active_pid != replication.pid:
+        raise SourceBusy("the replication slot was lost while the run began")
 
 
 def _past(records: Mapping[str, Content], newest: Run) -> Past | None:
