@@ -129,8 +129,9 @@ class Agenda:
         return next(iter(self.jobs.values()), None)
 
     def begin(self, job: BackfillJob) -> Batch:
+        """The begin marker. That the job has begun is remembered by `advance`, once every partition has the marker."""
         batch = Batch()
-        self._remember(job, batch)
+        self.jobs[job.id] = job
         self._outlet.marker(_marker(job, "begin", self._outlet.run), self._point(job), batch)
         return batch
 

@@ -46,7 +46,7 @@ class Work(Protocol):
         """The backfill to go on with."""
 
     def begin(self, job: BackfillJob) -> Batch:
-        """Publishes the begin marker and remembers the job."""
+        """Publishes the begin marker."""
 
     def advance(self, job: BackfillJob) -> Batch:
         """Remembers how far the job is."""
@@ -185,6 +185,8 @@ class Backfiller:
     def _begin(self, source: Source, job: BackfillJob) -> BackfillJob:
         job = replace(job, start=Position(self._epoch, source.emit("begin"), 0), expected=self._expect(source, job))
         self._wait(self._calls.run(lambda: self._work.begin(job)))
+        # Only now: a crash before this begins the job again. An end without a begin would sweep nothing.
+        self._wait(self._calls.run(lambda: self._work.advance(job)))
         log.info("backfill.began", id=job.id, tables=job.tables, inboxes=job.inboxes, expected=job.expected)
         return job
 

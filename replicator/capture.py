@@ -8,7 +8,7 @@ every changed key of its table is marked.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Protocol
 
 import structlog
@@ -50,7 +50,7 @@ class Capture:
 
     def __init__(
         self,
-        schema: str,
+        names: Mapping[int, str],
         catalog: Catalog,
         outlet: Outlet,
         progress: Progress,
@@ -58,8 +58,11 @@ class Capture:
         announce: Callable[[Table], None],
         owe: Callable[[str, bytes, int, Batch], None],
     ) -> None:
-        """`announce` makes a table's columns durable before rows of them are sent; `owe` asks for a key to be read."""
-        self._schema = schema
+        """`names`: OID → captured table. A table is known by its OID: at the slot's place it may have another name.
+
+        `announce` makes a table's columns durable before rows of them are sent; `owe` asks for a key to be read.
+        """
+        self._names = names
         self._catalog = catalog
         self._outlet = outlet
         self._progress = progress
@@ -107,12 +110,12 @@ class Capture:
         self._progress.committed(begin.xid, commit.commit_lsn, commit.end_lsn)
 
     def _relation(self, relation: Relation) -> None:
-        captured = BY_NAME.get(relation.name) if relation.schema == self._schema else None
-        if captured is None:
+        name = self._names.get(relation.oid)
+        if name is None:
             self._tables[relation.oid] = None
             return
-        names = self._catalog.type_names(type_keys(relation))
-        table = Table(captured, relation.columns, names, self._origin(relation.name))
+        types = self._catalog.type_names(type_keys(relation))
+        table = Table(BY_NAME[name], relation.columns, types, self._origin(name))
         self._announce(table)
         self._tables[relation.oid] = table
 
@@ -136,8 +139,8 @@ class Capture:
         for oid in change.relations:
             if (table := self._table(oid)) is not None:
                 self._outlet.truncate(table, begin.commit_lsn, self._index, self._cause, self._progress.batch)
-                if self.window is not None and self.window.table_name == table.relation.name:
-                    self.window.mark_truncated()
+                if (window := self._open_window(table.relation.name)) is not None:
+                    window.mark_truncated()
             self._index += 1
 
     def _publish(self, table: Table, events: list[Routed]) -> None:
@@ -145,13 +148,18 @@ class Capture:
         name = table.relation.name
         commit_lsn = self._begun().commit_lsn
         batch = self._progress.batch
-        window = self.window
+        window = self._open_window(name)
         for routed in events:
-            if window is not None and window.table_name == name and window.is_open():
+            if window is not None:
                 window.mark(routed.key, bool(routed.absent))
             self._outlet.change(table, routed, commit_lsn, self._index, self._cause, batch)
             if routed.reread and routed.inbox is not None:
                 self._owe(name, routed.key, routed.inbox, batch)
+
+    def _open_window(self, table: str) -> Window | None:
+        """The chunk of this table that is between its watermarks."""
+        window = self.window
+        return window if window is not None and window.table_name == table and window.is_open() else None
 
     def _message(self, message: LogicalMessage) -> None:
         if message.prefix != MESSAGE_PREFIX or self.window is None:

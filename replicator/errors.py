@@ -29,6 +29,10 @@ class SourceRefused(ReplicatorError):
     """The operator's: the source lacks a right, an object or a setting that streaming needs."""
 
 
+class SourceChanged(ReplicatorError):
+    """Nobody's: the publication, or a table in it, is not the one that the run began with."""
+
+
 class ProtocolError(ReplicatorError):
     """The server's or ours: bytes of the stream that are not what PostgreSQL's protocol describes."""
 
@@ -64,11 +68,12 @@ ACTIONS: Final[dict[type[ReplicatorError], tuple[Action, str]]] = {
     ),
     SourceBusy: (Action.AGAIN, "Waiting for the named holder to let go; stop it if it should not be there."),
     SourceRefused: (Action.STOP, "Run `replicator check`: it prints the SQL that mends this."),
+    SourceChanged: (Action.AGAIN, "A new epoch begins, with a full backfill."),
     ProtocolError: (Action.STOP, "Report this with the position and the message type; the slot keeps the changes."),
     LogUnavailable: (Action.AGAIN, "Waiting for Kafka; nothing is lost, the slot holds the changes."),
     DeliveryFailed: (Action.AGAIN, "Publishing again from the confirmed LSN."),
     LogRefused: (Action.STOP, "Run `replicator check`: it says what the topic must be."),
-    Superseded: (Action.STOP, "Another replicator serves this slot; run only one for each source."),
+    Superseded: (Action.AGAIN, "Another replicator serves this slot; waiting until it lets go."),
 }
 
 

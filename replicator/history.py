@@ -1,17 +1,21 @@
 """Whether the source that we find is the one that we left, and what its epoch is.
 
 Positions are only compared within one unbroken history. A new slot, another system identifier or timeline, a slot that
-is further than we ever confirmed, or WAL that has gone back: each begins a new epoch, and a new epoch brings a full
-backfill with sweep.
+is further than we ever confirmed, WAL that has gone back, or a table that may have changed while it was not published:
+each begins a new epoch, and a new epoch brings a full backfill with sweep.
 
 Pure: the facts are handed in.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from replicator.lsn import format_lsn
+
+Published = Mapping[str, Sequence[int]]
+"""Table → numbers that stay the same as long as all its changes are published."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -19,9 +23,12 @@ class Past:
     """What the state topic remembers."""
 
     epoch: int
+    begun: int
+    """The latest epoch of which anything was written: beyond `epoch` if a run ended while it began one."""
     system_id: str
     timeline: int
     slot: str
+    published: Published
     generation: int
     confirmed: int
 
@@ -34,6 +41,7 @@ class Present:
     timeline: int
     slot: str
     slot_is_new: bool
+    published: Published
     slot_confirmed: int
     generation: int
 
@@ -42,12 +50,16 @@ def why_new_epoch(past: Past | None, present: Present) -> str | None:
     """The reason why an epoch must begin, or None if the old one goes on."""
     if past is None:
         return "nothing is remembered of an earlier run"
+    if past.begun > past.epoch:
+        return f"epoch {past.begun} was begun and not finished"
     if past.system_id != present.system_id:
         return f"the source is another cluster ({present.system_id}, was {past.system_id})"
     if past.timeline != present.timeline:
         return f"the source was restored or failed over (timeline {present.timeline}, was {past.timeline})"
     if past.slot != present.slot or present.slot_is_new:
         return "the replication slot is new"
+    if changed := changed_tables(past.published, present.published):
+        return f"the publication was changed or made anew, or a table of it: {', '.join(changed)}"
     if present.slot_confirmed > past.confirmed:
         return (
             f"the slot stands at {format_lsn(present.slot_confirmed)}, beyond {format_lsn(past.confirmed)},"
@@ -56,6 +68,11 @@ def why_new_epoch(past: Past | None, present: Present) -> str | None:
     if present.generation <= max(past.generation, past.confirmed):
         return f"the source's WAL has gone back to {format_lsn(present.generation)}"
     return None
+
+
+def changed_tables(before: Published, now: Published) -> list[str]:
+    """Tables of which changes may have been left out of the stream between the two."""
+    return sorted(name for name in {*before, *now} if before.get(name) != now.get(name))
 
 
 def next_epoch(last: int, now_s: int) -> int:

@@ -20,12 +20,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
-from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
+from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
-from replicator.errors import LogUnavailable
+from replicator.errors import LogUnavailable, Superseded
 from replicator.event import Headers, Run, Topics
 from replicator.progress import Batch
 from replicator.publisher import Publisher
@@ -33,11 +33,22 @@ from replicator.publisher import Publisher
 Content = dict[str, Any]
 
 
-def read_memory(kafka: Mapping[str, Any], topics: Topics, seconds: float) -> dict[str, Content]:
+class Remembered(NamedTuple):
+    """What the state topic holds."""
+
+    records: dict[str, Content]
+    newest: Run
+    """The latest run that wrote anything, be it one that ended before it had said all that begins an epoch."""
+    end: int
+    """The offset where the topic ended."""
+
+
+def read_memory(kafka: Mapping[str, Any], topics: Topics, seconds: float) -> Remembered:
     """All records, by key, as they stand at the end of the topic now. Raises LogUnavailable after that time."""
     records: dict[str, Content] = {}
     newest = Run(0, 0)
-    for key, run, value in _read_compacted(kafka, topics.state, seconds):
+    found, end = _read_compacted(kafka, topics.state, seconds)
+    for key, run, value in found:
         if run < newest:
             continue
         newest = run
@@ -45,33 +56,27 @@ def read_memory(kafka: Mapping[str, Any], topics: Topics, seconds: float) -> dic
             records.pop(key, None)
         else:
             records[key] = orjson.loads(value)
-    return records
+    return Remembered(records, newest, end)
 
 
-def _read_compacted(kafka: Mapping[str, Any], topic: str, seconds: float) -> list[tuple[str, Run, bytes | None]]:
+_Record = tuple[str, Run, bytes | None]
+
+
+def _read_compacted(kafka: Mapping[str, Any], topic: str, seconds: float) -> tuple[list[_Record], int]:
     deadline = time.monotonic() + seconds
-    consumer = Consumer(
-        {
-            **kafka,
-            "group.id": f"{topic}.reader",  # never used: nothing is committed
-            "enable.auto.commit": False,
-            "auto.offset.reset": "error",
-            "enable.partition.eof": True,
-            "fetch.wait.max.ms": 50,  # the end is only told when a fetch has come back empty
-        }
-    )
+    # The end is only told when a fetch has come back empty.
+    consumer = _reader(kafka, topic, {"enable.partition.eof": True, "fetch.wait.max.ms": 50})
     try:
         low, _ = consumer.get_watermark_offsets(TopicPartition(topic, 0), timeout=seconds)
         consumer.assign([TopicPartition(topic, 0, low)])
-        records: list[tuple[str, Run, bytes | None]] = []
+        records: list[_Record] = []
         while time.monotonic() < deadline:
             for message in consumer.consume(1000, timeout=0.05):
                 error = message.error()
                 if error is None:
-                    run = dict(message.headers() or [])["run"]
-                    records.append(((message.key() or b"").decode(), _unpack_run(run), message.value()))
+                    records.append(((message.key() or b"").decode(), _run_of(message), message.value()))
                 elif error.code() == KafkaError._PARTITION_EOF:  # librdkafka's own name
-                    return records
+                    return records, message.offset() or 0
                 else:
                     raise LogUnavailable(f"{topic} cannot be read: {error.str()}")
         raise LogUnavailable(f"{topic} was not read to its end within {seconds:g} s")
@@ -81,11 +86,43 @@ def _read_compacted(kafka: Mapping[str, Any], topic: str, seconds: float) -> lis
         consumer.close()
 
 
-def _unpack_run(packed: str | bytes | None) -> Run:
+def _reader(kafka: Mapping[str, Any], topic: str, options: Mapping[str, Any]) -> Consumer:
+    return Consumer(
+        {
+            **kafka,
+            "group.id": f"{topic}.reader",  # never used: nothing is committed
+            "enable.auto.commit": False,
+            "auto.offset.reset": "error",
+            **options,
+        }
+    )
+
+
+def _run_of(message: Message) -> Run:
+    packed = dict(message.headers() or []).get("run")
     if not isinstance(packed, bytes):
         raise TypeError("a record of the state topic names no run")
     epoch, generation = packed.split(b":")
     return Run(int(epoch), int(generation))
+
+
+class Succession:
+    """The state topic, read on while a run goes on: whether a later one has begun."""
+
+    def __init__(self, kafka: Mapping[str, Any], topics: Topics, run: Run, end: int) -> None:
+        """`end`: where `read_memory` found the end."""
+        self._run = run
+        self._consumer = _reader(kafka, topics.state, {"queued.max.messages.kbytes": 1024})
+        self._consumer.assign([TopicPartition(topics.state, 0, end)])
+
+    def check(self) -> None:
+        """Raises Superseded if a later run has written. Never waits."""
+        for message in self._consumer.consume(1000, timeout=0):
+            if message.error() is None and _run_of(message) > self._run:
+                raise Superseded("another replicator has begun a later run")
+
+    def close(self) -> None:
+        self._consumer.close()
 
 
 class Memory:

@@ -28,12 +28,15 @@ from replicator.capture import Capture
 from replicator.changes import Table
 from replicator.config import Settings
 from replicator.control import Control
-from replicator.errors import Action, ReplicatorError, action_for
+from replicator.errors import Action, ReplicatorError, SourceChanged, action_for
 from replicator.event import HeartbeatMarker, Origin, Topics
+from replicator.history import changed_tables
 from replicator.lsn import format_lsn
+from replicator.memory import Succession
 from replicator.pgoutput import Commit, Keepalive, decode_frame
 from replicator.progress import Batch, Progress
 from replicator.publisher import Publisher
+from replicator.relations import CAPTURED
 from replicator.replication import Replication
 from replicator.runtime import GrowingPause, Stop
 from replicator.source import Sample, Source
@@ -51,6 +54,8 @@ CONFIRM_S = 1.0
 FEEDBACK_S = 5.0
 """The server ends a session that says nothing for wal_sender_timeout (60 s by default)."""
 CONTROL_S = 0.25
+LOOK_S = 5.0
+"""How often a run looks whether it still is what it was when it began."""
 STATUS_S = 2.0
 DRAIN_S = 4.0
 """At a stop: how long Kafka may take for what is queued. What is dropped was not confirmed and comes again."""
@@ -86,6 +91,7 @@ class Run:
         self._every_confirm, self._every_feedback = Every(CONFIRM_S), Every(FEEDBACK_S)
         self._every_seal, self._every_control = Every(SEAL_S), Every(CONTROL_S)
         self._every_status, self._every_heartbeat = Every(STATUS_S), Every(settings.heartbeat_s)
+        self._every_look = Every(LOOK_S)
         self._replication: Replication | None = None
         self.status: dict[str, object] = {}
 
@@ -110,7 +116,7 @@ class Run:
         self._progress = Progress(tenure.confirmed)
         self._agenda = Agenda(tenure.memory, tenure.outlet, self._announce, self._open_window)
         self._capture = Capture(
-            self._settings.source_schema,
+            {oid: name for name, (oid, *_) in tenure.published.items()},
             source,
             tenure.outlet,
             self._progress,
@@ -120,12 +126,14 @@ class Run:
         )
         calls = Calls()
         control = tenure.memory.records.get("control")
+        topics = Topics(self._settings.topic_prefix)
         self._control = Control(
             self._kafka,
-            Topics(self._settings.topic_prefix),
+            topics,
             control["next_offset"] if control is not None else None,
             KAFKA_SECONDS,
         )
+        self._succession = Succession(self._kafka, topics, tenure.outlet.run, tenure.remembered_until)
         self._backfiller = Backfiller(
             self._settings, calls, self._agenda, self._origin, epoch=tenure.outlet.run.epoch, born=tenure.born
         )
@@ -140,6 +148,7 @@ class Run:
             if self._backfiller.join(5):
                 calls.release()
             self._control.close()
+            self._succession.close()
 
     def _turn(self, replication: Replication, calls: Calls) -> None:
         arrived = self._take_frames(replication)
@@ -189,6 +198,8 @@ class Run:
             replication.feedback(self._received, self._confirmed)
         if self._every_control.due(now):
             self._take_requests()
+        if self._every_look.due(now):
+            self._look()
         if self._every_status.due(now):
             self._write_status()
 
@@ -221,6 +232,12 @@ class Run:
             self._confirmed = self._confirming[0]
             self._confirming = None
             replication.feedback(max(self._received, self._confirmed), self._confirmed)
+
+    def _look(self) -> None:
+        """Whether the run is the latest, and tables are published as they were when it began."""
+        self._succession.check()
+        if changed := changed_tables(self._tenure.published, self._source.published(CAPTURED)):
+            raise SourceChanged(f"the publication was changed, or a table of it: {', '.join(changed)}")
 
     def _take_requests(self) -> None:
         before = self._control.next_offset

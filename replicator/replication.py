@@ -39,6 +39,11 @@ class Replication:
             self._connection = psycopg.connect(conninfo, autocommit=True)
         self._pgconn = self._connection.pgconn
 
+    @property
+    def pid(self) -> int:
+        """Of the walsender."""
+        return self._connection.info.backend_pid
+
     def identity(self) -> SourceIdentity:
         """Which history the source's WAL belongs to."""
         with source_errors():

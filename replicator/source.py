@@ -7,7 +7,7 @@ whose they are.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, LiteralString, Self
@@ -245,6 +245,21 @@ class Source:
             (self._schema, table),
         )
         return [Column(name, oid, modifier, False) for name, oid, modifier in rows]
+
+    def published(self, tables: Sequence[str]) -> dict[str, list[int]]:
+        """Those of the tables that our publication names → numbers of which the first is the table's OID.
+
+        As long as they stay the same no change of the table was left out of the publication: what is made anew gets
+        another OID, what is altered another xmin.
+        """
+        rows = self.rows(
+            "SELECT c.relname, c.oid::bigint, r.oid::bigint, p.oid::bigint, p.xmin::text::bigint FROM pg_publication p"
+            " JOIN pg_publication_rel r ON r.prpubid = p.oid JOIN pg_class c ON c.oid = r.prrelid"
+            " JOIN pg_namespace n ON n.oid = c.relnamespace"
+            " WHERE p.pubname = %s AND n.nspname = %s AND c.relname = ANY(%s)",
+            (self._settings.publication, self._schema, list(tables)),
+        )
+        return {name: numbers for name, *numbers in rows}
 
     def qualified(self, table: str) -> sql.Identifier:
         return sql.Identifier(self._schema, table)

@@ -29,7 +29,7 @@ def gather(settings: Settings, kafka: Mapping[str, Any]) -> dict[str, Any]:
     """Everything known, as JSON-ready values. `faults` names what could not be asked."""
     found: dict[str, Any] = {"running": False, "faults": []}
     try:
-        records = read_memory(kafka, Topics(settings.topic_prefix), 10.0)
+        records = read_memory(kafka, Topics(settings.topic_prefix), 10.0).records
         found |= records.get("status", {})
         found["running"] = time.time() * 1000 - found.get("at_ms", 0) < SILENT_AFTER_MS
         # The job's own record is written at every chunk: fresher than the status.

@@ -1,8 +1,9 @@
 """The beginning of a run: take the slot, find out whether the history goes on, and say so to everybody first.
 
-Order matters. The slot is held before the generation is drawn, so that no two runs can have the same; the marker is
-acknowledged in every partition and in the state topic before the first event; a new epoch's backfill is remembered
-before the epoch is, so that a crash in between begins the epoch again instead of losing its backfill.
+Order matters. The slot is held before the generation is drawn, so that no two runs can have the same. The state topic
+hears of the run before any partition does, and every partition before the first event: what is written under a new
+epoch makes all that is older a zombie's, so the next run must know of it, however this one ends. A new epoch's backfill
+is remembered before the epoch is, so that a crash in between begins another one instead of losing the backfill.
 """
 
 from __future__ import annotations
@@ -18,12 +19,13 @@ from replicator.backfill_job import BackfillJob, in_capture_order
 from replicator.config import Settings
 from replicator.errors import SourceBusy
 from replicator.event import GenerationMarker, Run, Topics
-from replicator.history import Past, Present, next_epoch, why_new_epoch
+from replicator.history import Past, Present, Published, next_epoch, why_new_epoch
 from replicator.lsn import format_lsn
 from replicator.memory import Content, Memory, read_memory
 from replicator.outlet import Outlet
 from replicator.progress import Batch
 from replicator.publisher import Publisher
+from replicator.relations import CAPTURED
 from replicator.replication import Replication, SlotActive
 from replicator.source import Slot, Source, SourceIdentity
 
@@ -38,8 +40,11 @@ class Tenure:
     """What a run holds."""
 
     identity: SourceIdentity
+    published: Published
     outlet: Outlet
     memory: Memory
+    remembered_until: int
+    """Where the state topic ended when it was read."""
     confirmed: int
     """Where the slot stands."""
     born: int
@@ -58,33 +63,39 @@ def take_over(
     identity = replication.identity()
     slot, is_new = _take_slot(source, replication)
     generation = source.emit("generation")
-    records = read_memory(kafka, topics, KAFKA_SECONDS)
-    past = _past(records)
+    # A commit that hung in synchronous replication while the slot was born is in neither stream nor snapshot.
+    born = source.sample().snapshot.xmax
+    records, newest, end = read_memory(kafka, topics, KAFKA_SECONDS)
+    past = _past(records, newest)
     present = Present(
         system_id=identity.system_id,
         timeline=identity.timeline,
         slot=settings.slot,
         slot_is_new=is_new,
+        published=source.published(CAPTURED),
         slot_confirmed=slot.confirmed_lsn,
         generation=generation,
     )
     reason = why_new_epoch(past, present)
-    last: int = records["epoch"]["epoch"] if "epoch" in records else 0
-    run = Run(next_epoch(last, int(time.time())) if reason else last, generation)
+    run = Run(next_epoch(newest.epoch, int(time.time())) if reason else newest.epoch, generation)
     outlet = Outlet(publisher, topics, run, settings.partitions)
     memory = Memory(publisher, topics, run, records)
     batch = Batch()
+    _still_held(source, replication)
     memory.write("generation", {"generation": generation}, batch)
-    outlet.marker(GenerationMarker(), generation, batch)
     if reason:
         log.info("epoch.begins", epoch=run.epoch, reason=reason)
-        _begin_epoch(memory, present, source, batch)
+        _begin_epoch(memory, present, born, batch)
+    publisher.wait_for(batch, KAFKA_SECONDS)
+    outlet.marker(GenerationMarker(), generation, batch)
     publisher.wait_for(batch, KAFKA_SECONDS)
     log.info("run.begins", epoch=run.epoch, generation=format_lsn(generation), slot_at=format_lsn(slot.confirmed_lsn))
     return Tenure(
         identity=identity,
+        published=present.published,
         outlet=outlet,
         memory=memory,
+        remembered_until=end,
         confirmed=slot.confirmed_lsn,
         born=records["epoch"]["born"],
     )
@@ -107,21 +118,30 @@ def _take_slot(source: Source, replication: Replication) -> tuple[Slot, bool]:
     return slot, is_new
 
 
-def _past(records: Mapping[str, Content]) -> Past | None:
+def _still_held(source: Source, replication: Replication) -> None:
+    """Who was frozen until the slot was another's must not begin what its successor does not know of."""
+    slot = source.slot()
+    if slot is None or slot.active_pid != replication.pid:
+        raise SourceBusy("the replication slot was lost while the run began")
+
+
+def _past(records: Mapping[str, Content], newest: Run) -> Past | None:
     epoch, generation, confirmed = records.get("epoch"), records.get("generation"), records.get("confirmed")
     if epoch is None or generation is None or confirmed is None:
         return None
     return Past(
         epoch=epoch["epoch"],
+        begun=newest.epoch,
         system_id=epoch["system_id"],
         timeline=epoch["timeline"],
         slot=epoch["slot"],
+        published=epoch["published"],
         generation=generation["generation"],
         confirmed=confirmed["lsn"],
     )
 
 
-def _begin_epoch(memory: Memory, present: Present, source: Source, batch: Batch) -> None:
+def _begin_epoch(memory: Memory, present: Present, born: int, batch: Batch) -> None:
     """Older progress is void: everything is read again, and what is not found is swept."""
     for key in [*memory.under("backfill/"), *memory.under("owed/")]:
         memory.forget(key, batch)
@@ -138,8 +158,8 @@ def _begin_epoch(memory: Memory, present: Present, source: Source, batch: Batch)
             "system_id": present.system_id,
             "timeline": present.timeline,
             "slot": present.slot,
-            # A commit that hung in synchronous replication while the slot was born is in neither stream nor snapshot.
-            "born": source.sample().snapshot.xmax,
+            "published": present.published,
+            "born": born,
         },
         batch,
     )

@@ -1,8 +1,9 @@
 """What the log says: the changes topic read from its start, and the state that a perfect consumer would have.
 
 Independent of the consumers: a plain fold of the events by the rules of the contract (a row wins by its position, a
-delete at an inbox touches only a row stored there, a run older than the partition has seen is dropped). Inboxes are
-taken for tenants of their own: what an event leaves out is never filled with what another inbox knew of the row.
+delete at an inbox touches only a row stored there, a run older than the partition has seen is dropped, the end of a
+backfill sweeps what is older than its start). Inboxes are taken for tenants of their own: what an event leaves out is
+never filled with what another inbox knew of the row.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import orjson
 from confluent_kafka import Consumer, TopicPartition
 
 from demo.servers import wait_until
-from replicator import Head, Position, Run, Topics, unpack_head
+from replicator import Head, Position, Run, Topics, partition_of, unpack_head
 
 
 class Logged(NamedTuple):
@@ -44,6 +45,7 @@ class Replayed:
         self.zombies: list[Logged] = []
         self._since = since
         self._begun: set[int] = set()
+        self._marked: set[tuple[int, str]] = set()
         self._newest: dict[int, Run] = {}
         self._rows: dict[tuple[str, bytes], Stored] = {}
 
@@ -81,8 +83,23 @@ class Replayed:
                     self._rows[name] = stored._replace(position=head.position, row=None)
         elif head.op == "d":
             self._delete(event)
-        elif head.op != "m":
+        elif head.op == "m":
+            self._sweep(event.partition, event.body["message"])
+        else:
             self._upsert(event)
+
+    def _sweep(self, partition: int, marker: dict[str, Any]) -> None:
+        """The end of a backfill, the beginning of which was here too: what it did not find is gone."""
+        if marker.get("boundary") == "begin":
+            self._marked.add((partition, marker["id"]))
+        if marker.get("boundary") != "end" or (partition, marker["id"]) not in self._marked:
+            return
+        start = Position(*marker["start"])
+        for name, stored in self._rows.items():
+            within = marker["inboxes"] is None or stored.inbox in marker["inboxes"]
+            here = partition_of(stored.inbox, self._partitions) == partition
+            if name[0] in marker["tables"] and within and here and stored.position < start:
+                self._rows[name] = stored._replace(row=None)
 
     def _has_begun(self, event: Logged) -> bool:
         if self._since and event.head.op == "m" and event.body["message"].get("id") == self._since:

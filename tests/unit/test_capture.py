@@ -62,7 +62,7 @@ def progress() -> Progress:
 @pytest.fixture
 def capture(log: Recorder, progress: Progress) -> Capture:
     """Inside a transaction, after the columns of messages."""
-    capture = Capture("public", log, cast(Outlet, log), progress, lambda _: ORIGIN, lambda _: None, log.owe)
+    capture = Capture({7: "messages"}, log, cast(Outlet, log), progress, lambda _: ORIGIN, lambda _: None, log.owe)
     capture.handle(Begin(100, 0, 5))
     capture.handle(MESSAGES)
     return capture
@@ -97,6 +97,13 @@ def test_every_row_change_has_its_number_also_those_of_tables_that_are_not_captu
     assert log.said == [("c", b"[1]", 3, 100, 0), ("d", b"[1]", 3, 100, 3)]
 
 
+def test_a_table_is_the_same_under_another_name(capture: Capture, log: Recorder) -> None:
+    """It was renamed when the stream passed here, and renamed back since."""
+    capture.handle(Relation(7, "elsewhere", "old_messages", "i", MESSAGES.columns))
+    capture.handle(Insert(7, row(1)))
+    assert log.said == [("c", b"[1]", 3, 100, 0)]
+
+
 def test_a_commit_is_what_progress_waits_for(capture: Capture, progress: Progress) -> None:
     assert not capture.between_transactions
     capture.handle(Commit(100, 120))
@@ -105,7 +112,7 @@ def test_a_commit_is_what_progress_waits_for(capture: Capture, progress: Progres
 
 
 def test_a_row_before_its_columns_or_outside_a_transaction_is_refused(log: Recorder, progress: Progress) -> None:
-    capture = Capture("public", log, cast(Outlet, log), progress, lambda _: ORIGIN, lambda _: None, log.owe)
+    capture = Capture({7: "messages"}, log, cast(Outlet, log), progress, lambda _: ORIGIN, lambda _: None, log.owe)
     with pytest.raises(ProtocolError, match="before its Relation message"):
         capture.handle(Insert(7, row(1)))
     capture.handle(MESSAGES)
@@ -142,6 +149,18 @@ def test_a_truncated_table_empties_the_chunk(capture: Capture, log: Recorder) ->
     capture.handle(Truncate((7,)))
     capture.handle(watermark(window, HIGH, 130))
     assert log.said == [("t", b"", None, 100, 0)]
+
+
+def test_what_was_truncated_before_the_low_watermark_empties_no_chunk(capture: Capture, log: Recorder) -> None:
+    """The chunk is read after it; emptied, it would leave its rows to the sweep."""
+    capture.window = Window(table_name="messages")
+    capture.handle(Truncate((7,)))
+    window = capture.window
+    capture.handle(watermark(window, LOW, 110))
+    window.table = Table(BY_NAME["messages"], MESSAGES.columns, TYPE_NAMES, ORIGIN)
+    window.rows = [window.table.render(row(1))]
+    capture.handle(watermark(window, HIGH, 130))
+    assert [each for each in log.said if each[0] == "r"] == [("r", b"[1]", 3, 130)]
 
 
 def test_messages_that_are_not_ours_mean_nothing(capture: Capture, log: Recorder) -> None:

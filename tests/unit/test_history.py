@@ -9,8 +9,26 @@ import pytest
 
 from replicator.history import Past, Present, next_epoch, why_new_epoch
 
-PAST = Past(epoch=5, system_id="741", timeline=1, slot="s", generation=1_000, confirmed=2_000)
-PRESENT = Present(system_id="741", timeline=1, slot="s", slot_is_new=False, slot_confirmed=2_000, generation=2_001)
+PUBLISHED = {"inboxes": [1, 2, 3], "messages": [4, 5, 3]}
+PAST = Past(
+    epoch=5,
+    begun=5,
+    system_id="741",
+    timeline=1,
+    slot="s",
+    published=PUBLISHED,
+    generation=1_000,
+    confirmed=2_000,
+)
+PRESENT = Present(
+    system_id="741",
+    timeline=1,
+    slot="s",
+    slot_is_new=False,
+    published=PUBLISHED,
+    slot_confirmed=2_000,
+    generation=2_001,
+)
 
 
 def test_the_epoch_goes_on_where_it_was_left() -> None:
@@ -29,6 +47,9 @@ def test_a_slot_behind_the_last_confirmed_is_ours() -> None:
         ({"timeline": 2}, "failed over"),
         ({"slot": "other"}, "slot is new"),
         ({"slot_is_new": True}, "slot is new"),
+        ({"published": PUBLISHED | {"messages": [4, 6, 3]}}, "table of it: messages"),
+        ({"published": {"inboxes": [1, 2, 3]}}, "table of it: messages"),
+        ({"published": {name: [*oids, 0] for name, oids in PUBLISHED.items()}}, "table of it: inboxes, messages"),
         ({"slot_confirmed": 2_001}, "0/7D1, beyond 0/7D0"),
         ({"generation": 2_000}, "gone back to 0/7D0"),
     ],
@@ -40,6 +61,11 @@ def test_a_break_begins_an_epoch_with_its_reason(change: dict[str, Any], reason:
 def test_a_generation_that_is_not_beyond_the_last_begins_an_epoch() -> None:
     """Though it is beyond all that was confirmed: runs would not be told apart."""
     assert why_new_epoch(replace(PAST, generation=2_001), PRESENT) is not None
+
+
+def test_an_epoch_that_was_left_unfinished_is_begun_anew() -> None:
+    """Under the old one all that follows would be a zombie's."""
+    assert "epoch 6 was begun" in str(why_new_epoch(replace(PAST, begun=6), PRESENT))
 
 
 def test_without_memory_an_epoch_begins() -> None:

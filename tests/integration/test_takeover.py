@@ -1,0 +1,156 @@
+"""How a run begins: whatever cuts it short or comes between, the next one's events count."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from demo.servers import wait_until
+from replicator import takeover, topics
+from replicator.control import send
+from replicator.errors import LogUnavailable, SourceBusy, SourceUnavailable
+from replicator.event import BackfillMarker, BackfillRequest, Marker, Topics
+from replicator.event import Run as EventRun
+from replicator.memory import Content, Memory, Remembered, read_memory
+from replicator.outlet import Outlet
+from replicator.pipeline import Run
+from replicator.progress import Batch
+from replicator.publisher import Publisher
+from replicator.runtime import Stop
+from tests.integration.chatwoot import Source, add_message, fill, wait_until_alike
+from tests.integration.programs import RUN, settings_of, started
+from tests.integration.replayed import Logged, Replayed
+
+
+def run_here(environment: dict[str, str]) -> None:
+    """One run in this process, until it fails."""
+    settings = settings_of(environment)
+    Run(settings, topics.kafka_base(settings), Stop()).serve()
+
+
+def test_an_epoch_that_was_cut_short_makes_nobody_after_it_a_zombie(
+    environment: dict[str, str],
+    source: Source,
+    replayed: Replayed,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    fill(source, conversations=6, messages=1)
+    with started(RUN, environment, tmp_path / "first") as first:
+        wait_until_alike(replayed, source)
+        assert first.stop() == 0
+    source.execute("SELECT pg_drop_replication_slot(%s)", (environment["REPLICATOR_SLOT"],))
+
+    def cut(memory: Memory, key: str, content: Content, batch: Batch) -> None:
+        if key == "epoch":
+            raise SourceUnavailable("cut short")
+        write(memory, key, content, batch)
+
+    with monkeypatch.context() as patched:
+        write = Memory.write
+        patched.setattr(Memory, "write", cut)
+        with pytest.raises(SourceUnavailable, match="cut short"):
+            run_here(environment)
+    with started(RUN, environment, tmp_path / "second") as second:
+        second.wait_healthy()
+        (begun,) = second.logged("epoch.begins")
+        assert "begun and not finished" in begun["reason"]
+        add_message(source, 1, "after")
+        wait_until_alike(replayed, source)
+        assert replayed.zombies == []
+        assert second.stop() == 0
+
+
+def test_a_backfill_whose_begin_did_not_reach_the_log_begins_again(
+    environment: dict[str, str],
+    source: Source,
+    replayed: Replayed,
+    kafka_bootstrap: str,
+    topic_prefix: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The state topic's broker may answer while that of a partition is away."""
+    fill(source, conversations=6, messages=1)
+    with started(RUN, environment, tmp_path / "first") as first:
+        wait_until_alike(replayed, source)
+        assert first.stop() == 0
+    send(
+        {"bootstrap.servers": kafka_bootstrap},
+        Topics(topic_prefix),
+        BackfillRequest(id="mine", tables=None, inboxes=None),
+    )
+
+    def cut(outlet: Outlet, marker: Marker, point: int, batch: Batch) -> None:
+        if isinstance(marker, BackfillMarker):
+            raise LogUnavailable("cut short")
+        publish(outlet, marker, point, batch)
+
+    with monkeypatch.context() as patched:
+        publish = Outlet.marker
+        patched.setattr(Outlet, "marker", cut)
+        with pytest.raises(LogUnavailable, match="cut short"):
+            run_here(environment)
+    with started(RUN, environment, tmp_path / "second") as second:
+        replayed.wait_for_end("mine")
+        begun = [event.partition for event in replayed.markers("backfill", "begin") if id_of(event) == "mine"]
+        assert sorted(begun) == list(range(6))
+        assert second.stop() == 0
+
+
+def id_of(marker: Logged) -> str:
+    return str(marker.body["message"]["id"])
+
+
+def test_a_run_that_lost_the_slot_while_it_began_writes_nothing(
+    environment: dict[str, str],
+    source: Source,
+    replayed: Replayed,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It slept for longer than the source waits for an answer, and would begin a later epoch than its successor."""
+    fill(source, conversations=6, messages=1)
+    slot = environment["REPLICATOR_SLOT"]
+    with ExitStack() as stack:
+
+        def sleep(*arguments: Any) -> Remembered:
+            found = read_memory(*arguments)
+            source.execute(
+                "SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots WHERE slot_name = %s", (slot,)
+            )
+            stack.enter_context(started(RUN, environment, tmp_path / "successor")).wait_healthy()
+            return found
+
+        monkeypatch.setattr(takeover, "read_memory", sleep)
+        with pytest.raises(SourceBusy, match="lost while the run began"):
+            run_here(environment)
+        add_message(source, 1, "after")
+        wait_until_alike(replayed, source)
+        assert replayed.zombies == []
+
+
+def test_a_run_gives_way_to_a_later_one_that_it_hears_of(
+    environment: dict[str, str], source: Source, replayed: Replayed, tmp_path: Path
+) -> None:
+    fill(source, conversations=6, messages=1)
+    settings = settings_of(environment)
+    with started(RUN, environment, tmp_path / "log") as replicator:
+        replicator.wait_healthy()
+        replayed.wait_for_end()
+        publisher = Publisher(topics.kafka_base(settings), settings.max_message_bytes, lambda: None)
+        later = EventRun(replicator.status()["epoch"] + 1, 1)
+        batch = Batch()
+        Memory(publisher, Topics(settings.topic_prefix), later, {}).write("generation", {"generation": 1}, batch)
+        publisher.wait_for(batch, 10)
+        publisher.close(1)
+        wait_until(lambda: replicator.logged("run.ended"), "it gives way", 30)
+        assert "a later run" in replicator.logged("run.ended")[0]["reason"]
+        replicator.wait_healthy()
+        assert replicator.status()["epoch"] > later.epoch
+        add_message(source, 1, "after")
+        wait_until_alike(replayed, source)
+        assert replicator.stop() == 0
