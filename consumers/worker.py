@@ -203,9 +203,16 @@ class Worker:
         log.warning("worker.waits", reason=reason.says, advice=reason.advice)
         if self._control is not None and self._control.broken:
             self._control = None
-        deadline = time.monotonic() + self._pause.next()
+        deadline, reads = time.monotonic() + self._pause.next(), True
         while time.monotonic() < deadline and not self._stop.wait(0.1):
-            self._read()  # the membership goes on
+            try:
+                if reads:
+                    self._read()  # the membership goes on
+            except (psycopg.Error, ConsumersError, KafkaException) as another:
+                if classify(another).action is Action.STOP:
+                    raise
+                log.warning("log.waits", reason=Reason.of(another, classify(another)).says)
+                reads = False  # the next turn tries again
 
     # --- a turn
 
