@@ -50,6 +50,10 @@ MOST_BYTES: Final = 16 << 20
 """Of a batch, and of what is read ahead of it."""
 REVOKE_S: Final = 5.0
 """How long a batch may take to finish when its partitions are taken away."""
+_TO_LEAVE_S: Final = 1.5
+"""Beyond the settings' time to stop: then the process ends, whatever hangs."""
+_TO_CANCEL_S: Final = 3.0
+"""Of the settings' time to stop: for what ends after the batch in flight is given up."""
 UPKEEP_S: Final = 2.0
 STUBS_S: Final = 10.0
 AUDIT_S: Final = 10.0
@@ -59,7 +63,7 @@ _BODILESS: Final = (
     " the rows smaller in the source."
 )
 UNHEALTHY_S: Final = 60.0
-"""Waiting for so long is worth a probe's notice."""
+"""No turn completed for so long is worth a probe's notice."""
 
 
 @dataclass(slots=True)
@@ -85,7 +89,7 @@ class Flight:
 def run(settings: Settings) -> int:
     """A worker until SIGTERM. Returns the exit code; raises ConsumersError or psycopg.Error with what stopped it."""
     stop = Stop()
-    stop.install()
+    stop.install(settings.stop_timeout_s + _TO_LEAVE_S)
     worker = Worker(settings, stop)
     try:
         worker.work()
@@ -126,7 +130,7 @@ class Worker:
         self._health: Health | None = None
         self._upkeep_due = self._stubs_due = self._audit_due = 0.0
         self._waits_for = ""
-        self._waits_since = 0.0
+        self._turned_at = time.monotonic()
         self._applied: dict[int, dict[str, object]] = {}
         self._applied_rows = 0
         self.left_behind = False
@@ -146,19 +150,21 @@ class Worker:
                 self._wait_out(error)
             else:
                 self._waits_for = ""
+                self._turned_at = time.monotonic()
                 self._pause.reset()
 
     def close(self) -> None:
         """Finishes or abandons what is in flight, leaves the group, lets everything go."""
         deadline = time.monotonic() + self._settings.stop_timeout_s
-        self._finish_flight(deadline - time.monotonic() - 2)
+        self._finish_flight(self._settings.stop_timeout_s - _TO_CANCEL_S)
+        if self._flight is not None:  # given up, and its threads are told so before anything waits for them
+            self._applier.cancel()
         if self._inbound is not None:
             self._inbound.close()
         self._requests.close()
         self._schemas.close()
         self._threads.shutdown(wait=False, cancel_futures=True)
         if self._flight is not None:
-            self._applier.cancel()
             while not all(job.done() for job in self._flight.jobs) and time.monotonic() < deadline:
                 time.sleep(0.01)
             self.left_behind = not all(job.done() for job in self._flight.jobs)
@@ -193,15 +199,20 @@ class Worker:
         if verdict.action is Action.STOP:
             raise error
         reason = Reason.of(error, verdict)
-        if not self._waits_for:
-            self._waits_since = time.monotonic()
         self._waits_for = reason.says
         log.warning("worker.waits", reason=reason.says, advice=reason.advice)
         if self._control is not None and self._control.broken:
             self._control = None
-        deadline = time.monotonic() + self._pause.next()
+        deadline, reads = time.monotonic() + self._pause.next(), True
         while time.monotonic() < deadline and not self._stop.wait(0.1):
-            self._read()  # the membership goes on
+            try:
+                if reads:
+                    self._read()  # the membership goes on
+            except (psycopg.Error, ConsumersError, KafkaException) as another:
+                if classify(another).action is Action.STOP:
+                    raise
+                log.warning("log.waits", reason=Reason.of(another, classify(another)).says)
+                reads = False  # the next turn tries again
 
     # --- a turn
 
@@ -411,12 +422,14 @@ class Worker:
 
     def _finish_flight(self, seconds: float) -> None:
         deadline = time.monotonic() + seconds
-        while self._flight is not None and self._flight.batch is not None and time.monotonic() < deadline:
-            if not self._flight.is_done:
+        while (flight := self._flight) is not None and flight.batch is not None and time.monotonic() < deadline:
+            if flight.ended.is_set():  # given up before
+                break
+            if not flight.is_done:
                 time.sleep(0.005)
                 continue
             try:
-                self._settle(self._open_control(), self._flight)
+                self._settle(self._open_control(), flight)
             except (psycopg.Error, ConsumersError, KafkaException) as error:
                 log.warning("batch.abandoned", error=type(error).__name__)
                 break
@@ -495,9 +508,9 @@ class Worker:
 
     def _status(self) -> dict[str, object]:
         waits_for = self._waits_for or self._applier.waits_for
-        waits_long = bool(self._waits_for) and time.monotonic() - self._waits_since > UNHEALTHY_S
+        is_stuck = time.monotonic() - self._turned_at > UNHEALTHY_S
         return {
-            "healthy": self._inbound is not None and not waits_long,
+            "healthy": self._inbound is not None and not is_stuck,
             "pool": self._settings.pool,
             "partitions": sorted(self._ledger.progress),
             "waits_for": waits_for,

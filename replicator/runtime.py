@@ -7,17 +7,20 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import random
 import signal
 import sys
 import threading
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from types import FrameType
+from typing import Final
 
 import structlog
 from prometheus_client import REGISTRY, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
+
+log = structlog.get_logger(__name__)
 
 
 def configure_logging(level: str = "INFO") -> None:
@@ -36,22 +39,36 @@ def configure_logging(level: str = "INFO") -> None:
     )
 
 
+PATIENCE_S: Final = 9.5
+"""From the first signal to the end, whatever hangs."""
+_SIGNALS: Final = frozenset({signal.SIGTERM, signal.SIGINT})
+_BY_SIGNAL: Final = 128
+"""With the signal's number: the exit code of a process that a signal ended, as shells have it."""
+
+
 class Stop:
     """Whether the process was asked to stop (SIGTERM, SIGINT, or another part of it), and a way to wait for that."""
 
     def __init__(self) -> None:
         self._asked = threading.Event()
 
-    def install(self) -> None:
-        """Takes over SIGTERM and SIGINT. The second signal ends the process at once."""
+    def install(self, patience_s: float = PATIENCE_S) -> None:
+        """Takes over SIGTERM and SIGINT; to be called by the main thread before any other thread is started.
 
-        def on_signal(number: int, frame: FrameType | None) -> None:
-            del frame
-            self._asked.set()
-            signal.signal(number, signal.SIG_DFL)
+        A process that has not stopped so long after the first signal ends with exit code 1; a second one ends it at
+        once. Neither needs the main thread, which may be in a call that does not come back: Python's own signal
+        handlers would wait for it. So the signals are blocked in every thread, and taken by one that waits for them.
+        """
+        signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+        threading.Thread(target=self._watch, args=[patience_s], name="signals", daemon=True).start()
 
-        signal.signal(signal.SIGTERM, on_signal)
-        signal.signal(signal.SIGINT, on_signal)
+    def _watch(self, patience_s: float) -> None:
+        signal.sigwait(_SIGNALS)
+        self._asked.set()
+        forced = threading.Timer(patience_s, _force, [patience_s])
+        forced.daemon = True
+        forced.start()
+        os._exit(_BY_SIGNAL + signal.sigwait(_SIGNALS))
 
     def ask(self) -> None:
         self._asked.set()
@@ -63,6 +80,11 @@ class Stop:
     def wait(self, seconds: float) -> bool:
         """Waits at most so long; True if the process is to stop."""
         return self._asked.wait(seconds)
+
+
+def _force(patience_s: float) -> None:
+    log.error("stop.forced", after_s=patience_s)
+    os._exit(1)
 
 
 class GrowingPause:

@@ -1,0 +1,97 @@
+"""A worker's loop against a Kafka and a target that are not there."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+import pytest
+
+from consumers import schemas, worker
+from consumers.batch import Message
+from consumers.config import Settings, load
+from consumers.errors import LogUnavailable, TargetRefused
+from consumers.schemas import Schemas
+from consumers.worker import Worker
+from replicator.runtime import Stop
+
+
+@pytest.fixture
+def settings() -> Settings:
+    return load(
+        target_dsn="postgresql://applier@127.0.0.1:1/nowhere",
+        kafka_bootstrap_servers="127.0.0.1:1",
+        kafka_options={"log_level": 0},
+        http_port=0,
+    )
+
+
+def test_whoever_waits_for_a_version_of_a_table_does_not_hold_up_the_end(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(schemas, "_SECONDS", 3600)
+    versions, asks = Schemas(settings), threading.Event()
+    raised: list[LogUnavailable] = []
+
+    def ask() -> None:
+        asks.set()
+        try:
+            versions("messages", "never")
+        except LogUnavailable as error:
+            raised.append(error)
+
+    asking, closing = (threading.Thread(target=work, daemon=True) for work in (ask, versions.close))
+    asking.start()
+    assert asks.wait(10)
+    closing.start()
+    for thread in (closing, asking):
+        thread.join(10)
+        assert not thread.is_alive()
+    assert len(raised) == 1
+
+
+class Failing:
+    """Kafka's side of a worker. Each reading fails; the worker is asked to stop after some."""
+
+    def __init__(self, stop: Stop, error: Exception, times: int) -> None:
+        self._stop, self._error, self._left = stop, error, times
+
+    def pause(self, paused: bool) -> None:
+        pass
+
+    def take(self, most: int, wait_s: float) -> list[Message]:
+        self._left -= 1
+        if not self._left:
+            self._stop.ask()
+        raise self._error
+
+
+def working(settings: Settings, monkeypatch: pytest.MonkeyPatch, error: Exception) -> Worker:
+    """A worker that has joined its group, and whose second reading is made while it waits after the first."""
+    stop = Stop()
+    loop = Worker(settings, stop)
+    monkeypatch.setattr(loop, "_inbound", Failing(stop, error, times=3))
+    monkeypatch.setattr(loop, "_begin", lambda: None)
+    return loop
+
+
+def test_what_fails_again_while_a_fault_is_waited_out_is_waited_out_too(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    working(settings, monkeypatch, LogUnavailable("away")).work()
+
+
+def test_what_only_a_person_can_mend_ends_the_waiting(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    loop = working(settings, monkeypatch, LogUnavailable("away"))
+    monkeypatch.setattr(loop, "_turn", lambda: loop._wait_out(LogUnavailable("away")))
+    monkeypatch.setattr(loop, "_inbound", Failing(Stop(), TargetRefused("no right"), times=-1))
+    with pytest.raises(TargetRefused):
+        loop.work()
+
+
+def test_a_loop_that_completes_no_turn_is_not_healthy(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    loop = Worker(settings, Stop())
+    monkeypatch.setattr(loop, "_inbound", object())
+    assert loop._status()["healthy"]
+    monkeypatch.setattr(loop, "_turned_at", time.monotonic() - worker.UNHEALTHY_S - 1)
+    assert not loop._status()["healthy"]
