@@ -144,7 +144,8 @@ class Ledger:
     ) -> Progress:
         """The first reading of a partition, or one after a gap: what the log no longer has is read from the source.
 
-        What was known of offsets that the log (it ends at `high`) is yet to write again would drop those events.
+        What was known of offsets that the log (it ends at `high`) is yet to write again would drop those events. What
+        parked tenants had missed is part of what is read from the source.
         """
         if known is None and start.next_offset == 0:
             watermark.start_progress(connection, self._pool, partition, start)
@@ -171,6 +172,7 @@ class Ledger:
             )
             watermark.start_progress(connection, self._pool, partition, start)
             watermark.go_back(connection, partition, start, high)
+            parking.unpark_all(connection, self._pool, partition)
         return start
 
     def _forget_tenants(self, partitions: Iterable[int]) -> None:

@@ -10,6 +10,7 @@ import pytest
 from psycopg import Connection
 
 from consumers.ledger import Ledger
+from consumers.parking import Reason, park
 from consumers.target import open_session
 from consumers.watermark import Mark, Progress, start_progress
 from replicator import Position, Run
@@ -17,6 +18,7 @@ from tests.integration.targets import Target, target_of
 
 POOL = "default"
 TOPIC = "topic"
+STUCK = Reason(kind="22003", says="a row of messages: it does not fit", advice="Widen it.")
 APPLIED = Position(3, 900, 1)
 
 
@@ -71,4 +73,16 @@ def test_a_log_that_lost_its_end_is_read_again_from_its_start(target: Target, se
     ledger = opened(session, 10, 40)
     assert ledger.marks == {(1, 0): Mark(10, APPLIED), (2, 0): Mark(7, APPLIED)}
     assert ledger.generations[0].at(4000) == Run(3, 100)
+    assert sorted(incomplete(target)) == [11, 22]
+
+
+@pytest.mark.parametrize("topic", [TOPIC, "the topic before"])
+def test_a_tenant_that_was_parked_is_backfilled_with_the_others(
+    target: Target, session: Connection[Any], topic: str
+) -> None:
+    start_progress(session, POOL, 0, Progress(topic, 5000))
+    for partition in (0, 1):
+        park(session, POOL, topic, (2, partition), 30, STUCK)
+    assert opened(session, 10, 40).parked == {}
+    assert target.rows("SELECT partition FROM replication_parked") == [(1,)]
     assert sorted(incomplete(target)) == [11, 22]
