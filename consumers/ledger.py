@@ -51,7 +51,7 @@ class Ledger:
             low, high = bounds(partition)
             known = stored.get(partition)
             if known is None or known.topic_id != shape.topic_id or not low <= known.next_offset <= high:
-                known = self._start(connection, partition, known, Progress(shape.topic_id, low))
+                known = self._start(connection, partition, known, Progress(shape.topic_id, low), high)
             self.progress[partition] = known
         self.read_again(connection, partitions)
         return {partition: self.progress[partition].next_offset for partition in partitions}
@@ -139,8 +139,14 @@ class Ledger:
         else:
             parked.from_offset = offset
 
-    def _start(self, connection: Connection[Any], partition: int, known: Progress | None, start: Progress) -> Progress:
-        """The first reading of a partition, or one after a gap: what the log no longer has is read from the source."""
+    def _start(
+        self, connection: Connection[Any], partition: int, known: Progress | None, start: Progress, high: int
+    ) -> Progress:
+        """The first reading of a partition, or one after a gap: what the log no longer has is read from the source.
+
+        What was known of offsets that the log (it ends at `high`) is yet to write again would drop those events. What
+        parked tenants had missed is part of what is read from the source.
+        """
         if known is None and start.next_offset == 0:
             watermark.start_progress(connection, self._pool, partition, start)
             return start
@@ -165,6 +171,8 @@ class Ledger:
                 [[inbox for own in inboxes.values() for inbox in own]],
             )
             watermark.start_progress(connection, self._pool, partition, start)
+            watermark.go_back(connection, partition, start, high)
+            parking.unpark_all(connection, self._pool, partition)
         return start
 
     def _forget_tenants(self, partitions: Iterable[int]) -> None:

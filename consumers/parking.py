@@ -97,3 +97,8 @@ def move_parked(connection: Connection[Any], place: Place, from_offset: int) -> 
 def unpark(connection: Connection[Any], place: Place) -> None:
     """The tenant has caught up with its pool."""
     connection.execute("DELETE FROM replication_parked WHERE tenant_id = %s AND partition = %s", [*place])
+
+
+def unpark_all(connection: Connection[Any], pool: str, partition: int) -> None:
+    """In one partition, whatever its topic was: everything in it is backfilled."""
+    connection.execute("DELETE FROM replication_parked WHERE pool = %s AND partition = %s", [pool, partition])

@@ -56,6 +56,19 @@ def start_progress(connection: Connection[Any], pool: str, partition: int, progr
     )
 
 
+def go_back(connection: Connection[Any], partition: int, start: Progress, high: int) -> None:
+    """Reading starts again there, in a log that ends at `high`. Positions stay: they drop what is applied already."""
+    connection.execute(
+        "UPDATE replication_watermarks SET next_offset = %(start)s"
+        " WHERE topic_id = %(topic)s AND partition = %(partition)s AND next_offset > %(start)s",
+        {"start": start.next_offset, "topic": start.topic_id, "partition": partition},
+    )
+    connection.execute(
+        "DELETE FROM replication_generations WHERE topic_id = %s AND partition = %s AND first_offset >= %s",
+        [start.topic_id, partition, high],
+    )
+
+
 def advance_progress(
     connection: Connection[Any], pool: str, partition: int, expected: Progress, next_offset: int, source_ms: int | None
 ) -> None:

@@ -480,7 +480,10 @@ class Worker:
             self._audit.write(control)
 
     def _served(self) -> dict[int, tuple[int, int]]:
-        """Inboxes whose partitions are ours, with how far their log was read, and where it ends."""
+        """Inboxes whose partitions are ours, with how far their log was read, and where it ends.
+
+        Without those of parked tenants: what answered a request would not be read before they have caught up.
+        """
         assert self._inbound is not None  # noqa: S101  # joined before the first turn
         ends = {
             partition: (known.next_offset, self._inbound.end(partition))
@@ -488,8 +491,12 @@ class Worker:
         }
         if not ends:
             return {}
-        places = {inbox: partition_of(inbox, self._ledger.partitions) for inbox in self._mapping.owners}
-        return {inbox: ends[partition] for inbox, partition in places.items() if partition in ends}
+        places = {
+            inbox: (owner.tenant, partition_of(inbox, self._ledger.partitions))
+            for inbox, owner in self._mapping.owners.items()
+        }
+        parked = self._ledger.parked
+        return {inbox: ends[place[1]] for inbox, place in places.items() if place[1] in ends and place not in parked}
 
     def _observe(self, batch: Batch) -> None:
         counts = batch.counts

@@ -11,8 +11,12 @@ from consumers import schemas, worker
 from consumers.batch import Message
 from consumers.config import Settings, load
 from consumers.errors import LogUnavailable, TargetRefused
+from consumers.parking import Parked
 from consumers.schemas import Schemas
+from consumers.tenants import Owner
+from consumers.watermark import Progress
 from consumers.worker import Worker
+from replicator import partition_of
 from replicator.runtime import Stop
 
 
@@ -66,6 +70,16 @@ class Failing:
         raise self._error
 
 
+class Ending:
+    """A log that ends there in every partition."""
+
+    def __init__(self, at: int) -> None:
+        self._at = at
+
+    def end(self, partition: int) -> int:
+        return self._at
+
+
 def working(settings: Settings, monkeypatch: pytest.MonkeyPatch, error: Exception) -> Worker:
     """A worker that has joined its group, and whose second reading is made while it waits after the first."""
     stop = Stop()
@@ -95,3 +109,20 @@ def test_a_loop_that_completes_no_turn_is_not_healthy(settings: Settings, monkey
     assert loop._status()["healthy"]
     monkeypatch.setattr(loop, "_turned_at", time.monotonic() - worker.UNHEALTHY_S - 1)
     assert not loop._status()["healthy"]
+
+
+def test_nothing_is_asked_for_a_tenant_where_it_is_parked(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    loop = Worker(settings, Stop())
+    partitions = 2
+    here = [inbox for inbox in range(1, 50) if partition_of(inbox, partitions) == 0]
+    there = [inbox for inbox in range(1, 50) if partition_of(inbox, partitions) == 1]
+    monkeypatch.setattr(loop, "_inbound", Ending(at=9))
+    loop._mapping.owners = {
+        here[0]: Owner(1, "", False),
+        there[0]: Owner(1, "", False),
+        here[1]: Owner(2, "", False),
+    }
+    loop._ledger.partitions = partitions
+    loop._ledger.progress = {partition: Progress("topic", 5) for partition in range(partitions)}
+    loop._ledger.parked = {(1, 0): Parked(3)}
+    assert loop._served() == {there[0]: (5, 9), here[1]: (5, 9)}
