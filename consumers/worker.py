@@ -80,7 +80,7 @@ class Flight:
 def run(settings: Settings) -> int:
     """A worker until SIGTERM. Returns the exit code; raises ConsumersError or psycopg.Error with what stopped it."""
     stop = Stop()
-    stop.install()
+    stop.install(settings.stop_timeout_s + 1)
     worker = Worker(settings, stop)
     try:
         worker.work()

@@ -7,17 +7,19 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import random
 import signal
 import sys
 import threading
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from types import FrameType
 
 import structlog
 from prometheus_client import REGISTRY, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
+
+log = structlog.get_logger(__name__)
 
 
 def configure_logging(level: str = "INFO") -> None:
@@ -36,22 +38,32 @@ def configure_logging(level: str = "INFO") -> None:
     )
 
 
+STOP_SECONDS = 9.0
+"""From SIGTERM to the end, at the most: service managers and Docker kill after 10 s."""
+_SIGNALS = frozenset({signal.SIGTERM, signal.SIGINT})
+
+
 class Stop:
     """Whether the process was asked to stop (SIGTERM, SIGINT, or another part of it), and a way to wait for that."""
 
     def __init__(self) -> None:
         self._asked = threading.Event()
 
-    def install(self) -> None:
-        """Takes over SIGTERM and SIGINT. The second signal ends the process at once."""
+    def install(self, within: float = STOP_SECONDS) -> None:
+        """Takes over SIGTERM and SIGINT; to be called before any other thread begins.
 
-        def on_signal(number: int, frame: FrameType | None) -> None:
-            del frame
-            self._asked.set()
-            signal.signal(number, signal.SIG_DFL)
+        So many seconds after the first signal, or at a second one, the process ends as it stands, whatever its threads
+        wait for: nothing is lost by that, both programs may be killed at any moment.
+        """
+        signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)  # handlers would wait for C calls to return
+        threading.Thread(target=self._watch, args=(within,), name="stop", daemon=True).start()
 
-        signal.signal(signal.SIGTERM, on_signal)
-        signal.signal(signal.SIGINT, on_signal)
+    def _watch(self, within: float) -> None:
+        signal.sigwait(_SIGNALS)
+        self._asked.set()
+        again = signal.sigtimedwait(_SIGNALS, within)
+        log.warning("stop.forced", reason="a second signal" if again is not None else f"not done in {within:g} s")
+        os._exit(0)
 
     def ask(self) -> None:
         self._asked.set()
