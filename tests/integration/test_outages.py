@@ -12,6 +12,7 @@ import psycopg
 import pytest
 
 from demo.servers import Servers, wait_until
+from demo.servers.starting import free_port
 from demo.source.installation import install
 from tests.integration.chatwoot import Source, add_message, confirmed, connect, fill, wait_until_alike
 from tests.integration.programs import RUN, make_topics, prepare_source, replicator_environment, started
@@ -195,3 +196,11 @@ def test_a_frozen_replicator_that_wakes_up_is_a_zombie_whose_events_are_told_apa
             wait_until_alike(replayed, source)
             assert_in_order(replayed)
             assert second.running
+
+
+def test_a_stop_does_not_wait_for_a_kafka_that_was_never_there(environment: dict[str, str], tmp_path: Path) -> None:
+    environment |= {"REPLICATOR_KAFKA_BOOTSTRAP_SERVERS": f"127.0.0.1:{free_port()}"}
+    with started(RUN, environment, tmp_path / "log") as replicator:
+        wait_until(lambda: replicator.logged("replicator.starts"), "it starts", 30)
+        code = replicator.stop()  # in time
+        assert code == (1 if replicator.logged("stop.forced") else 0)
