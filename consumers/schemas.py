@@ -27,6 +27,7 @@ class Schemas:
         self._topic = Topics(settings.topic_prefix).schemas
         self._known: dict[tuple[str, str], TableSchema] = {}
         self._lock = threading.Lock()
+        self._closed = threading.Event()
         self._consumer = Consumer(
             {
                 **kafka_base(settings),
@@ -46,12 +47,13 @@ class Schemas:
         deadline = time.monotonic() + _SECONDS
         with self._lock:
             while (table, version) not in self._known:
-                if time.monotonic() > deadline:
+                if self._closed.is_set() or time.monotonic() > deadline:
                     raise LogUnavailable(f"{self._topic} lacks version {version} of {table}")
                 self._read()
             return self._known[table, version]
 
     def close(self) -> None:
+        self._closed.set()
         with self._lock:
             self._consumer.close()
 

@@ -47,6 +47,10 @@ log = structlog.get_logger(__name__)
 POLL_S: Final = 0.02
 MOST_BYTES: Final = 16 << 20
 """Of a batch, and of what is read ahead of it."""
+GROUP_S: Final = 2.0
+"""How long Kafka may take to note that a worker leaves: milliseconds, or it is away."""
+LEAVE_S: Final = 1.0
+"""After the stop's time-out: then the process ends, whatever does not answer."""
 REVOKE_S: Final = 5.0
 """How long a batch may take to finish when its partitions are taken away."""
 UPKEEP_S: Final = 2.0
@@ -81,6 +85,7 @@ def run(settings: Settings) -> int:
     """A worker until SIGTERM. Returns the exit code; raises ConsumersError or psycopg.Error with what stopped it."""
     stop = Stop()
     stop.install()
+    stop.end_within(settings.stop_timeout_s + LEAVE_S)
     worker = Worker(settings, stop)
     try:
         worker.work()
@@ -146,8 +151,9 @@ class Worker:
         """Finishes or abandons what is in flight, leaves the group, lets everything go."""
         deadline = time.monotonic() + self._settings.stop_timeout_s
         self._finish_flight(deadline - time.monotonic() - 2)
-        if self._inbound is not None:
-            self._inbound.close()
+        if self._inbound is not None and not self._inbound.close(GROUP_S):
+            log.warning("group.not_left", advice="Kafka does not answer; it gives the partitions on by itself.")
+            self.left_behind = True
         self._requests.close()
         self._schemas.close()
         self._threads.shutdown(wait=False, cancel_futures=True)
@@ -155,7 +161,7 @@ class Worker:
             self._applier.cancel()
             while not all(job.done() for job in self._flight.jobs) and time.monotonic() < deadline:
                 time.sleep(0.01)
-            self.left_behind = not all(job.done() for job in self._flight.jobs)
+            self.left_behind |= not all(job.done() for job in self._flight.jobs)
         if not self.left_behind:
             self._applier.close()
         try:
@@ -382,7 +388,8 @@ class Worker:
     def _on_revoke(self, partitions: list[int]) -> None:
         """Finishes the batch in flight, or abandons it."""
         log.info("partitions.revoked", partitions=partitions)
-        self._finish_flight(REVOKE_S)
+        if not self._stop.asked:  # else it has had its time
+            self._finish_flight(REVOKE_S)
         self._let_go(partitions)
 
     def _on_lost(self, partitions: list[int]) -> None:
@@ -480,7 +487,7 @@ class Worker:
             log.warning("events.of_an_older_run_dropped", count=counts.zombies)
 
     def _status(self) -> dict[str, object]:
-        waits_for = self._waits_for or self._applier.waits_for
+        waits_for = self._waits_for or self._applier.waits_for or (self._inbound.waits_for if self._inbound else "")
         waits_long = bool(self._waits_for) and time.monotonic() - self._waits_since > UNHEALTHY_S
         return {
             "healthy": self._inbound is not None and not waits_long,

@@ -43,6 +43,10 @@ def _faults() -> Iterator[None]:
         raise typer.Exit(1) from None
 
 
+STOP_SECONDS = 9.0
+"""After SIGTERM: then the process ends, whatever does not answer. Nothing is lost, the slot holds what was not sent."""
+
+
 @app.command()
 def run() -> None:
     """The service: stream the source until SIGTERM."""
@@ -56,6 +60,7 @@ def run() -> None:
         log = structlog.get_logger("replicator")
         stop = Stop()
         stop.install()
+        stop.end_within(STOP_SECONDS)
         kafka = topics.kafka_base(settings)
         pipeline = Pipeline(settings, kafka, stop, prepare=lambda: _prepare(settings, kafka))
         health = Health(settings.http_host, settings.http_port, pipeline.status)

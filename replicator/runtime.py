@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import random
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import FrameType
@@ -18,6 +20,8 @@ from types import FrameType
 import structlog
 from prometheus_client import REGISTRY, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
+
+log = structlog.get_logger(__name__)
 
 
 def configure_logging(level: str = "INFO") -> None:
@@ -52,6 +56,20 @@ class Stop:
 
         signal.signal(signal.SIGTERM, on_signal)
         signal.signal(signal.SIGINT, on_signal)
+
+    def end_within(self, seconds: float) -> None:
+        """Ends the process, exit code 0, so long after the stop was asked for, whatever does not come back by then.
+
+        For programs that lose nothing when they are killed: what is not durable is done again by the next one.
+        """
+
+        def end() -> None:
+            self._asked.wait()
+            time.sleep(seconds)
+            log.warning("stop.cut_short", after_s=seconds)
+            os._exit(0)
+
+        threading.Thread(target=end, name="end", daemon=True).start()
 
     def ask(self) -> None:
         self._asked.set()
