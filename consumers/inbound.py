@@ -7,6 +7,7 @@ mirror for lag tools. Relies on librdkafka to reconnect by itself; an error that
 from __future__ import annotations
 
 import contextlib
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
@@ -26,6 +27,8 @@ log = structlog.get_logger(__name__)
 
 SECONDS: Final = 10.0
 """How long Kafka may take for one answer."""
+_TELL_S: Final = 10.0
+"""The same trouble is told that often."""
 _GAPS: Final = frozenset({KafkaError.OFFSET_OUT_OF_RANGE, KafkaError._AUTO_OFFSET_RESET})
 
 
@@ -36,7 +39,7 @@ def kafka_base(settings: Settings) -> dict[str, Any]:
     """
     return {
         "client.id": f"{settings.topic_prefix}.{settings.pool}",
-        "log_level": 3,  # errors; reconnections are told by our own log
+        "log_level": 2,  # nothing: its lines are no JSON, twenty a second while Kafka is away; our own log says it
         "socket.keepalive.enable": True,
         "reconnect.backoff.max.ms": 5000,
         **settings.kafka_options,
@@ -89,11 +92,14 @@ class Inbound:
                 **self._options,
                 "group.id": f"{settings.topic_prefix}.{settings.pool}",
                 "partition.assignment.strategy": "cooperative-sticky",
+                "error_cb": self._on_error,
             }
         )
         self._on_assign, self._on_revoke, self._on_lost = on_assign, on_revoke, on_lost
         self._paused = False
         self._told = float("-inf")
+        self.waits_for = ""
+        """Why nothing can be read at the moment; empty while a broker answers."""
         self.gaps: set[int] = set()
         """Partitions whose log does not have the offset that was asked for."""
         self._consumer.subscribe([self._topic], on_assign=self._assign, on_revoke=self._revoke, on_lost=self._lose)
@@ -158,23 +164,38 @@ class Inbound:
         finally:
             consumer.close()
 
-    def close(self) -> None:
-        """Leaves the group; what was assigned is revoked."""
-        self._consumer.close()
+    def close(self, seconds: float) -> bool:
+        """Leaves the group; what was assigned is revoked. False: Kafka has not taken note within that time."""
+        leaving = threading.Thread(target=self._consumer.close, name="leave", daemon=True)
+        leaving.start()
+        leaving.join(max(0.1, seconds))
+        return not leaving.is_alive()
 
     def _message(self, record: Record) -> Message | None:
         error = record.error()
         if error is None:
+            self.waits_for = ""
             headers: Any = record.headers() or []  # a list: the dict of its type is for producers
             return Message(record.partition() or 0, record.offset() or 0, record.key(), headers, record.value() or b"")
         if error.code() in _GAPS:
             self.gaps.add(record.partition() or 0)
         elif error.fatal():
             raise KafkaException(error)
-        elif (now := time.monotonic()) > self._told + 10:
-            self._told = now
-            log.warning("log.waits", reason=error.str())
+        else:
+            self._tell(error)
         return None
+
+    def _on_error(self, error: KafkaError) -> None:
+        """What concerns no partition: brokers that are away, a login that is refused."""
+        if error.fatal() or error.code() == KafkaError._TRANSPORT:  # fatal: `take` raises it; one connection: made anew
+            return
+        self.waits_for = f"Kafka: {error.str()}"
+        self._tell(error)
+
+    def _tell(self, error: KafkaError) -> None:
+        if (now := time.monotonic()) > self._told + _TELL_S:
+            self._told = now
+            log.warning("log.waits", reason=error.str(), advice="Waiting for Kafka; the target keeps the offsets.")
 
     def _assign(self, consumer: Consumer, places: list[TopicPartition]) -> None:
         starts = self._on_assign([place.partition for place in places])

@@ -48,6 +48,8 @@ log = structlog.get_logger(__name__)
 POLL_S: Final = 0.02
 MOST_BYTES: Final = 16 << 20
 """Of a batch, and of what is read ahead of it."""
+GROUP_S: Final = 2.0
+"""How long Kafka may take to note that a worker leaves: milliseconds, or it is away."""
 REVOKE_S: Final = 5.0
 """How long a batch may take to finish when its partitions are taken away."""
 _TO_LEAVE_S: Final = 1.5
@@ -159,15 +161,16 @@ class Worker:
         self._finish_flight(self._settings.stop_timeout_s - _TO_CANCEL_S)
         if self._flight is not None:  # given up, and its threads are told so before anything waits for them
             self._applier.cancel()
-        if self._inbound is not None:
-            self._inbound.close()
+        if self._inbound is not None and not self._inbound.close(GROUP_S):
+            log.warning("group.not_left", advice="Kafka does not answer; it gives the partitions on by itself.")
+            self.left_behind = True
         self._requests.close()
         self._schemas.close()
         self._threads.shutdown(wait=False, cancel_futures=True)
         if self._flight is not None:
             while not all(job.done() for job in self._flight.jobs) and time.monotonic() < deadline:
                 time.sleep(0.01)
-            self.left_behind = not all(job.done() for job in self._flight.jobs)
+            self.left_behind |= not all(job.done() for job in self._flight.jobs)
         if not self.left_behind:
             self._applier.close()
         try:
@@ -404,7 +407,8 @@ class Worker:
     def _on_revoke(self, partitions: list[int]) -> None:
         """Finishes the batch in flight, or abandons it."""
         log.info("partitions.revoked", partitions=partitions)
-        self._finish_flight(REVOKE_S)
+        if not self._stop.asked:  # else it has had its time
+            self._finish_flight(REVOKE_S)
         self._let_go(partitions)
 
     def _on_lost(self, partitions: list[int]) -> None:
@@ -514,7 +518,7 @@ class Worker:
             log.warning("events.of_an_older_run_dropped", count=counts.zombies)
 
     def _status(self) -> dict[str, object]:
-        waits_for = self._waits_for or self._applier.waits_for
+        waits_for = self._waits_for or self._applier.waits_for or (self._inbound.waits_for if self._inbound else "")
         is_stuck = time.monotonic() - self._turned_at > UNHEALTHY_S
         return {
             "healthy": self._inbound is not None and not is_stuck,

@@ -35,7 +35,6 @@ GAPLESS: Mapping[str, Any] = {
     "message.timeout.ms": 0,  # never given up
     "compression.type": "lz4",
     "linger.ms": 2,
-    "log_level": 3,  # errors; that the gapless guarantee is called experimental is known
     "batch.size": 256 << 10,
     "queue.buffering.max.kbytes": QUEUE_KBYTES,
     "queue.buffering.max.messages": QUEUE_MESSAGES,
@@ -51,6 +50,7 @@ class Publisher:
         self._on_wait = on_wait
         self._failure: str | None = None
         self._unreachable = False
+        self._told: set[int] = set()
         self._producer = Producer(
             {
                 **kafka,
@@ -143,3 +143,6 @@ class Publisher:
             if not self._unreachable:
                 log.warning("kafka.unreachable", waiting=len(self._producer), reason=error.str())
             self._unreachable = True
+        elif error.code() != KafkaError._TRANSPORT and error.code() not in self._told:
+            self._told.add(error.code())  # a refused login comes again at every attempt
+            log.warning("kafka.error", error=error.name(), reason=error.str())

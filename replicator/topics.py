@@ -6,7 +6,7 @@ Every call has a time-out. Kafka away: LogUnavailable; a topic that cannot be us
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
 from typing import Any, Final
@@ -58,7 +58,7 @@ def kafka_base(settings: Settings) -> dict[str, Any]:
     options = {name: _option(value) for name, value in settings.kafka_options.items()}
     return {
         "client.id": settings.slot,
-        "log_level": "4",  # warnings; what is said at every start and end is not worth a line on standard error
+        "log_level": "2",  # nothing: its lines are no JSON, twenty a second while Kafka is away; our own log says it
         "socket.keepalive.enable": "true",
         "reconnect.backoff.max.ms": "5000",
         **options,
@@ -110,9 +110,22 @@ def _option(value: str | float | bool) -> str:
 
 def _admin(admin_conf: Mapping[str, Any]) -> AdminClient:
     try:
-        return AdminClient(dict(admin_conf))
+        options: dict[str, Any] = {**admin_conf, "error_cb": _teller()}
+        return AdminClient(options)
     except KafkaException as error:
         raise LogRefused(f"REPLICATOR_KAFKA_OPTIONS: {error.args[0].str()}") from None
+
+
+def _teller() -> Callable[[KafkaError], None]:
+    """Says once what no answer will say, as a login that is refused; that nobody answers is the caller's to say."""
+    told = {KafkaError._TRANSPORT, KafkaError._ALL_BROKERS_DOWN}
+
+    def tell(error: KafkaError) -> None:
+        if error.code() not in told:
+            told.add(error.code())
+            log.warning("kafka.error", error=error.name(), reason=error.str())
+
+    return tell
 
 
 def _metadata(admin: AdminClient) -> Any:

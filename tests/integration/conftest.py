@@ -54,8 +54,7 @@ def path(
     with whole(source_dsn, target_dsn, kafka_bootstrap, topic_prefix, tmp_path) as made:
         yield made
         if request.session.testsfailed > failed_before:
-            for program in made.programs:
-                print(f"--- the end of {program.log}\n{program.tail()}")
+            made.show_logs()
 
 
 @pytest.fixture(scope="module")

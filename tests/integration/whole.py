@@ -58,6 +58,11 @@ class Whole:
     def worker(self, **settings: str) -> Program:
         return self._start(["consumers", "run"], self.worker_environment | settings)
 
+    def show_logs(self) -> None:
+        """The end of each program's log."""
+        for program in self.programs:
+            print(f"--- the end of {program.log}\n{program.tail()}")
+
     def source(self, statement: str, *parameters: object) -> list[tuple[Any, ...]]:
         """One statement on the source, committed."""
         with psycopg.connect(self.source_dsn, autocommit=True, connect_timeout=10) as connection:
