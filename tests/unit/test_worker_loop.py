@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Iterator
+from typing import Any, cast
 
 import pytest
 
@@ -126,3 +128,46 @@ def test_nothing_is_asked_for_a_tenant_where_it_is_parked(settings: Settings, mo
     loop._ledger.progress = {partition: Progress("topic", 5) for partition in range(partitions)}
     loop._ledger.parked = {(1, 0): Parked(3)}
     assert loop._served() == {there[0]: (5, 9), here[1]: (5, 9)}
+
+
+class Replaying:
+    """A second reading that fails, or finds nothing."""
+
+    def __init__(self, error: Exception | None = None) -> None:
+        self._error = error
+
+    def replay(self, partition: int, start: int, end: int, most: int, most_bytes: int) -> Iterator[Message]:
+        if self._error is not None:
+            raise self._error
+        return iter(())
+
+
+def behind(settings: Settings, monkeypatch: pytest.MonkeyPatch, inbound: Replaying) -> Worker:
+    """A worker with a full batch to apply, and two parked tenants that are always due."""
+    loop = Worker(settings.model_copy(update={"batch_messages": 1}), Stop())
+    monkeypatch.setattr(loop, "_inbound", inbound)
+    monkeypatch.setattr(worker, "UPKEEP_S", 0.0)
+    loop._ledger.progress = {0: Progress("topic", 5)}
+    loop._ledger.parked = {(1, 0): Parked(3), (2, 0): Parked(4)}
+    loop._buffer = [Message(0, offset, b"11", [], b"{}") for offset in range(5, 9)]
+    return loop
+
+
+def test_a_parked_tenant_that_cannot_be_read_leaves_the_others_alone(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loop = behind(settings, monkeypatch, Replaying(LogUnavailable("no leader")))
+    loop._is_pools_turn = False
+    flight = loop._next_flight(cast(Any, None))
+    assert flight is not None
+    assert flight.place is None, "the pool's own"
+    first, second = loop._ledger.parked[1, 0], loop._ledger.parked[2, 0]
+    assert first.from_offset == 3
+    assert first.due > time.monotonic(), "later"
+    assert second.due == 0.0, "each in its turn"
+
+
+def test_the_pool_and_its_parked_tenants_are_read_in_turns(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    loop = behind(settings, monkeypatch, Replaying())
+    served = [flight.place for _ in range(6) if (flight := loop._next_flight(cast(Any, None)))]
+    assert served == [None, (1, 0), None, (2, 0), None, (1, 0)]
