@@ -123,6 +123,8 @@ class Worker:
         self._is_pools_turn = True
         self._recover: set[int] = set()
         """Partitions of which the truth must be read again."""
+        self._holes: dict[int, tuple[int, int]] = {}
+        """By partition: offsets, the one that was due and the one that came."""
         self._threads = ThreadPoolExecutor(settings.connections, thread_name_prefix="apply")
         self._schemas = Schemas(settings)
         self._requests = Requests(settings)
@@ -263,7 +265,25 @@ class Worker:
         self._buffered_bytes = _size(self._buffer)
         progress = self._ledger.progress
         # After a seek some of what was fetched before may still come.
-        return Flight([each for each in messages if each.offset >= progress[each.partition].next_offset])
+        messages = [each for each in messages if each.offset >= progress[each.partition].next_offset]
+        self._recover |= self._torn_off(messages)
+        return Flight([each for each in messages if each.partition not in self._recover])
+
+    def _torn_off(self, messages: Sequence[Message]) -> set[int]:
+        """Partitions whose first message is not the one that is due.
+
+        Not those where the same came again after the truth was read: then the log itself has nothing in between.
+        """
+        torn = set()
+        for partition, found in {each.partition: each.offset for each in reversed(messages)}.items():
+            hole = (self._ledger.progress[partition].next_offset, found)
+            if found == hole[0]:
+                continue
+            log.error("log.hole", partition=partition, expected=hole[0], found=found)
+            if self._holes.get(partition) != hole:
+                torn.add(partition)
+            self._holes[partition] = hole
+        return torn
 
     def _catch_up(self, control: Connection[Any]) -> Flight | None:
         """The next stretch of the parked tenant's own reading that has been due for longest. Its faults are its own."""
