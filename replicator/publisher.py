@@ -10,6 +10,7 @@ Never knows what an event means.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -50,7 +51,7 @@ class Publisher:
         self._max_message_bytes = max_message_bytes
         self._on_wait = on_wait
         self._failure: str | None = None
-        self._unreachable = False
+        self._unreachable_since: float | None = None
         self._producer = Producer(
             {
                 **kafka,
@@ -68,7 +69,13 @@ class Publisher:
     @property
     def unreachable(self) -> bool:
         """No broker answers at the moment."""
-        return self._unreachable
+        return self._unreachable_since is not None
+
+    @property
+    def unreachable_s(self) -> float:
+        """For how many seconds no broker has answered."""
+        since = self._unreachable_since
+        return time.monotonic() - since if since is not None else 0.0
 
     def fits(self, key: bytes, value: bytes, headers: Headers) -> bool:
         """Whether the topic takes a message of this size."""
@@ -92,7 +99,7 @@ class Publisher:
             del message
             if error is None:
                 batch.acknowledged += 1
-                self._unreachable = False
+                self._unreachable_since = None
             elif self._failure is None:
                 self._failure = f"Kafka did not take an event: {error.str()} ({error.name()})"
 
@@ -139,7 +146,6 @@ class Publisher:
     def _on_error(self, error: KafkaError) -> None:
         if error.fatal():
             self._failure = f"Kafka's producer failed: {error.str()}"
-        elif error.code() == KafkaError._ALL_BROKERS_DOWN:  # librdkafka's own name
-            if not self._unreachable:
-                log.warning("kafka.unreachable", waiting=len(self._producer), reason=error.str())
-            self._unreachable = True
+        elif error.code() == KafkaError._ALL_BROKERS_DOWN and not self.unreachable:  # librdkafka's own name
+            log.warning("kafka.unreachable", waiting=len(self._producer), reason=error.str())
+            self._unreachable_since = time.monotonic()
