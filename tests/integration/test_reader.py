@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from io import StringIO
 from pathlib import Path
 
 import psycopg
 from confluent_kafka import Producer
+from rich.console import Console
 
 from demo.servers import wait_until
-from replicator import BackfillRequest, KeysRequest
+from replicator import BackfillRequest, KeysRequest, topics
 from replicator.control import send
 from replicator.event import Topics
+from replicator.status import gather, render
 from tests.integration.chatwoot import Source, add_message, fill, wait_until_alike
-from tests.integration.programs import RUN, started
+from tests.integration.programs import RUN, settings_of, started
 from tests.integration.replayed import Replayed
 
 
@@ -102,10 +105,22 @@ def test_the_holder_of_the_slot_is_named_and_waited_for(
 def test_a_slot_is_not_made_while_a_transaction_hangs_and_the_wait_is_bounded(
     environment: dict[str, str], source_dsn: str, tmp_path: Path
 ) -> None:
-    environment |= {"REPLICATOR_LOCK_TIMEOUT_S": "0.5"}
+    """Who looks, or wants it too, meanwhile is told so."""
+    environment |= {"REPLICATOR_LOCK_TIMEOUT_S": "15"}
+    settings = settings_of(environment)
     with psycopg.connect(source_dsn) as hanging:
         hanging.execute("CREATE TABLE hangs (a int)")
         with started(RUN, environment, tmp_path / "log") as replicator:
+            wait_until(lambda: gather(settings, topics.kafka_base(settings)).get("slot"), "the slot is being made", 15)
+            found = gather(settings, topics.kafka_base(settings))
+            assert found["slot"]["confirmed_lsn"] is None
+            shown = StringIO()
+            Console(file=shown).print(render(found))
+            assert "being made by PID" in shown.getvalue()
+            with started(RUN, environment, tmp_path / "second") as second:
+                wait_until(lambda: second.logged("run.ended"), "the second is told", 15)
+                assert "is being made by PID" in second.logged("run.ended")[0]["reason"]
+                assert second.stop() == 0
             wait_until(lambda: replicator.logged("run.ended"), "the run ended", 30)
             assert "stay open on the source" in replicator.logged("run.ended")[0]["reason"]
             hanging.rollback()
