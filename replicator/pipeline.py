@@ -158,8 +158,7 @@ class Run:
         finally:
             self._backfiller.stop()
             calls.close()
-            if self._backfiller.join(5):
-                calls.release()
+            self._backfiller.join(5)
             self._control.close()
             self._succession.close()
 
@@ -264,7 +263,9 @@ class Run:
         metrics.observe(self._capture, self._tenure.outlet, self._publisher.waiting, self._progress.unsettled)
         self._renew_housekeeping()
         if not self._publisher.unreachable:
-            self._tenure.memory.write("status", self.status, self._housekeeping)
+            # Backfills have records of their own, which would make this one as large as they are together.
+            brief = {name: value for name, value in self.status.items() if name != "backfills"}
+            self._tenure.memory.write("status", brief, self._housekeeping)
 
     def _renew_housekeeping(self) -> None:
         """Nobody waits for this batch; a fresh one keeps its counters small."""

@@ -15,8 +15,9 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import structlog
-from confluent_kafka import KafkaError, KafkaException, Message, Producer
+from confluent_kafka import KafkaError, KafkaException, Message
 
+from replicator import clients
 from replicator.errors import DeliveryFailed, LogUnavailable
 from replicator.event import Headers
 from replicator.progress import Batch
@@ -24,7 +25,7 @@ from replicator.progress import Batch
 log = structlog.get_logger(__name__)
 
 QUEUE_KBYTES = 48 << 10
-"""Events waiting for Kafka, in memory: a second of the fastest stream measured."""
+"""Events waiting for Kafka, in memory: a second of the fastest stream measured. More if one message is larger."""
 QUEUE_MESSAGES = 100_000
 ENVELOPE_BYTES = 512
 """What Kafka's record batch adds to a message, generously."""
@@ -38,7 +39,6 @@ GAPLESS: Mapping[str, Any] = {
     "linger.ms": 2,
     "log_level": 3,  # errors; that the gapless guarantee is called experimental is known
     "batch.size": 256 << 10,
-    "queue.buffering.max.kbytes": QUEUE_KBYTES,
     "queue.buffering.max.messages": QUEUE_MESSAGES,
 }
 
@@ -52,11 +52,13 @@ class Publisher:
         self._on_wait = on_wait
         self._failure: str | None = None
         self._unreachable_since: float | None = None
-        self._producer = Producer(
+        self._producer = clients.producer(
             {
                 **kafka,
                 **GAPLESS,
                 "message.max.bytes": max_message_bytes + ENVELOPE_BYTES,
+                # A message that the queue can't hold would be waited for without end.
+                "queue.buffering.max.kbytes": max(QUEUE_KBYTES, 2 * max_message_bytes >> 10),
                 "error_cb": self._on_error,
             }
         )

@@ -13,6 +13,7 @@ from demo.servers import wait_until
 from replicator import BackfillRequest, KeysRequest, topics
 from replicator.control import send
 from replicator.event import Topics
+from replicator.memory import read_memory
 from replicator.status import gather, render
 from tests.integration.chatwoot import Source, add_message, fill, wait_until_alike
 from tests.integration.programs import RUN, settings_of, started
@@ -160,6 +161,9 @@ def test_a_request_that_means_nothing_is_refused_and_those_around_it_are_served(
         assert absent == [b"[4711]"], "a key that the table can't have is not gone from it"
         assert [head.key for head in read_again].count(b"[1]") == 2
         assert len(replicator.logged("control.refused")) == 5
+        assert "backfills" in replicator.status()
+        remembered = read_memory(kafka, names, 10).records
+        assert "backfills" not in remembered["status"], "they have records of their own, and there may be many"
         assert sum(line["keys"] for line in replicator.logged("keys.refused")) == 1 + 5 + 1
         assert len(replicator.logged("backfill.refused")) == 1
         assert "s3cr3t" not in replicator.log.read_text()
