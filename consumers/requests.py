@@ -22,7 +22,7 @@ from consumers.config import Settings
 from consumers.inbound import kafka_base
 from consumers.tenants import Owner
 from consumers.upsert import Relation
-from replicator import CAPTURED, BackfillRequest, KeysRequest, Request, Topics, encode_request
+from replicator import CAPTURED, MOST_INBOXES, BackfillRequest, KeysRequest, Request, Topics, encode_request
 
 log = structlog.get_logger(__name__)
 
@@ -98,10 +98,11 @@ class Requests:
                 self._backfills[inbox] = _Asking(now + _AGAIN_S)
                 waiting[owner.backfill].append(inbox)
         for known, inboxes in waiting.items():
-            log.info("backfill.asked", inboxes=sorted(inboxes), known=known)
-            self.send(
-                BackfillRequest(id=f"inboxes-{uuid.uuid4()}", tables=None, inboxes=tuple(sorted(inboxes)), known=known)
-            )
+            inboxes.sort()
+            log.info("backfill.asked", inboxes=inboxes, known=known)
+            for first in range(0, len(inboxes), MOST_INBOXES):
+                some = tuple(inboxes[first : first + MOST_INBOXES])
+                self.send(BackfillRequest(id=f"inboxes-{uuid.uuid4()}", tables=None, inboxes=some, known=known))
 
     def ask_for_stubs(
         self,

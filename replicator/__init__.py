@@ -1,6 +1,7 @@
 """inbox-replicator's reading half. What is re-exported here is the wire contract, all that consumers may rely on."""
 
 from replicator.event import (
+    MOST_INBOXES,
     NOWHERE,
     VERSION,
     BackfillMarker,
@@ -26,6 +27,7 @@ from replicator.values import PINNED_SETTINGS, JsonValue
 
 __all__ = [
     "CAPTURED",
+    "MOST_INBOXES",
     "NOWHERE",
     "PINNED_SETTINGS",
     "VERSION",

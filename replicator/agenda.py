@@ -14,7 +14,16 @@ import structlog
 
 from replicator.backfill_job import BackfillJob, in_capture_order
 from replicator.changes import Table
-from replicator.event import BackfillMarker, BackfillRequest, KeysRequest, Position, Request, Run, pack_key
+from replicator.event import (
+    MOST_INBOXES,
+    BackfillMarker,
+    BackfillRequest,
+    KeysRequest,
+    Position,
+    Request,
+    Run,
+    pack_key,
+)
 from replicator.memory import Memory
 from replicator.outlet import Outlet
 from replicator.progress import Batch
@@ -86,8 +95,7 @@ class Agenda:
 
     def _request_backfill(self, request: BackfillRequest, batch: Batch) -> None:
         tables = in_capture_order(request.tables)
-        if not tables or request.inboxes == ():
-            reason = "it names no inbox" if tables else "it names no captured table"
+        if reason := _unfit(request, tables):
             log.warning("backfill.refused", id=request.id, reason=reason)
             return
         if request.id in self.jobs or request.known in self.jobs or len(self.jobs) >= MOST_JOBS:
@@ -158,6 +166,19 @@ class Agenda:
 
 def _owed_record(table: str, key: bytes) -> str:
     return f"owed/{table}/{key.decode()}"
+
+
+def _unfit(request: BackfillRequest, tables: tuple[str, ...]) -> str:
+    """Why the request can't be taken; empty if it can."""
+    if not request.id:
+        return "it has no id"
+    if not tables:
+        return "it names no captured table"
+    if request.inboxes == ():
+        return "it names no inbox"
+    if request.inboxes is not None and len(request.inboxes) > MOST_INBOXES:
+        return f"it names {len(request.inboxes)} inboxes; ask for {MOST_INBOXES} at a time, or for all"
+    return ""
 
 
 def _covers(job: BackfillJob, tables: tuple[str, ...], inboxes: tuple[int, ...] | None) -> bool:

@@ -105,10 +105,9 @@ class Backfiller:
         if source is not None:
             source.cancel()
 
-    def join(self, seconds: float) -> bool:
-        """Whether the thread has ended, waited for at most so long."""
+    def join(self, seconds: float) -> None:
+        """Waits for its end, at most so long."""
         self._thread.join(seconds)
-        return not self._thread.is_alive()
 
     def _run(self) -> None:
         pause = GrowingPause()

@@ -7,6 +7,7 @@ thread hands it functions instead of taking locks.
 from __future__ import annotations
 
 import os
+import weakref
 from collections.abc import Callable
 from concurrent.futures import Future
 from queue import Empty, SimpleQueue
@@ -26,6 +27,8 @@ class Calls:
         self._queue: SimpleQueue[tuple[Callable[[], Any], Future[Any]]] = SimpleQueue()
         self.wake, self._ring = os.pipe()
         os.set_blocking(self.wake, False)
+        # A thread that was not waited for may still ring: the descriptors go with the last who holds this.
+        weakref.finalize(self, _close, self.wake, self._ring)
         self._closed = False
 
     def run(self, call: Callable[[], T]) -> T:
@@ -64,10 +67,10 @@ class Calls:
         while not self._queue.empty():
             self._queue.get_nowait()[1].set_exception(Ended())
 
-    def release(self) -> None:
-        """When no other thread is left: the descriptors' numbers are soon another file's."""
-        os.close(self.wake)
-        os.close(self._ring)
-
     def _wake_up(self) -> None:
         os.write(self._ring, b"!")
+
+
+def _close(*descriptors: int) -> None:
+    for descriptor in descriptors:
+        os.close(descriptor)

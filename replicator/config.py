@@ -76,7 +76,7 @@ class Settings(BaseSettings):
     replication_factor: Annotated[int, Field(ge=-1)] = -1
     """Of the topics; -1: the broker's default."""
     retention_days: Annotated[float, Field(gt=0)] = 14
-    max_message_bytes: Annotated[int, Field(ge=1 << 20, le=1 << 30)] = 16 << 20
+    max_message_bytes: Annotated[int, Field(ge=1 << 20, le=256 << 20)] = 16 << 20
     kafka_options: KafkaOptions = {}
     """Any librdkafka option (TLS, SASL), as a JSON object."""
 

@@ -9,8 +9,9 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import structlog
-from confluent_kafka import Consumer, KafkaException, Producer, TopicPartition
+from confluent_kafka import KafkaException, TopicPartition
 
+from replicator import clients
 from replicator.errors import LogUnavailable
 from replicator.event import Request, Topics, decode_request, encode_request
 
@@ -21,7 +22,7 @@ AT_ONCE = 100
 
 def send(kafka: Mapping[str, Any], topics: Topics, request: Request, seconds: float = 10.0) -> None:
     """Writes a request and waits until Kafka has it. Raises LogUnavailable after that time."""
-    producer = Producer({**kafka, "acks": "all"})
+    producer = clients.producer({**kafka, "acks": "all", "log_level": 0})
     producer.produce(topics.control, encode_request(request))
     if producer.flush(seconds):
         producer.purge()
@@ -33,14 +34,7 @@ class Control:
 
     def __init__(self, kafka: Mapping[str, Any], topics: Topics, next_offset: int | None, seconds: float) -> None:
         """`next_offset` None, or below the topic's start: from its start."""
-        self._consumer = Consumer(
-            {
-                **kafka,
-                "group.id": f"{topics.control}.reader",  # never used: nothing is committed
-                "enable.auto.commit": False,
-                "auto.offset.reset": "earliest",
-            }
-        )
+        self._consumer = clients.reader({**kafka, "auto.offset.reset": "earliest"}, topics.control)
         place = TopicPartition(topics.control, 0)
         try:
             low, high = self._consumer.get_watermark_offsets(place, timeout=seconds)

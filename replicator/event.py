@@ -343,6 +343,10 @@ class TableSchema:
         )
 
 
+MOST_INBOXES = 10_000
+"""In one request for a backfill: its progress is one record of the state topic."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BackfillRequest:
     """Asks the replicator to read a scope again. The same id is the same request, however often it is sent."""
@@ -351,7 +355,7 @@ class BackfillRequest:
     tables: tuple[str, ...] | None
     """None: every captured relation."""
     inboxes: tuple[int, ...] | None
-    """None: every inbox."""
+    """None: every inbox. At most `MOST_INBOXES`."""
     known: str = ""
     """The backfill that the asker already waits for, if any: while it is under way nothing new is begun."""
 

@@ -25,6 +25,7 @@ from typing import Any, NamedTuple
 import orjson
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
+from replicator import clients
 from replicator.errors import LogUnavailable, Superseded
 from replicator.event import Headers, Run, Topics
 from replicator.progress import Batch
@@ -87,15 +88,7 @@ def _read_compacted(kafka: Mapping[str, Any], topic: str, seconds: float) -> tup
 
 
 def _reader(kafka: Mapping[str, Any], topic: str, options: Mapping[str, Any]) -> Consumer:
-    return Consumer(
-        {
-            **kafka,
-            "group.id": f"{topic}.reader",  # never used: nothing is committed
-            "enable.auto.commit": False,
-            "auto.offset.reset": "error",
-            **options,
-        }
-    )
+    return clients.reader({**kafka, "auto.offset.reset": "error", **options}, topic)
 
 
 def _run_of(message: Message) -> Run:

@@ -57,6 +57,8 @@ CONTROL_S = 0.25
 LOOK_S = 5.0
 """How often a run looks whether it still is what it was when it began."""
 STATUS_S = 2.0
+HUNG_S = 10.0
+"""Beyond this a loop without a turn, or a Kafka that does not answer, is no passing moment."""
 DRAIN_S = 4.0
 """At a stop: how long Kafka may take for what is queued. What is dropped was not confirmed and comes again."""
 
@@ -93,7 +95,18 @@ class Run:
         self._every_status, self._every_heartbeat = Every(STATUS_S), Every(settings.heartbeat_s)
         self._every_look = Every(LOOK_S)
         self._replication: Replication | None = None
+        self._described_at = 0.0
         self.status: dict[str, object] = {}
+
+    def waits_for(self, now: float) -> str:
+        """What keeps the run from being well; empty if nothing does. From any thread."""
+        if not self.status:
+            return "the beginning of a run"
+        if now - self._described_at > HUNG_S:
+            return f"the loop, which has made no turn for {now - self._described_at:.0f} s"
+        if self._publisher.unreachable_s > HUNG_S:
+            return f"Kafka, which has not answered for {self._publisher.unreachable_s:.0f} s"
+        return ""
 
     def serve(self) -> None:
         """Until the stop is asked for. Raises a ReplicatorError otherwise."""
@@ -145,8 +158,7 @@ class Run:
         finally:
             self._backfiller.stop()
             calls.close()
-            if self._backfiller.join(5):
-                calls.release()
+            self._backfiller.join(5)
             self._control.close()
             self._succession.close()
 
@@ -247,11 +259,13 @@ class Run:
             self._tenure.memory.write("control", {"next_offset": self._control.next_offset}, self._housekeeping)
 
     def _write_status(self) -> None:
-        self.status = self._describe()
+        self.status, self._described_at = self._describe(), time.monotonic()
         metrics.observe(self._capture, self._tenure.outlet, self._publisher.waiting, self._progress.unsettled)
         self._renew_housekeeping()
         if not self._publisher.unreachable:
-            self._tenure.memory.write("status", self.status, self._housekeeping)
+            # Backfills have records of their own, which would make this one as large as they are together.
+            brief = {name: value for name, value in self.status.items() if name != "backfills"}
+            self._tenure.memory.write("status", brief, self._housekeeping)
 
     def _renew_housekeeping(self) -> None:
         """Nobody waits for this batch; a fresh one keeps its counters small."""
@@ -364,5 +378,5 @@ class Pipeline:
     def status(self) -> dict[str, object]:
         """For `/healthz` and `/status`."""
         run = self._run
-        status = dict(run.status) if run is not None else {}
-        return {"healthy": not self._waits_for and bool(status), "waits_for": self._waits_for, **status}
+        waits_for = self._waits_for or (run.waits_for(time.monotonic()) if run is not None else "")
+        return {"healthy": not waits_for, "waits_for": waits_for, **(run.status if run is not None else {})}

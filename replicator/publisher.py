@@ -10,12 +10,14 @@ Never knows what an event means.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import structlog
-from confluent_kafka import KafkaError, KafkaException, Message, Producer
+from confluent_kafka import KafkaError, KafkaException, Message
 
+from replicator import clients
 from replicator.errors import DeliveryFailed, LogUnavailable
 from replicator.event import Headers
 from replicator.progress import Batch
@@ -23,7 +25,7 @@ from replicator.progress import Batch
 log = structlog.get_logger(__name__)
 
 QUEUE_KBYTES = 48 << 10
-"""Events waiting for Kafka, in memory: a second of the fastest stream measured."""
+"""Events waiting for Kafka, in memory: a second of the fastest stream measured. More if one message is larger."""
 QUEUE_MESSAGES = 100_000
 ENVELOPE_BYTES = 512
 """What Kafka's record batch adds to a message, generously."""
@@ -36,7 +38,6 @@ GAPLESS: Mapping[str, Any] = {
     "compression.type": "lz4",
     "linger.ms": 2,
     "batch.size": 256 << 10,
-    "queue.buffering.max.kbytes": QUEUE_KBYTES,
     "queue.buffering.max.messages": QUEUE_MESSAGES,
 }
 
@@ -49,13 +50,15 @@ class Publisher:
         self._max_message_bytes = max_message_bytes
         self._on_wait = on_wait
         self._failure: str | None = None
-        self._unreachable = False
+        self._unreachable_since: float | None = None
         self._told: set[int] = set()
-        self._producer = Producer(
+        self._producer = clients.producer(
             {
                 **kafka,
                 **GAPLESS,
                 "message.max.bytes": max_message_bytes + ENVELOPE_BYTES,
+                # A message that the queue can't hold would be waited for without end.
+                "queue.buffering.max.kbytes": max(QUEUE_KBYTES, 2 * max_message_bytes >> 10),
                 "error_cb": self._on_error,
             }
         )
@@ -68,7 +71,13 @@ class Publisher:
     @property
     def unreachable(self) -> bool:
         """No broker answers at the moment."""
-        return self._unreachable
+        return self._unreachable_since is not None
+
+    @property
+    def unreachable_s(self) -> float:
+        """For how many seconds no broker has answered."""
+        since = self._unreachable_since
+        return time.monotonic() - since if since is not None else 0.0
 
     def fits(self, key: bytes, value: bytes, headers: Headers) -> bool:
         """Whether the topic takes a message of this size."""
@@ -92,7 +101,7 @@ class Publisher:
             del message
             if error is None:
                 batch.acknowledged += 1
-                self._unreachable = False
+                self._unreachable_since = None
             elif self._failure is None:
                 self._failure = f"Kafka did not take an event: {error.str()} ({error.name()})"
 
@@ -140,9 +149,9 @@ class Publisher:
         if error.fatal():
             self._failure = f"Kafka's producer failed: {error.str()}"
         elif error.code() == KafkaError._ALL_BROKERS_DOWN:  # librdkafka's own name
-            if not self._unreachable:
+            if not self.unreachable:
                 log.warning("kafka.unreachable", waiting=len(self._producer), reason=error.str())
-            self._unreachable = True
+                self._unreachable_since = time.monotonic()
         elif error.code() != KafkaError._TRANSPORT and error.code() not in self._told:
             self._told.add(error.code())  # a refused login comes again at every attempt
             log.warning("kafka.error", error=error.name(), reason=error.str())

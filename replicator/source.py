@@ -53,7 +53,7 @@ def source_errors() -> Iterator[None]:
     """
     try:
         yield
-    except (errors.LockNotAvailable, errors.ObjectInUse) as error:
+    except (errors.LockNotAvailable, errors.ObjectInUse, errors.DuplicateObject) as error:
         raise SourceBusy(_sentence(error)) from None
     except errors.QueryCanceled as error:
         raise SourceUnavailable(f"the source is too slow: {_sentence(error)}") from None
@@ -99,7 +99,8 @@ class SourceIdentity:
 class Slot:
     """Our replication slot, as the source has it."""
 
-    confirmed_lsn: int
+    confirmed_lsn: int | None
+    """None while it is being made."""
     active_pid: int | None
     wal_status: str | None
     held_bytes: int | None = None
@@ -178,10 +179,18 @@ class Source:
                 f"replication slot {self._settings.slot} is {kind} with plugin {plugin}"
                 f"{'' if ours else ' of another database'}: set REPLICATOR_SLOT to another name"
             )
-        return Slot(confirmed_lsn=parse_lsn(confirmed), active_pid=active_pid, wal_status=wal_status, held_bytes=held)
+        return Slot(
+            confirmed_lsn=parse_lsn(confirmed) if confirmed is not None else None,
+            active_pid=active_pid,
+            wal_status=wal_status,
+            held_bytes=held,
+        )
 
-    def create_slot(self) -> Slot:
-        """Waits for running transactions no longer than the lock time-out. Raises SourceBusy with their number."""
+    def create_slot(self) -> int:
+        """Its confirmed LSN. Waits for running transactions no longer than the lock time-out.
+
+        Raises SourceBusy with their number, or if somebody else makes the slot.
+        """
         try:
             ((lsn,),) = self.rows(
                 "SELECT lsn FROM pg_create_logical_replication_slot(%s, 'pgoutput')", (self._settings.slot,)
@@ -191,7 +200,7 @@ class Source:
             raise SourceBusy(
                 f"the slot could not be made while {running} transactions stay open on the source ({error})"
             ) from None
-        return Slot(confirmed_lsn=parse_lsn(lsn), active_pid=None, wal_status=None)
+        return parse_lsn(lsn)
 
     def drop_slot(self) -> None:
         self.rows("SELECT pg_drop_replication_slot(%s)", (self._settings.slot,))

@@ -48,6 +48,8 @@ def _slot(source: Source) -> dict[str, Any] | None:
     slot, sample = source.slot(), source.sample()
     if slot is None:
         return None
+    if slot.confirmed_lsn is None:
+        return {"confirmed_lsn": None, "active_pid": slot.active_pid, "held_bytes": slot.held_bytes}
     return {
         "confirmed_lsn": format_lsn(slot.confirmed_lsn),
         "active_pid": slot.active_pid,
@@ -71,7 +73,9 @@ def render(found: Mapping[str, Any]) -> RenderableType:
         table.add_row("behind", f"{found['behind_bytes']:,} bytes of WAL{_behind_seconds(found)}")
         table.add_row("this run", f"{found['row_changes']:,} row changes, {found['transactions']:,} transactions")
         table.add_row("open", _open_ends(found))
-    if (slot := found.get("slot")) is not None:
+    if (slot := found.get("slot")) is not None and slot["confirmed_lsn"] is None:
+        table.add_row("slot", f"[yellow]being made[/] by PID {slot['active_pid']}")
+    elif slot is not None:
         held = f"{slot['held_bytes']:,} bytes held" if slot["held_bytes"] is not None else "holds nothing yet"
         table.add_row("slot", f"confirmed {slot['confirmed_lsn']}, {held}, WAL {slot['wal_status'] or 'unknown'}")
     elif not found["faults"]:

@@ -27,7 +27,7 @@ from replicator.progress import Batch
 from replicator.publisher import Publisher
 from replicator.relations import CAPTURED
 from replicator.replication import Replication, SlotActive
-from replicator.source import Slot, Source, SourceIdentity
+from replicator.source import Source, SourceIdentity
 
 log = structlog.get_logger(__name__)
 
@@ -61,7 +61,7 @@ def take_over(
     """Raises what `ACTIONS` knows; nothing is published before the slot is held."""
     topics = Topics(settings.topic_prefix)
     identity = replication.identity()
-    slot, is_new = _take_slot(source, replication)
+    confirmed, is_new = _take_slot(source, replication)
     generation = source.emit("generation")
     # A commit that hung in synchronous replication while the slot was born is in neither stream nor snapshot.
     born = source.sample().snapshot.xmax
@@ -73,7 +73,7 @@ def take_over(
         slot=settings.slot,
         slot_is_new=is_new,
         published=source.published(CAPTURED),
-        slot_confirmed=slot.confirmed_lsn,
+        slot_confirmed=confirmed,
         generation=generation,
     )
     reason = why_new_epoch(past, present)
@@ -89,33 +89,41 @@ def take_over(
     publisher.wait_for(batch, KAFKA_SECONDS)
     outlet.marker(GenerationMarker(), generation, batch)
     publisher.wait_for(batch, KAFKA_SECONDS)
-    log.info("run.begins", epoch=run.epoch, generation=format_lsn(generation), slot_at=format_lsn(slot.confirmed_lsn))
+    log.info("run.begins", epoch=run.epoch, generation=format_lsn(generation), slot_at=format_lsn(confirmed))
     return Tenure(
         identity=identity,
         published=present.published,
         outlet=outlet,
         memory=memory,
         remembered_until=end,
-        confirmed=slot.confirmed_lsn,
+        confirmed=confirmed,
         born=records["epoch"]["born"],
     )
 
 
-def _take_slot(source: Source, replication: Replication) -> tuple[Slot, bool]:
-    slot, is_new = source.slot(), False
+def _take_slot(source: Source, replication: Replication) -> tuple[int, bool]:
+    """Where the slot stands, and whether it is new."""
+    slot = source.slot()
     if slot is not None and slot.wal_status == "lost":
-        log.warning("slot.lost", slot_at=format_lsn(slot.confirmed_lsn))
+        log.warning("slot.lost")
         source.drop_slot()
         slot = None
     if slot is None:
-        slot, is_new = source.create_slot(), True
-        log.info("slot.created", slot_at=format_lsn(slot.confirmed_lsn))
+        confirmed = source.create_slot()
+        log.info("slot.created", slot_at=format_lsn(confirmed))
+    elif slot.confirmed_lsn is None:
+        raise SourceBusy(f"the replication slot is being made by {_holder(source, slot.active_pid)}")
+    else:
+        confirmed = slot.confirmed_lsn
     try:
         replication.start()
     except SlotActive as error:
-        holder = source.holder(error.pid) if error.pid is not None else "another session"
-        raise SourceBusy(f"the replication slot is held by {holder}") from None
-    return slot, is_new
+        raise SourceBusy(f"the replication slot is held by {_holder(source, error.pid)}") from None
+    return confirmed, slot is None
+
+
+def _holder(source: Source, pid: int | None) -> str:
+    return source.holder(pid) if pid is not None else "another session"
 
 
 def _still_held(source: Source, replication: Replication) -> None:

@@ -6,7 +6,7 @@ Every call has a time-out. Kafka away: LogUnavailable; a topic that cannot be us
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
 from typing import Any, Final
@@ -14,13 +14,14 @@ from typing import Any, Final
 import structlog
 from confluent_kafka import KafkaError, KafkaException, TopicPartition
 from confluent_kafka.admin import (  # type: ignore[attr-defined]  # the package re-exports without saying so
-    AdminClient,
     ConfigResource,
     NewTopic,
     OffsetSpec,
     ResourceType,
 )
 
+from replicator import clients
+from replicator.clients import Admin
 from replicator.config import Settings
 from replicator.errors import LogRefused, LogUnavailable
 from replicator.facts import KafkaFacts, TopicFacts
@@ -68,7 +69,7 @@ def kafka_base(settings: Settings) -> dict[str, Any]:
 
 def ensure(admin_conf: Mapping[str, Any], settings: Settings) -> None:
     """Makes the topics that are missing and verifies the others."""
-    admin = _admin(admin_conf)
+    admin = clients.admin(admin_conf)
     wanted = {layout.name: layout for layout in layouts(settings)}
     existing = _topics(admin, wanted)
     missing = [layout for name, layout in wanted.items() if name not in existing]
@@ -85,7 +86,7 @@ def ensure(admin_conf: Mapping[str, Any], settings: Settings) -> None:
 
 def inspect(admin_conf: Mapping[str, Any], settings: Settings) -> KafkaFacts:
     """What is there, for `check`; nothing is changed. Raises LogUnavailable or LogRefused if nothing answers."""
-    admin = _admin(admin_conf)
+    admin = clients.admin(admin_conf)
     brokers = {str(broker.id): f"{broker.host}:{broker.port}" for broker in _metadata(admin).brokers.values()}
     unreachable, limits = [], []
     for number, address in brokers.items():
@@ -108,35 +109,17 @@ def _option(value: str | float | bool) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def _admin(admin_conf: Mapping[str, Any]) -> AdminClient:
-    try:
-        options: dict[str, Any] = {**admin_conf, "error_cb": _teller()}
-        return AdminClient(options)
-    except KafkaException as error:
-        raise LogRefused(f"REPLICATOR_KAFKA_OPTIONS: {error.args[0].str()}") from None
-
-
-def _teller() -> Callable[[KafkaError], None]:
-    """Says once what no answer will say, as a login that is refused; that nobody answers is the caller's to say."""
-    told = {KafkaError._TRANSPORT, KafkaError._ALL_BROKERS_DOWN}
-
-    def tell(error: KafkaError) -> None:
-        if error.code() not in told:
-            told.add(error.code())
-            log.warning("kafka.error", error=error.name(), reason=error.str())
-
-    return tell
-
-
-def _metadata(admin: AdminClient) -> Any:
+def _metadata(admin: Admin) -> Any:
     # Asking for all topics: a broker may create a topic that is asked for by name.
     try:
         return admin.list_topics(timeout=SECONDS)
     except KafkaException as error:
-        raise _fault("Kafka's metadata could not be read", error) from None
+        admin.poll(0)  # brings what it has heard
+        heard = f" ({admin.heard})" if admin.heard else ""
+        raise _fault(f"Kafka's metadata could not be read{heard}", error) from None
 
 
-def _topics(admin: AdminClient, names: Iterable[str]) -> dict[str, TopicFacts]:
+def _topics(admin: Admin, names: Iterable[str]) -> dict[str, TopicFacts]:
     known = _metadata(admin).topics
     existing = {name: known[name] for name in names if name in known and known[name].error is None}
     if not existing:
@@ -152,7 +135,7 @@ def _topics(admin: AdminClient, names: Iterable[str]) -> dict[str, TopicFacts]:
     }
 
 
-def _configs(admin: AdminClient, resources: list[ConfigResource]) -> dict[str, dict[str, str] | None]:
+def _configs(admin: Admin, resources: list[ConfigResource]) -> dict[str, dict[str, str] | None]:
     """By name; None where we may not read it."""
     found: dict[str, dict[str, str] | None] = {}
     for resource, answer in admin.describe_configs(resources, request_timeout=SECONDS).items():
@@ -168,7 +151,7 @@ def _configs(admin: AdminClient, resources: list[ConfigResource]) -> dict[str, d
     return found
 
 
-def _create(admin: AdminClient, missing: list[Layout], replication_factor: int) -> list[str]:
+def _create(admin: Admin, missing: list[Layout], replication_factor: int) -> list[str]:
     """The names of those that we made; somebody else may have been first with others."""
     made = []
     new = [
@@ -198,7 +181,7 @@ def _wait_until_served(admin_conf: Mapping[str, Any], partitions: Mapping[str, i
     deadline = time.monotonic() + SECONDS
     while wanted:
         # A client that asked too early goes on answering "no leaders found" from its own cache: a new one for each try.
-        admin = _admin(admin_conf)
+        admin = clients.admin(admin_conf)
         answers = admin.list_offsets(wanted, request_timeout=SECONDS)
         wanted = {place: _LATEST for place, answer in answers.items() if not _is_served(answer)}
         if wanted and time.monotonic() > deadline:

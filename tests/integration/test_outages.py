@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import ExitStack, closing
 from functools import partial
 from pathlib import Path
 
@@ -152,8 +153,33 @@ def test_kafka_away_for_longer_than_the_source_waits_for_an_answer(
             assert_in_order(replayed)
         assert not replicator.logged("run.ended")
         broker.stop()
+        wait_until(lambda: "Kafka" in replicator.status()["waits_for"], "it is not called healthy", 60)
         add_message(source, 1, "nobody takes this")
         assert replicator.stop() == 0, "a stop does not wait for Kafka"
+
+
+def test_a_source_that_hangs_is_not_called_healthy_and_holds_up_no_stop(
+    own_servers: Callable[..., Servers], kafka_bootstrap: str, topic_prefix: str, tmp_path: Path
+) -> None:
+    server = own_servers(kafka=False, postgres=("source",)).source
+    install(server.dsn)
+    environment = replicator_environment(server.dsn, kafka_bootstrap, topic_prefix)
+    prepare_source(environment)
+    with (
+        closing(connect(server.dsn)) as source,
+        started(RUN, environment, tmp_path / "log") as replicator,
+        ExitStack() as stack,
+    ):
+        replicator.wait_healthy()
+        for (pid,) in source.execute(
+            "SELECT pid FROM pg_stat_activity WHERE application_name = %s AND backend_type = 'client backend'",
+            (environment["REPLICATOR_SLOT"],),
+        ).fetchall():
+            os.kill(pid, signal.SIGSTOP)
+            stack.callback(os.kill, pid, signal.SIGCONT)
+        wait_until(lambda: "no turn" in replicator.status()["waits_for"], "the reason is said", 30)
+        assert replicator.status()["healthy"] is False
+        assert replicator.stop() == 0
 
 
 @pytest.mark.parametrize("wrong", ["password", "database"])

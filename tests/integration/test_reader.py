@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from io import StringIO
 from pathlib import Path
 
 import psycopg
 from confluent_kafka import Producer
+from rich.console import Console
 
 from demo.servers import wait_until
-from replicator import BackfillRequest, KeysRequest
+from replicator import BackfillRequest, KeysRequest, topics
 from replicator.control import send
 from replicator.event import Topics
+from replicator.memory import read_memory
+from replicator.status import gather, render
 from tests.integration.chatwoot import Source, add_message, fill, wait_until_alike
-from tests.integration.programs import RUN, started
+from tests.integration.programs import RUN, settings_of, started
 from tests.integration.replayed import Replayed
 
 
@@ -102,10 +106,22 @@ def test_the_holder_of_the_slot_is_named_and_waited_for(
 def test_a_slot_is_not_made_while_a_transaction_hangs_and_the_wait_is_bounded(
     environment: dict[str, str], source_dsn: str, tmp_path: Path
 ) -> None:
-    environment |= {"REPLICATOR_LOCK_TIMEOUT_S": "0.5"}
+    """Who looks, or wants it too, meanwhile is told so."""
+    environment |= {"REPLICATOR_LOCK_TIMEOUT_S": "15"}
+    settings = settings_of(environment)
     with psycopg.connect(source_dsn) as hanging:
         hanging.execute("CREATE TABLE hangs (a int)")
         with started(RUN, environment, tmp_path / "log") as replicator:
+            wait_until(lambda: gather(settings, topics.kafka_base(settings)).get("slot"), "the slot is being made", 15)
+            found = gather(settings, topics.kafka_base(settings))
+            assert found["slot"]["confirmed_lsn"] is None
+            shown = StringIO()
+            Console(file=shown).print(render(found))
+            assert "being made by PID" in shown.getvalue()
+            with started(RUN, environment, tmp_path / "second") as second:
+                wait_until(lambda: second.logged("run.ended"), "the second is told", 15)
+                assert "is being made by PID" in second.logged("run.ended")[0]["reason"]
+                assert second.stop() == 0
             wait_until(lambda: replicator.logged("run.ended"), "the run ended", 30)
             assert "stay open on the source" in replicator.logged("run.ended")[0]["reason"]
             hanging.rollback()
@@ -145,6 +161,9 @@ def test_a_request_that_means_nothing_is_refused_and_those_around_it_are_served(
         assert absent == [b"[4711]"], "a key that the table can't have is not gone from it"
         assert [head.key for head in read_again].count(b"[1]") == 2
         assert len(replicator.logged("control.refused")) == 5
+        assert "backfills" in replicator.status()
+        remembered = read_memory(kafka, names, 10).records
+        assert "backfills" not in remembered["status"], "they have records of their own, and there may be many"
         assert sum(line["keys"] for line in replicator.logged("keys.refused")) == 1 + 5 + 1
         assert len(replicator.logged("backfill.refused")) == 1
         assert "s3cr3t" not in replicator.log.read_text()

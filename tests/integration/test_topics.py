@@ -87,11 +87,14 @@ def test_an_impossible_number_of_copies_is_refused(kafka_bootstrap: str, topic_p
         topics.ensure(topics.kafka_base(settings), settings)
 
 
-def test_kafka_away_is_waited_out(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_kafka_away_is_waited_out_with_one_reason(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setattr(topics, "SECONDS", 1.0)
     settings = _settings(f"127.0.0.1:{free_port()}", "nobody")
-    with pytest.raises(LogUnavailable):
+    with pytest.raises(LogUnavailable, match="Connection refused"):
         topics.ensure(topics.kafka_base(settings), settings)
+    assert capfd.readouterr().err == "", "librdkafka itself is quiet"
 
 
 def test_a_wrong_librdkafka_option_is_refused_by_name(kafka_bootstrap: str) -> None:

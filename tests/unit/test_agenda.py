@@ -12,7 +12,7 @@ from structlog.testing import capture_logs
 from replicator import agenda as agenda_module
 from replicator.agenda import Agenda
 from replicator.backfill_job import BackfillJob
-from replicator.event import BackfillMarker, BackfillRequest, KeysRequest, Marker, Position, Run
+from replicator.event import MOST_INBOXES, BackfillMarker, BackfillRequest, KeysRequest, Marker, Position, Run
 from replicator.memory import Memory
 from replicator.outlet import Outlet
 from replicator.progress import Batch
@@ -141,8 +141,21 @@ def test_a_refused_key_is_counted_but_never_printed(agenda: Agenda) -> None:
     assert "s3cr3t" not in str(lines)
 
 
-@pytest.mark.parametrize("empty", [request(inboxes=()), request(tables=("nonsense",)), request(tables=())])
-def test_a_backfill_of_nothing_is_refused(agenda: Agenda, log: Recorder, empty: BackfillRequest) -> None:
+TOO_MANY = tuple(range(MOST_INBOXES + 1))
+
+
+@pytest.mark.parametrize(
+    "empty",
+    [
+        request(inboxes=()),
+        request(tables=("nonsense",)),
+        request(tables=()),
+        request(name=""),
+        request(inboxes=TOO_MANY),
+    ],
+    ids=["no inbox", "no known table", "no table", "no id", "too many inboxes"],
+)
+def test_a_backfill_of_nothing_or_too_much_is_refused(agenda: Agenda, log: Recorder, empty: BackfillRequest) -> None:
     with capture_logs() as lines:
         agenda.request(empty, Batch())
     assert [line["event"] for line in lines] == ["backfill.refused"]

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
+import os
 import select
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 
@@ -12,10 +14,8 @@ from replicator.calls import Calls, Ended
 
 
 @pytest.fixture
-def calls() -> Iterator[Calls]:
-    calls = Calls()
-    yield calls
-    calls.release()
+def calls() -> Calls:
+    return Calls()
 
 
 def asked(ask: Callable[[], object]) -> tuple[threading.Thread, list[object]]:
@@ -61,3 +61,14 @@ def test_after_the_end_nothing_is_asked_in_vain(calls: Calls) -> None:
     assert isinstance(met[0], Ended)
     with pytest.raises(Ended):
         calls.run(lambda: 1)
+
+
+def test_its_descriptors_go_with_the_last_who_holds_it() -> None:
+    """Also when a run fails before its loop begins, or its other thread is not waited for."""
+    calls = Calls()
+    wake = calls.wake
+    os.fstat(wake)
+    del calls
+    gc.collect()
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(wake)

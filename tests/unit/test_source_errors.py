@@ -29,6 +29,7 @@ def fault_of(error: Exception) -> ReplicatorError:
     [
         (errors.LockNotAvailable("x"), SourceBusy),
         (errors.ObjectInUse("x"), SourceBusy),
+        (errors.DuplicateObject("x"), SourceBusy),
         (errors.QueryCanceled("x"), SourceUnavailable),
         (errors.AdminShutdown("x"), SourceUnavailable),
         (errors.TooManyConnections("x"), SourceUnavailable),

@@ -1,0 +1,37 @@
+"""What the producer is made of takes every message that the settings allow."""
+
+from __future__ import annotations
+
+import pytest
+
+from replicator import clients
+from replicator.errors import LogRefused
+from replicator.progress import Batch
+from replicator.publisher import Publisher
+
+NOBODY = {"bootstrap.servers": "127.0.0.1:1"}
+LARGEST = 256 << 20
+
+
+def test_a_message_of_the_largest_size_never_waits_for_an_empty_queue() -> None:
+    def waits() -> None:
+        pytest.fail("the queue is empty, and yet it is waited for")
+
+    publisher = Publisher(NOBODY, LARGEST, waits)
+    value = bytes(LARGEST - 4096)
+    assert publisher.fits(b"", value, [])
+    batch = Batch()
+    publisher.send("topic", 0, None, value, [], batch)
+    assert batch.sent == 1
+    publisher.close(0)
+
+
+@pytest.mark.parametrize("option", [{"max.in.flight": 10}, {"no.such": 1}, {"acks": "some"}])
+def test_an_option_that_librdkafka_refuses_is_said_by_its_setting(option: dict[str, object]) -> None:
+    with pytest.raises(LogRefused, match="REPLICATOR_KAFKA_OPTIONS: "):
+        clients.producer({**NOBODY, "enable.idempotence": True, **option})
+
+
+def test_so_it_is_for_a_reader() -> None:
+    with pytest.raises(LogRefused, match="REPLICATOR_KAFKA_OPTIONS: "):
+        clients.reader({**NOBODY, "session.timeout.ms": "soon"}, "topic")
