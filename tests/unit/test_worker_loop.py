@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterable, Iterator
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
@@ -107,7 +108,7 @@ def test_what_only_a_person_can_mend_ends_the_waiting(settings: Settings, monkey
 
 def test_a_loop_that_completes_no_turn_is_not_healthy(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     loop = Worker(settings, Stop())
-    monkeypatch.setattr(loop, "_inbound", object())
+    monkeypatch.setattr(loop, "_inbound", SimpleNamespace(waits_for=""))
     assert loop._status()["healthy"]
     monkeypatch.setattr(loop, "_turned_at", time.monotonic() - worker.UNHEALTHY_S - 1)
     assert not loop._status()["healthy"]
