@@ -6,8 +6,10 @@ Lives in the stream's loop; the backfill's thread comes in through `Calls`.
 from __future__ import annotations
 
 import time
+import uuid
 from collections import deque
 from collections.abc import Callable
+from itertools import islice
 
 import orjson
 import structlog
@@ -34,6 +36,8 @@ log = structlog.get_logger(__name__)
 
 MOST_JOBS = 1_000
 """Backfills waiting; whoever asks beyond that asks again later."""
+MOST_OWED = 50_000
+"""Keys of one table that are owed; beyond that reading the whole table again costs less than remembering them."""
 MOST_KEYS = 100_000
 """Keys asked for over the control topic and kept in memory; consumers ask again for what is dropped."""
 
@@ -55,19 +59,35 @@ class Agenda:
         jobs = [BackfillJob.from_record(record) for record in memory.under("backfill/").values()]
         self.jobs: dict[str, BackfillJob] = {job.id: job for job in sorted(jobs, key=lambda job: job.requested_ms)}
         self._finished: deque[str] = deque(maxlen=MOST_JOBS)
-        self._owed: dict[tuple[str, bytes], int] = {}
+        self._owed: dict[str, dict[bytes, int]] = {}
+        """Table → key → inbox. A table without keys is not in it."""
         for record in memory.under("owed/").values():
-            self._owed[record["table"], pack_key(record["key"])] = record["inbox"]
+            self._owed.setdefault(record["table"], {})[pack_key(record["key"])] = record["inbox"]
 
     @property
     def owed(self) -> int:
         """Keys that wait to be read again."""
-        return len(self._owed)
+        return sum(map(len, self._owed.values()))
 
     def owe(self, table: str, key: bytes, inbox: int, batch: Batch) -> None:
         """A key of which the stream alone can't give a whole row. Durable with the batch of its cause."""
-        self._owed[table, key] = inbox
+        if any(_covers(job, (table,), None) for job in self._waiting()):
+            return
+        keys = self._owed.setdefault(table, {})
+        keys[key] = inbox
+        if len(keys) > MOST_OWED:
+            self._owe_table(table, batch)
+            return
         self._memory.write(_owed_record(table, key), {"table": table, "key": orjson.loads(key), "inbox": inbox}, batch)
+
+    def _owe_table(self, table: str, batch: Batch) -> None:
+        """The debt as a backfill, remembered before the keys are forgotten."""
+        job = BackfillJob(id=f"owed-{uuid.uuid4()}", tables=(table,), inboxes=None, requested_ms=_now_ms())
+        log.warning("owed.too_many", table=table, keys=len(self._owed[table]), backfill=job.id)
+        self._remember(job, batch)
+        for key in self._owed.pop(table):
+            if (name := _owed_record(table, key)) in self._memory.records:
+                self._memory.forget(name, batch)
 
     def request(self, request: Request, batch: Batch) -> None:
         """A request from the control topic."""
@@ -87,11 +107,11 @@ class Agenda:
             wide = f"a key of this table has {len(relation.key)} values"
             log.warning("keys.refused", table=relation.name, keys=len(request.keys) - len(keys), reason=wide)
         for number, key in enumerate(keys):
-            if len(self._owed) >= MOST_KEYS:
+            if self.owed >= MOST_KEYS:
                 full = f"{MOST_KEYS} keys wait already; they are asked for again"
                 log.warning("keys.refused", table=relation.name, keys=len(keys) - number, reason=full)
                 return
-            self._owed.setdefault((relation.name, pack_key(list(key))), request.inbox)
+            self._owed.setdefault(relation.name, {}).setdefault(pack_key(list(key)), request.inbox)
 
     def _request_backfill(self, request: BackfillRequest, batch: Batch) -> None:
         tables = in_capture_order(request.tables)
@@ -102,36 +122,39 @@ class Agenda:
             return
         if request.known in self._finished:  # its end marker is on its way to whoever asks
             return
-        waiting = [job for job in self.jobs.values() if job.start is None]
-        if any(_covers(job, tables, request.inboxes) for job in waiting):
+        if any(_covers(job, tables, request.inboxes) for job in self._waiting()):
             return
-        job = BackfillJob(
-            id=request.id, tables=tables, inboxes=request.inboxes, requested_ms=time.time_ns() // 1_000_000
-        )
+        job = BackfillJob(id=request.id, tables=tables, inboxes=request.inboxes, requested_ms=_now_ms())
         log.info("backfill.requested", id=job.id, tables=job.tables, inboxes=job.inboxes)
         self._remember(job, batch)
 
     def take_owed(self, limit: int) -> tuple[str, list[tuple[bytes, int]]] | None:
         if not self._owed:
             return None
-        table = next(iter(self._owed))[0]
-        keys = [(key, inbox) for (name, key), inbox in self._owed.items() if name == table][:limit]
+        table, owed = next(iter(self._owed.items()))
+        keys = list(islice(owed.items(), limit))
         for key, _ in keys:
-            del self._owed[table, key]
+            del owed[key]
+        if not owed:
+            del self._owed[table]
         return table, keys
 
     def put_back_owed(self, table: str, keys: list[tuple[bytes, int]]) -> None:
         for key, inbox in keys:
-            self._owed.setdefault((table, key), inbox)
+            self._owed.setdefault(table, {}).setdefault(key, inbox)
 
     def settle_owed(self, table: str, keys: list[bytes]) -> Batch:
         batch = Batch()
         for key in keys:
             name = _owed_record(table, key)
             # Owed again since it was taken: the record stands for the newer debt.
-            if name in self._memory.records and (table, key) not in self._owed:
+            if name in self._memory.records and key not in self._owed.get(table, {}):
                 self._memory.forget(name, batch)
         return batch
+
+    def _waiting(self) -> list[BackfillJob]:
+        """Backfills that have not begun: all that changed before they do is in them."""
+        return [job for job in self.jobs.values() if job.start is None]
 
     def next_job(self) -> BackfillJob | None:
         return next(iter(self.jobs.values()), None)
@@ -162,6 +185,10 @@ class Agenda:
 
     def _point(self, job: BackfillJob) -> int:
         return job.start.point if job.start is not None else 0
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000
 
 
 def _owed_record(table: str, key: bytes) -> str:

@@ -27,13 +27,14 @@ from replicator.progress import Batch
 from replicator.relations import BY_NAME, StreamedRelation
 from replicator.runtime import GrowingPause
 from replicator.source import Source
-from replicator.window import HIGH, LOW, Window
+from replicator.window import HIGH, LOW, MOST_CHANGED, Window
 
 log = structlog.get_logger(__name__)
 
-KEYS_AT_ONCE = 500
-WATERMARK_SECONDS = 60.0
-"""How long a watermark may take through the stream before the chunk is given up and begun again."""
+KEYS_AT_ONCE = 100
+"""Keys that are owed have large values more often than others."""
+SLOW_S = 10.0
+"""A watermark that takes longer through the stream is worth a word in the status."""
 
 
 class Work(Protocol):
@@ -138,9 +139,11 @@ class Backfiller:
             elif (job := self._calls.run(self._work.next_job)) is not None:
                 self._read_next(source, job)
             else:
+                self.waits_for = ""
                 self._stop.wait(0.2)
                 continue
             pause.reset()
+            self.waits_for = ""
             self._rows = min(self._settings.backfill_chunk_rows, self._rows * 2)
 
     def _read_owed(self, source: Source, table: str, keys: list[tuple[bytes, int]]) -> None:
@@ -154,7 +157,8 @@ class Backfiller:
                 log.warning("keys.refused", table=table, keys=len(values) - len(possible), reason="of another type")
             if possible:
                 window.rows = read_keys(source, source.connection, window.table, list(possible.values()))
-            found = {row.key for row in window.rows}
+            # A row that has no inbox any more is gone from the one that was named.
+            found = {row.key for row in window.rows if row.inbox is not None}
             window.missing = [(key, inbox_of[key]) for key in possible if key not in found]
 
         try:
@@ -211,20 +215,31 @@ class Backfiller:
 
     def _in_window(self, source: Source, relation: StreamedRelation, read: Callable[[Window], None]) -> Window:
         """Low watermark, settled snapshot, read, high watermark, acknowledged."""
+        self._wait_born(source)
         window = Window(table_name=relation.name)
         self._calls.run(lambda: self._work.open_window(window))
         try:
             source.emit(window.message(LOW))
-            self._await(window.opened, "the low watermark in the stream")
+            self._await(window, window.opened, LOW)
             self._read_settled(source, relation, window, read)
             source.emit(window.message(HIGH))
-            self._await(window.published, "the high watermark in the stream")
+            self._await(window, window.published, HIGH)
         finally:
             if not self._stop.is_set():
                 self._calls.run(lambda: self._work.open_window(None))
         if window.batch is not None:
             self._wait(window.batch)
         return window
+
+    def _wait_born(self, source: Source) -> None:
+        """Before a window is opened: what is older than the slot may stay open for hours."""
+        pause = GrowingPause(first=0.01, longest=1.0)
+        while (xmin := source.sample().snapshot.xmin) < self._born:
+            self.waits_for = (
+                f"transactions older than the replication slot, still open on the source ({self._born - xmin} ids back)"
+            )
+            self._pause(pause.next())
+        self._born = 0
 
     def _read_settled(
         self, source: Source, relation: StreamedRelation, window: Window, read: Callable[[Window], None]
@@ -237,7 +252,7 @@ class Backfiller:
                 lock_against_ddl(source, source.connection, relation)
                 snapshot = source.sample().snapshot
                 unsettled = [xid for xid in window.unsettled if not snapshot.sees(xid)]
-                if not unsettled and snapshot.xmin >= self._born:
+                if not unsettled:
                     self.waits_for = ""
                     columns = [each for each in source.columns(relation.name) if each.name not in relation.excluded]
                     names = source.type_names({(each.type_oid, each.type_modifier) for each in columns})
@@ -245,7 +260,11 @@ class Backfiller:
                     window.table = table
                     read(window)
                     break
-            self.waits_for = _waiting(unsettled, snapshot.xmin, self._born)
+            self.waits_for = (
+                f"{len(unsettled)} delivered transactions that are not yet visible on the source"
+                " (synchronous replication?)"
+            )
+            _refuse_overflown(window)
             self._pause(pause.next())
         self._calls.run(lambda: self._work.announce(table))
 
@@ -253,13 +272,16 @@ class Backfiller:
         if self._stop.wait(seconds):
             raise Ended
 
-    def _await(self, event: threading.Event, what: str) -> None:
-        deadline = time.monotonic() + WATERMARK_SECONDS
+    def _await(self, window: Window, event: threading.Event, boundary: str) -> None:
+        """As long as the stream takes: given up and begun again, a chunk would never be read while it is behind."""
+        since = time.monotonic()
         while not event.wait(0.1):
             if self._stop.is_set():
                 raise Ended
-            if time.monotonic() > deadline:
-                raise TimeoutError(f"{what} did not arrive within {WATERMARK_SECONDS:g} s")
+            _refuse_overflown(window)
+            if time.monotonic() > since + SLOW_S:
+                self.waits_for = f"the {boundary} watermark in the stream, which is behind"
+        _refuse_overflown(window)
 
     def _wait(self, batch: Batch) -> None:
         """Until the batch is acknowledged, however long Kafka is away."""
@@ -267,7 +289,6 @@ class Backfiller:
             self._pause(0.005)
 
 
-def _waiting(unsettled: list[int], xmin: int, born: int) -> str:
-    if unsettled:
-        return f"{len(unsettled)} delivered transactions are not yet visible on the source (synchronous replication?)"
-    return f"transactions older than the replication slot are still open on the source ({born - xmin} ids back)"
+def _refuse_overflown(window: Window) -> None:
+    if window.overflown:
+        raise TimeoutError(f"more than {MOST_CHANGED} keys of {window.table_name} changed while a chunk was read")

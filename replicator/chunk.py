@@ -18,8 +18,9 @@ from replicator.relations import StreamedRelation
 from replicator.source import Source
 from replicator.values import JsonValue
 
-FETCH_ROWS = 200
-"""Rows fetched at a time, so that the byte limit is noticed before many rows of 1 MB are in memory."""
+FIRST_FETCH_ROWS = 10
+"""Until the size of a row is known; then as many are fetched as should fill the chunk, so that its limit in bytes holds
+also for rows of 1 MB."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,14 +60,16 @@ def read_chunk(
     rows: list[RenderedRow] = []
     size = 0
     raw: list[bytes | None] = []
+    fetch = FIRST_FETCH_ROWS
     while size < limits.bytes:
-        fetched = _raw_rows(connection, sql.SQL("FETCH {} FROM chunk").format(sql.Literal(FETCH_ROWS)), ())
+        fetched = _raw_rows(connection, sql.SQL("FETCH {} FROM chunk").format(sql.Literal(fetch)), ())
         for raw in fetched:
             row = table.render(list(raw))
             size += len(row.json)
             rows.append(row)
-        if len(fetched) < FETCH_ROWS:
+        if len(fetched) < fetch:
             break
+        fetch = max(1, min(fetch * 10, (limits.bytes - size) * len(rows) // size))
     ended = size < limits.bytes and len(rows) < limits.rows
     connection.execute("CLOSE chunk")
     return rows, None if ended or not rows else table.cursor(list(raw), chunk.order)

@@ -18,11 +18,12 @@ from replicator.changes import RenderedRow, Table
 from replicator.progress import Batch
 
 LOW, HIGH = "low", "high"
+MOST_CHANGED = 100_000
 
 
 @dataclass(slots=True, kw_only=True)
 class Window:
-    """Between `open` and `close` every changed key of the table is remembered; bounded by the stream's pace."""
+    """Between its watermarks every changed key of the table is remembered, `MOST_CHANGED` of them at the most."""
 
     table_name: str
     token: str = field(default_factory=lambda: secrets.token_hex(8))
@@ -37,6 +38,8 @@ class Window:
     changed: dict[bytes, bool] = field(default_factory=dict)
     """Key → whether all its changes in the window left columns out."""
     truncated: bool = False
+    overflown: bool = False
+    """More keys changed than are remembered: the chunk must be read again."""
     batch: Batch | None = None
     """Set when published: complete when the chunk is acknowledged."""
 
@@ -45,25 +48,32 @@ class Window:
         return f"{boundary}:{self.token}"
 
     def is_open(self) -> bool:
-        return self.opened.is_set() and not self.published.is_set()
+        return self.opened.is_set() and not self.published.is_set() and not self.overflown
 
     def mark(self, key: bytes, partial: bool) -> None:
         """The stream changed this key."""
         self.changed[key] = partial and self.changed.get(key, True)
+        if len(self.changed) > MOST_CHANGED:
+            self.overflown = True
+            self.changed.clear()
 
     def mark_truncated(self) -> None:
         """The stream emptied the table: what was read before is gone."""
         self.truncated = True
 
+    @property
+    def _is_void(self) -> bool:
+        return self.truncated or self.overflown
+
     def survivors(self) -> list[RenderedRow]:
         """Rows that are still the newest known."""
-        if self.truncated:
+        if self._is_void:
             return []
         return [row for row in self.rows if row.key not in self.changed]
 
     def survivors_missing(self) -> list[tuple[bytes, int]]:
         """Keys that are still known to be absent."""
-        return [] if self.truncated else [each for each in self.missing if each[0] not in self.changed]
+        return [] if self._is_void else [each for each in self.missing if each[0] not in self.changed]
 
     def to_read_again(self) -> list[RenderedRow]:
         """Rows whose newer version in the stream lacks columns that nobody else has."""

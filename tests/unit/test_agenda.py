@@ -113,6 +113,26 @@ def test_keys_are_taken_of_one_table_and_not_more_than_asked(agenda: Agenda) -> 
     assert agenda.owed == 2
 
 
+def test_too_many_debts_of_a_table_become_a_backfill_of_it(
+    agenda: Agenda, log: Recorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(agenda_module, "MOST_OWED", 3)
+    batch = Batch()
+    agenda.owe("conversations", b"[9]", 7, batch)
+    for key in range(5):
+        agenda.owe("messages", b"[%d]" % key, 7, batch)
+    (job,) = agenda.jobs.values()
+    assert (job.tables, job.inboxes, job.start) == (("messages",), None, None)
+    assert agenda.owed == 1, "what is owed later is in the backfill, as long as that waits"
+    kept = [what for what, *_ in log.said].index("forget")
+    assert ("write", f"backfill/{job.id}", batch) in log.said[:kept], "remembered before the keys are forgotten"
+    again = started(log)
+    assert (list(again.jobs), again.owed) == ([job.id], 1)
+    agenda.begin(replace(job, start=Position(5, 900, 0)))
+    agenda.owe("messages", b"[8]", 7, batch)
+    assert agenda.owed == 2
+
+
 def test_keys_that_a_consumer_asks_for_are_owed_but_leave_no_record(agenda: Agenda, log: Recorder) -> None:
     agenda.request(KeysRequest(table="messages", inbox=7, keys=((1,), (2,))), Batch())
     agenda.request(KeysRequest(table="nonsense", inbox=7, keys=((1,),)), Batch())

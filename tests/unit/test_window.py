@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from replicator import window as window_module
 from replicator.changes import RenderedRow
 from replicator.window import HIGH, LOW, Window
 
@@ -48,6 +49,19 @@ def test_nothing_survives_a_truncate() -> None:
     emptied.mark_truncated()
     assert emptied.survivors() == []
     assert emptied.survivors_missing() == []
+
+
+def test_one_that_would_remember_too_much_is_void(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(window_module, "MOST_CHANGED", 2)
+    full = window()
+    full.opened.set()
+    for key in range(4, 7):
+        assert full.is_open()
+        full.mark(b"[%d]" % key, partial=True)
+    assert full.overflown
+    assert not full.is_open()
+    assert full.changed == {}
+    assert (full.survivors(), full.survivors_missing(), full.to_read_again()) == ([], [], [])
 
 
 def test_it_is_open_between_its_watermarks() -> None:

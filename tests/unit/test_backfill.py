@@ -1,0 +1,68 @@
+"""A chunk's window is open for no longer than needed, and remembers no more than it may."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+import pytest
+
+from replicator.backfill import Backfiller, Work
+from replicator.calls import Calls, Ended
+from replicator.config import load
+from replicator.progress import Snapshot
+from replicator.relations import BY_NAME
+from replicator.source import Sample, Source
+from replicator.window import Window
+
+BORN = 100
+SETTINGS = load(_env_file=None, source_dsn="postgresql://nowhere", kafka_bootstrap_servers="nowhere:1")
+
+
+@dataclass
+class Stage:
+    """Stands for the source, the loop and its work: keeps what happens, in order."""
+
+    xmins: list[int]
+    overflows: bool = False
+    said: list[str] = field(default_factory=list)
+    window: Window | None = None
+
+    def run(self, call: Any) -> Any:
+        return call()
+
+    def sample(self) -> Sample:
+        self.said.append(f"xmin {self.xmins[0]}")
+        return Sample(snapshot=Snapshot(self.xmins.pop(0), BORN + 9, frozenset()), flushed_lsn=1, at_ms=1)
+
+    def open_window(self, window: Window | None) -> None:
+        self.said.append("open" if window is not None else "closed")
+        self.window = window
+
+    def emit(self, content: str) -> int:
+        assert self.window is not None
+        if not self.overflows:
+            raise Ended
+        self.window.overflown = True
+        return 1
+
+
+def read_chunk(stage: Stage) -> None:
+    backfiller = Backfiller(
+        SETTINGS, cast(Calls, stage), cast(Work, stage), lambda _: pytest.fail("no row"), epoch=5, born=BORN
+    )
+    backfiller._in_window(cast(Source, stage), BY_NAME["messages"], lambda _: pytest.fail("nothing is read"))
+
+
+def test_what_is_older_than_the_slot_is_waited_for_before_the_window_opens() -> None:
+    stage = Stage(xmins=[BORN - 2, BORN - 1, BORN])
+    with pytest.raises(Ended):
+        read_chunk(stage)
+    assert stage.said == ["xmin 98", "xmin 99", "xmin 100", "open", "closed"]
+
+
+def test_a_window_in_which_too_much_changes_is_given_up() -> None:
+    stage = Stage(xmins=[BORN], overflows=True)
+    with pytest.raises(TimeoutError, match="keys of messages changed"):
+        read_chunk(stage)
+    assert stage.said[-1] == "closed"
