@@ -20,7 +20,7 @@ from confluent_kafka.admin import AdminClient
 
 from consumers.batch import Message
 from consumers.config import Settings
-from consumers.errors import LogUnavailable
+from consumers.errors import LogGap, LogUnavailable
 from replicator import Topics
 
 log = structlog.get_logger(__name__)
@@ -29,6 +29,8 @@ SECONDS: Final = 10.0
 """How long Kafka may take for one answer."""
 _TELL_S: Final = 10.0
 """The same trouble is told that often."""
+_SILENCE_S: Final = 3.0
+"""How long a second reading, which holds up the first, waits for a message."""
 _GAPS: Final = frozenset({KafkaError.OFFSET_OUT_OF_RANGE, KafkaError._AUTO_OFFSET_RESET})
 
 
@@ -143,20 +145,25 @@ class Inbound:
             self._consumer.commit(offsets=places, asynchronous=True)
 
     def replay(self, partition: int, start: int, end: int, most: int, most_bytes: int) -> Iterator[Message]:
-        """Offsets from `start` to before `end`, outside the group. Raises LogUnavailable if Kafka goes silent."""
+        """Offsets from `start` to before `end`, outside the group.
+
+        Raises LogUnavailable if Kafka goes silent, LogGap if the log no longer has what comes next.
+        """
         consumer = Consumer({**self._options, "group.id": f"{self._topic}.replay"})  # commits nothing
         try:
             consumer.assign([TopicPartition(self._topic, partition, start)])
-            size = 0
+            size, deadline = 0, time.monotonic() + _SILENCE_S
             while most > 0 and start < end and size < most_bytes:
-                record = consumer.poll(SECONDS)
-                if record is None:
-                    raise LogUnavailable(f"partition {partition} can't be read from offset {start}")
-                message = self._message(record)
+                record = consumer.poll(_SILENCE_S)
+                error = record.error() if record is not None else None
+                if error is not None and error.code() in _GAPS:  # of this reading: the group's may be well
+                    raise LogGap(f"partition {partition} no longer has offset {start}")
+                message = self._message(record) if record is not None else None
                 if message is None:
-                    if partition in self.gaps:
-                        raise LogUnavailable(f"partition {partition} no longer has offset {start}")
+                    if time.monotonic() >= deadline:
+                        raise LogUnavailable(f"partition {partition} can't be read from offset {start}")
                     continue
+                deadline = time.monotonic() + _SILENCE_S
                 if message.offset >= end:
                     return
                 start, most, size = message.offset + 1, most - 1, size + len(message.body)

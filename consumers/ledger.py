@@ -6,7 +6,7 @@ whose log lacks what comes next is a gap: reading starts at what there is, and i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import structlog
@@ -139,6 +139,22 @@ class Ledger:
         else:
             parked.from_offset = offset
 
+    def missed(self, connection: Connection[Any], place: Place) -> None:
+        """The log no longer has what a parked tenant is to read: its inboxes there are backfilled instead."""
+        tenant, partition = place
+        own = self._inboxes(connection, partition).get(tenant, [])
+        with connection.transaction():
+            _want_backfill(connection, {tenant: own})
+            parking.unpark(connection, place)
+        parked = self.parked.pop(place)
+        log.error(
+            "log.gap",
+            partition=partition,
+            expected=parked.from_offset,
+            tenants=[tenant],
+            advice="The tenants concerned are backfilled from the source.",
+        )
+
     def _start(
         self, connection: Connection[Any], partition: int, known: Progress | None, start: Progress, high: int
     ) -> Progress:
@@ -150,10 +166,7 @@ class Ledger:
         if known is None and start.next_offset == 0:
             watermark.start_progress(connection, self._pool, partition, start)
             return start
-        inboxes: dict[int, list[int]] = {}
-        for inbox, tenant in connection.execute("SELECT inbox_id, tenant_id FROM inbox_tenant_mapping WHERE is_active"):
-            if partition_of(inbox, self.partitions) == partition:
-                inboxes.setdefault(tenant, []).append(inbox)
+        inboxes = self._inboxes(connection, partition)
         log.error(
             "log.gap",
             partition=partition,
@@ -164,18 +177,31 @@ class Ledger:
             advice="The tenants concerned are backfilled from the source.",
         )
         with connection.transaction():
-            for tenant in sorted(inboxes):
-                connection.execute("SELECT pg_advisory_xact_lock(%s, %s)", [TENANT_LOCK, tenant])
-            connection.execute(
-                "UPDATE inbox_tenant_mapping SET backfill_id = NULL, backfilled_at = NULL WHERE inbox_id = ANY (%s)",
-                [[inbox for own in inboxes.values() for inbox in own]],
-            )
+            _want_backfill(connection, inboxes)
             watermark.start_progress(connection, self._pool, partition, start)
             watermark.go_back(connection, partition, start, high)
             parking.unpark_all(connection, self._pool, partition)
         return start
 
+    def _inboxes(self, connection: Connection[Any], partition: int) -> dict[int, list[int]]:
+        """Of one partition, by tenant."""
+        inboxes: dict[int, list[int]] = {}
+        for inbox, tenant in connection.execute("SELECT inbox_id, tenant_id FROM inbox_tenant_mapping WHERE is_active"):
+            if partition_of(inbox, self.partitions) == partition:
+                inboxes.setdefault(tenant, []).append(inbox)
+        return inboxes
+
     def _forget_tenants(self, partitions: Iterable[int]) -> None:
         gone = set(partitions)
         self.marks = {place: mark for place, mark in self.marks.items() if place[1] not in gone}
         self.parked = {place: parked for place, parked in self.parked.items() if place[1] not in gone}
+
+
+def _want_backfill(connection: Connection[Any], inboxes: Mapping[int, Sequence[int]]) -> None:
+    """In a transaction: inboxes of these tenants count as incomplete, so that they are asked for."""
+    for tenant in sorted(inboxes):
+        connection.execute("SELECT pg_advisory_xact_lock(%s, %s)", [TENANT_LOCK, tenant])
+    connection.execute(
+        "UPDATE inbox_tenant_mapping SET backfill_id = NULL, backfilled_at = NULL WHERE inbox_id = ANY (%s)",
+        [[inbox for own in inboxes.values() for inbox in own]],
+    )

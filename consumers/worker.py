@@ -29,11 +29,11 @@ from consumers.apply import Applier, Result
 from consumers.audit import Audit
 from consumers.batch import Batch, Message, View, begins_backfill, sort_out
 from consumers.config import Settings
-from consumers.errors import Action, ConsumersError, Overtaken, TargetRefused, classify
+from consumers.errors import Action, ConsumersError, LogGap, Overtaken, TargetRefused, classify
 from consumers.inbound import Inbound, TopicShape
 from consumers.layout import Layout
 from consumers.ledger import Ledger
-from consumers.parking import Reason
+from consumers.parking import Parked, Reason
 from consumers.requests import Requests
 from consumers.schemas import Schemas
 from consumers.skipped import SkippedColumns
@@ -122,8 +122,11 @@ class Worker:
         self._buffered_bytes = 0
         self._buffered_since = 0.0
         self._flight: Flight | None = None
+        self._is_pools_turn = True
         self._recover: set[int] = set()
         """Partitions of which the truth must be read again."""
+        self._holes: dict[int, tuple[int, int]] = {}
+        """By partition: offsets, the one that was due and the one that came."""
         self._threads = ThreadPoolExecutor(settings.connections, thread_name_prefix="apply")
         self._schemas = Schemas(settings)
         self._requests = Requests(settings)
@@ -227,7 +230,7 @@ class Worker:
         if self._flight is not None and self._flight.is_done:
             self._settle(control, self._flight)
         if self._flight is None:
-            self._flight = self._next_flight()
+            self._flight = self._next_flight(control)
         if self._flight is not None and self._flight.batch is None:
             self._send_off(control, self._flight)
         self._look_after(control)
@@ -248,9 +251,14 @@ class Worker:
         self._buffer.extend(taken)
         self._buffered_bytes += _size(taken)
 
-    def _next_flight(self) -> Flight | None:
-        if (flight := self._catch_up()) is not None:
-            return flight
+    def _next_flight(self, control: Connection[Any]) -> Flight | None:
+        """The pool's next batch, and a stretch of a parked tenant's own reading, in turns."""
+        flight = self._next_batch() if self._is_pools_turn else None
+        flight = flight or self._catch_up(control) or self._next_batch()
+        self._is_pools_turn = flight is not None and flight.place is not None
+        return flight
+
+    def _next_batch(self) -> Flight | None:
         age_ms = (time.monotonic() - self._buffered_since) * 1000
         is_full = len(self._buffer) >= self._settings.batch_messages or self._buffered_bytes >= MOST_BYTES
         if not self._buffer or self._recover or not (is_full or age_ms >= self._settings.batch_wait_ms):
@@ -260,22 +268,50 @@ class Worker:
         self._buffered_bytes = _size(self._buffer)
         progress = self._ledger.progress
         # After a seek some of what was fetched before may still come.
-        return Flight([each for each in messages if each.offset >= progress[each.partition].next_offset])
+        messages = [each for each in messages if each.offset >= progress[each.partition].next_offset]
+        self._recover |= self._torn_off(messages)
+        return Flight([each for each in messages if each.partition not in self._recover])
 
-    def _catch_up(self) -> Flight | None:
-        """The next stretch of a parked tenant's own reading, if one is due."""
-        now = time.monotonic()
-        if self._inbound is None:
-            return None
-        for place, parked in self._ledger.parked.items():
-            end = self._ledger.progress[place[1]].next_offset
-            if parked.due > now:
+    def _torn_off(self, messages: Sequence[Message]) -> set[int]:
+        """Partitions whose first message is not the one that is due.
+
+        Not those where the same came again after the truth was read: then the log itself has nothing in between.
+        """
+        torn = set()
+        for partition, found in {each.partition: each.offset for each in reversed(messages)}.items():
+            hole = (self._ledger.progress[partition].next_offset, found)
+            if found == hole[0]:
                 continue
-            parked.due = now + UPKEEP_S  # the pool's own batches come in between
-            messages = list(self._inbound.replay(place[1], parked.from_offset, end, CATCH_UP_MESSAGES, MOST_BYTES))
-            is_cut = len(messages) == CATCH_UP_MESSAGES or _size(messages) >= MOST_BYTES
-            return Flight(messages, place=place, end=messages[-1].offset + 1 if is_cut else end)
-        return None
+            log.error("log.hole", partition=partition, expected=hole[0], found=found)
+            if self._holes.get(partition) != hole:
+                torn.add(partition)
+            self._holes[partition] = hole
+        return torn
+
+    def _catch_up(self, control: Connection[Any]) -> Flight | None:
+        """The next stretch of the parked tenant's own reading that has been due for longest. Its faults are its own."""
+        place, parked = min(self._ledger.parked.items(), key=lambda each: each[1].due, default=(None, None))
+        if self._inbound is None or place is None or parked is None or parked.due > time.monotonic():
+            return None
+        try:
+            return self._stretch(control, self._inbound, place, parked)
+        except (psycopg.Error, ConsumersError, KafkaException) as error:
+            parked.failed(parked.from_offset)
+            says = Reason.of(error, classify(error)).says
+            log.warning("tenant.not_caught_up", tenant=place[0], partition=place[1], reason=says)
+            return None
+
+    def _stretch(self, control: Connection[Any], inbound: Inbound, place: Place, parked: Parked) -> Flight | None:
+        end = self._ledger.progress[place[1]].next_offset
+        try:
+            messages = list(inbound.replay(place[1], parked.from_offset, end, CATCH_UP_MESSAGES, MOST_BYTES))
+        except LogGap:
+            self._ledger.missed(control, place)
+            self._mapping.expire()  # for its backfill to be asked for
+            return None
+        parked.due = time.monotonic() + UPKEEP_S
+        is_cut = len(messages) == CATCH_UP_MESSAGES or _size(messages) >= MOST_BYTES
+        return Flight(messages, place=place, end=messages[-1].offset + 1 if is_cut else end)
 
     def _send_off(self, control: Connection[Any], flight: Flight) -> None:
         """Sorts the messages out by tenant, and gives each tenant's to a thread."""

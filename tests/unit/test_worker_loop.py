@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Iterable, Iterator
+from typing import Any, cast
 
 import pytest
 
@@ -126,3 +128,75 @@ def test_nothing_is_asked_for_a_tenant_where_it_is_parked(settings: Settings, mo
     loop._ledger.progress = {partition: Progress("topic", 5) for partition in range(partitions)}
     loop._ledger.parked = {(1, 0): Parked(3)}
     assert loop._served() == {there[0]: (5, 9), here[1]: (5, 9)}
+
+
+def messages(partition: int, offsets: Iterable[int]) -> list[Message]:
+    return [Message(partition, offset, b"11", [], b"{}") for offset in offsets]
+
+
+class Replaying:
+    """A second reading that fails, or finds nothing."""
+
+    def __init__(self, error: Exception | None = None) -> None:
+        self._error = error
+
+    def replay(self, partition: int, start: int, end: int, most: int, most_bytes: int) -> Iterator[Message]:
+        if self._error is not None:
+            raise self._error
+        return iter(())
+
+
+def behind(settings: Settings, monkeypatch: pytest.MonkeyPatch, inbound: Replaying) -> Worker:
+    """A worker with a full batch to apply, and two parked tenants that are always due."""
+    loop = Worker(settings.model_copy(update={"batch_messages": 1}), Stop())
+    monkeypatch.setattr(loop, "_inbound", inbound)
+    monkeypatch.setattr(worker, "UPKEEP_S", 0.0)
+    loop._ledger.progress = {0: Progress("topic", 5)}
+    loop._ledger.parked = {(1, 0): Parked(3), (2, 0): Parked(4)}
+    loop._buffer = messages(0, [5, 5, 5, 5])
+    return loop
+
+
+def test_a_parked_tenant_that_cannot_be_read_leaves_the_others_alone(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loop = behind(settings, monkeypatch, Replaying(LogUnavailable("no leader")))
+    loop._is_pools_turn = False
+    flight = loop._next_flight(cast(Any, None))
+    assert flight is not None
+    assert flight.place is None, "the pool's own"
+    first, second = loop._ledger.parked[1, 0], loop._ledger.parked[2, 0]
+    assert first.from_offset == 3
+    assert first.due > time.monotonic(), "later"
+    assert second.due == 0.0, "each in its turn"
+
+
+def test_the_pool_and_its_parked_tenants_are_read_in_turns(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    loop = behind(settings, monkeypatch, Replaying())
+    served = [flight.place for _ in range(6) if (flight := loop._next_flight(cast(Any, None)))]
+    assert served == [None, (1, 0), None, (2, 0), None, (1, 0)]
+
+
+def test_a_batch_that_does_not_begin_where_the_last_one_ended_is_read_again(settings: Settings) -> None:
+    loop = Worker(settings, Stop())
+    loop._ledger.progress = {0: Progress("topic", 5), 1: Progress("topic", 5)}
+    loop._buffer = messages(0, [7, 8]) + messages(1, [3, 4, 5, 6])
+    flight = loop._next_batch()
+    assert flight is not None
+    assert flight.messages == messages(1, [5, 6]), "what was fetched before a seek may still come"
+    assert loop._recover == {0}
+
+
+def test_offsets_that_the_log_itself_does_not_have_are_passed(settings: Settings) -> None:
+    loop = Worker(settings, Stop())
+    loop._ledger.progress = {0: Progress("topic", 5)}
+    for found in (7, 9, 8):
+        loop._buffer = messages(0, [found, 10])
+        flight = loop._next_batch()
+        assert flight is not None
+        assert (flight.messages, loop._recover) == ([], {0})
+        loop._recover.clear()
+    loop._buffer = messages(0, [8, 10])
+    flight = loop._next_batch()
+    assert flight is not None
+    assert (flight.messages, loop._recover) == (messages(0, [8, 10]), set())

@@ -1,0 +1,40 @@
+"""A tenant that could not follow its pool: the others go on, and it comes back whatever the log still has."""
+
+from __future__ import annotations
+
+from contextlib import closing
+
+from confluent_kafka import TopicPartition
+from confluent_kafka.admin import AdminClient
+
+from demo.servers import wait_until
+from replicator import Topics
+from tests.integration.chatwoot import connect, fill
+from tests.integration.whole import Whole
+
+TENANT, OTHER = 7, 8
+
+
+def test_what_the_log_no_longer_has_for_a_parked_tenant_is_read_from_the_source(
+    path: Whole, kafka_bootstrap: str, topic_prefix: str
+) -> None:
+    with closing(connect(path.source_dsn)) as source:
+        fill(source, conversations=6, messages=1)
+    path.map({TENANT: [1], OTHER: range(2, 7)})
+    path.replicator()
+    worker = path.worker()
+    path.wait_equal()
+    waited = worker.logged("worker.waits")
+    path.target.execute("ALTER TABLE conversations ADD CONSTRAINT refused CHECK (status <> 3)")
+    path.source("UPDATE conversations SET status = 3 WHERE inbox_id = 1")
+    parked = "SELECT partition, from_offset FROM replication_parked"
+    ((partition, offset),) = wait_until(lambda: path.target.rows(parked), "the tenant is parked", 30)
+    gone = TopicPartition(Topics(topic_prefix).changes, partition, offset + 1)
+    admin = AdminClient({"bootstrap.servers": kafka_bootstrap})
+    admin.delete_records([gone])[gone].result(10)
+    path.target.execute("ALTER TABLE conversations DROP CONSTRAINT refused")
+    wait_until(lambda: not path.target.rows(parked), "the tenant is parked no longer", 30)
+    path.wait_equal()
+    assert [line["tenants"] for line in worker.logged("log.gap")] == [[TENANT]]
+    assert worker.logged("worker.waits") == waited, "nobody else was held up"
+    assert worker.stop() == 0
