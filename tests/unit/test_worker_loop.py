@@ -75,6 +75,8 @@ class Failing:
 class Ending:
     """A log that ends there in every partition."""
 
+    waits_for = ""
+
     def __init__(self, at: int) -> None:
         self._at = at
 
@@ -107,7 +109,7 @@ def test_what_only_a_person_can_mend_ends_the_waiting(settings: Settings, monkey
 
 def test_a_loop_that_completes_no_turn_is_not_healthy(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     loop = Worker(settings, Stop())
-    monkeypatch.setattr(loop, "_inbound", object())
+    monkeypatch.setattr(loop, "_inbound", Ending(at=9))
     assert loop._status()["healthy"]
     monkeypatch.setattr(loop, "_turned_at", time.monotonic() - worker.UNHEALTHY_S - 1)
     assert not loop._status()["healthy"]
