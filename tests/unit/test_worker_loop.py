@@ -76,6 +76,8 @@ class Failing:
 class Ending:
     """A log that ends there in every partition."""
 
+    waits_for = ""
+
     def __init__(self, at: int) -> None:
         self._at = at
 
