@@ -116,7 +116,7 @@ def status(
         elif not watch:
             Console().print(render(found))
         else:
-            _watch(settings, kafka)
+            found = _watch(settings, kafka)
         raise typer.Exit(0 if found["running"] and not found["faults"] else 1)
 
 
@@ -155,16 +155,19 @@ def _prepare(settings: Settings, kafka: dict[str, Any]) -> None:
     check.refuse(settings)
 
 
-def _watch(settings: Settings, kafka: dict[str, Any]) -> None:
+def _watch(settings: Settings, kafka: dict[str, Any]) -> dict[str, Any]:
+    """What was shown last."""
     from replicator.status import gather, render
 
-    with Live(render(gather(settings, kafka)), refresh_per_second=4) as live:
+    found = gather(settings, kafka)
+    with Live(render(found), refresh_per_second=4) as live:
         try:
             while True:
                 time.sleep(1)
-                live.update(render(gather(settings, kafka)))
+                found = gather(settings, kafka)
+                live.update(render(found))
         except KeyboardInterrupt:
-            return
+            return found
 
 
 def main() -> None:

@@ -44,7 +44,8 @@ _OPERATIONS = {"pubinsert": "insert", "pubupdate": "update", "pubdelete": "delet
 
 _TABLES = """
     SELECT c.oid::bigint, c.relname, c.relkind::text, c.relpersistence::text, c.relispartition,
-        pg_has_role(c.relowner, 'USAGE'), has_table_privilege(c.oid, 'SELECT'), row_security_active(c.oid),
+        pg_has_role(c.relowner, 'USAGE'),
+        has_schema_privilege(n.oid, 'USAGE') AND has_table_privilege(c.oid, 'SELECT'), row_security_active(c.oid),
         c.relreplident::text, c.reltuples::bigint,
         c.relpages::bigint * current_setting('block_size')::bigint
     FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace

@@ -229,14 +229,16 @@ class Run:
 
     def _confirm(self) -> None:
         """Begins to confirm: what the slot will be told is remembered first."""
-        if self._confirming is not None:
-            return
         if self._progress.unsettled:
             self._progress.settle(self._source.sample().snapshot)
+        if self._confirming is not None:
+            return
         lsn = self._progress.confirm()
         if lsn > self._confirmed:
             batch = Batch()
             self._tenure.memory.write("confirmed", {"lsn": lsn}, batch)
+            # Again: a zombie's record of the same key, written later, is what compaction keeps.
+            self._remember_control(batch)
             self._confirming = lsn, batch
 
     def _finish_confirming(self, replication: Replication) -> None:
@@ -256,24 +258,27 @@ class Run:
         for request in self._control.poll():
             self._agenda.request(request, self._housekeeping)
         if self._control.next_offset != before:
-            self._tenure.memory.write("control", {"next_offset": self._control.next_offset}, self._housekeeping)
+            self._remember_control(self._housekeeping)
 
-    def _write_status(self) -> None:
-        self.status, self._described_at = self._describe(), time.monotonic()
+    def _remember_control(self, batch: Batch) -> None:
+        self._tenure.memory.write("control", {"next_offset": self._control.next_offset}, batch)
+
+    def _write_status(self, *, stopped: bool = False) -> None:
+        self.status, self._described_at = self._describe(self._source.sample()), time.monotonic()
         metrics.observe(self._capture, self._tenure.outlet, self._publisher.waiting, self._progress.unsettled)
         self._renew_housekeeping()
         if not self._publisher.unreachable:
             # Backfills have records of their own, which would make this one as large as they are together.
             brief = {name: value for name, value in self.status.items() if name != "backfills"}
-            self._tenure.memory.write("status", brief, self._housekeeping)
+            self._tenure.memory.write("status", {**brief, "stopped": stopped}, self._housekeeping)
 
     def _renew_housekeeping(self) -> None:
         """Nobody waits for this batch; a fresh one keeps its counters small."""
         if self._housekeeping.complete:
             self._housekeeping = Batch()
 
-    def _describe(self) -> dict[str, object]:
-        sample, run = self._sample, self._tenure.outlet.run
+    def _describe(self, sample: Sample) -> dict[str, object]:
+        run = self._tenure.outlet.run
         return {
             "mode": "streaming",
             "at_ms": time.time_ns() // 1_000_000,
@@ -281,7 +286,7 @@ class Run:
             "generation": run.generation,
             "received_lsn": format_lsn(self._received),
             "confirmed_lsn": format_lsn(self._confirmed),
-            "behind_bytes": max(0, sample.flushed_lsn - self._received) if sample is not None else 0,
+            "behind_bytes": max(0, sample.flushed_lsn - self._received),
             "last_commit_ms": self._capture.last_commit_ms,
             "row_changes": self._capture.row_changes,
             "transactions": self._capture.transactions,
@@ -331,6 +336,7 @@ class Run:
         self._confirm()
         self._until(lambda: self._confirming is None, deadline, replication)
         replication.feedback(self._received, self._confirmed)
+        self._write_status(stopped=True)
 
     def _until(self, done: Callable[[], bool], deadline: float, replication: Replication) -> None:
         while not done() and time.monotonic() < deadline:

@@ -13,8 +13,8 @@ from replicator.facts import ServerFacts, SlotFacts, SourceFacts
 from replicator.findings import OPERATOR, Finding, note, ok, refusal, warning
 from replicator.remedies import quoted, script
 
-OLDEST_VERSION: Final = 130_000
-"""The first with `wal_status`, `max_slot_wal_keep_size` and xid8 snapshots."""
+OLDEST_VERSION: Final = 140_000
+"""The first whose pgoutput takes `messages`: watermarks and heartbeats reach us by it."""
 SHORTEST_TIMEOUT_MS: Final = 10_000
 """Feedback is due every 10 s at the latest; a server that waits less cuts a stream that is well."""
 LONGEST_READ_MS: Final = 60_000
@@ -45,7 +45,7 @@ def _version(facts: SourceFacts) -> Finding:
     version = facts.server.version
     text = f"PostgreSQL {version // 10_000}.{version % 10_000}"
     if version < OLDEST_VERSION:
-        return refusal("version", text, "streaming needs PostgreSQL 13 or later", "upgrade the source")
+        return refusal("version", text, "streaming needs PostgreSQL 14 or later", "upgrade the source")
     return ok("version", text, "recent enough")
 
 

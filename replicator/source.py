@@ -109,11 +109,12 @@ class Slot:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sample:
-    """The source at one moment: what a snapshot sees, how far its WAL is flushed, and its clock."""
+    """The source at one moment: what a snapshot sees, and how far its WAL is flushed."""
 
     snapshot: Snapshot
     flushed_lsn: int
     at_ms: int
+    """Of its clock: what was committed before that time lies before `flushed_lsn`."""
 
 
 class Source:
@@ -215,12 +216,17 @@ class Source:
         return str(rows[0][0]) if rows else f"PID {pid}"
 
     def sample(self) -> Sample:
-        # The clock first: what was committed before that time then lies before the LSN.
-        ((at_ms, lsn, snapshot),) = self.rows(
+        # An asynchronous commit is flushed at the latest three delays of the WAL writer after it
+        # (https://www.postgresql.org/docs/current/wal-async-commit.html); unless all WAL is flushed already, as much is
+        # taken off the clock, which comes first: what is committed meanwhile is after it.
+        ((at_ms, lsn, inserted, delay_ms, snapshot),) = self.rows(
             "SELECT (extract(epoch FROM clock_timestamp()) * 1000)::bigint, pg_current_wal_flush_lsn(),"
+            " pg_current_wal_insert_lsn(),"
+            " (extract(epoch FROM current_setting('wal_writer_delay')::interval) * 1000)::bigint,"
             " pg_current_snapshot()::text"
         )
-        return Sample(snapshot=Snapshot.parse(snapshot), flushed_lsn=parse_lsn(lsn), at_ms=at_ms)
+        late_ms = 0 if lsn == inserted else 3 * delay_ms
+        return Sample(snapshot=Snapshot.parse(snapshot), flushed_lsn=parse_lsn(lsn), at_ms=at_ms - late_ms)
 
     def emit(self, content: str) -> int:
         """Writes a message into the WAL and flushes it; returns an LSN at or after it.

@@ -22,7 +22,7 @@ from replicator.memory import read_memory
 from replicator.source import Source
 
 SILENT_AFTER_MS = 10_000
-"""A replicator writes its status every 2 s; one that has not for so long is not running."""
+"""A replicator writes its status every 2 s; one whose last is further from our clock than this is not running."""
 
 
 def gather(settings: Settings, kafka: Mapping[str, Any]) -> dict[str, Any]:
@@ -31,7 +31,7 @@ def gather(settings: Settings, kafka: Mapping[str, Any]) -> dict[str, Any]:
     try:
         records = read_memory(kafka, Topics(settings.topic_prefix), 10.0).records
         found |= records.get("status", {})
-        found["running"] = time.time() * 1000 - found.get("at_ms", 0) < SILENT_AFTER_MS
+        found["running"] = not found.get("stopped") and _is_recent(found.get("at_ms", 0))
         # The job's own record is written at every chunk: fresher than the status.
         found["backfills"] = [record for key, record in records.items() if key.startswith("backfill/")]
     except ReplicatorError as error:
@@ -42,6 +42,11 @@ def gather(settings: Settings, kafka: Mapping[str, Any]) -> dict[str, Any]:
     except ReplicatorError as error:
         found["faults"].append(str(error))
     return found
+
+
+def _is_recent(at_ms: int) -> bool:
+    """A clock that is ahead must not make it recent for ever."""
+    return abs(time.time() * 1000 - at_ms) < SILENT_AFTER_MS
 
 
 def _slot(source: Source) -> dict[str, Any] | None:

@@ -41,7 +41,11 @@ def judge_table(relation: StreamedRelation, table: TableFacts | None, role: str,
             "table", name, "is not logged: its changes are not in the WAL", f"ALTER TABLE {name} SET LOGGED;"
         )
     if not table.readable:
-        return refusal("table", name, "can't be read by our role", f"GRANT SELECT ON {name} TO {quoted(role)};")
+        remedy = script(
+            f"GRANT USAGE ON SCHEMA {quoted(settings.source_schema)} TO {quoted(role)}",
+            f"GRANT SELECT ON {name} TO {quoted(role)}",
+        )
+        return refusal("table", name, "can't be read by our role", remedy)
     if table.row_security:
         return refusal(
             "table",

@@ -125,6 +125,7 @@ def test_rights_are_asked_for_one_by_one(
 ) -> None:
     role = settings.slot
     _prepare(settings)
+    _execute(settings, "REVOKE USAGE ON SCHEMA public FROM PUBLIC")
     _execute(settings, f"CREATE ROLE {role} LOGIN PASSWORD '{SECRET}'")
     try:
         host, port = servers.source.host, servers.source.port
@@ -137,6 +138,9 @@ def test_rights_are_asked_for_one_by_one(
         assert SECRET not in str(check.to_json(findings))
 
         remedies = [f.remedy for f in refused if f.name in ("role", "table")]
+        _execute(settings, *(line for remedy in remedies for line in remedy.splitlines() if "USAGE" not in line))
+        with pytest.raises(SourceRefused, match="can't be read"):
+            check.refuse(theirs)
         _execute(settings, *(line for remedy in remedies for line in remedy.splitlines()))
         check.refuse(theirs)
         _execute(settings, "ALTER TABLE messages ENABLE ROW LEVEL SECURITY")

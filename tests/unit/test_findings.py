@@ -163,7 +163,7 @@ def test_a_source_that_is_ready_has_nothing_to_mend() -> None:
 @pytest.mark.parametrize(
     ("facts", "name", "severity", "says"),
     [
-        (_server(version=120_022), "version", REFUSAL, "13 or later"),
+        (_server(version=130_022), "version", REFUSAL, "14 or later"),
         (_server(in_recovery=True), "primary", REFUSAL, "standby"),
         (_session(same_backend=False), "session", REFUSAL, "pooler"),
         (_session(direct=False), "session", WARNING, "between"),
