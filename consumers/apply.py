@@ -7,6 +7,7 @@ touches progress, parking or the mapping's cache: it returns what happened.
 from __future__ import annotations
 
 import threading
+import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -17,7 +18,7 @@ import structlog
 
 from consumers.batch import ends_of, new_marks
 from consumers.config import Settings
-from consumers.errors import Action, ConsumersError, Fault, Overtaken, Verdict, classify
+from consumers.errors import Action, ConsumersError, Fault, Overtaken, Verdict, classify_applying
 from consumers.layout import Layout
 from consumers.misfits import misfits, narrowed
 from consumers.ordering import Event, steps
@@ -30,7 +31,9 @@ from replicator.runtime import GrowingPause
 log = structlog.get_logger(__name__)
 
 _TRIES: Final = 5
-"""Of what is tried again at once, before it counts as a fault of the row."""
+"""Of what is tried again, before it counts as a fault of the row."""
+_PATIENCE: Final = 2
+"""Lock time-outs since the first failure, before what is no row's fault parks the tenant: the others wait for it."""
 
 
 @dataclass(slots=True)
@@ -70,12 +73,22 @@ class Applier:
         self.waits_for = ""
 
     def run(
-        self, tenant: int, topic_id: str, events: Sequence[Event], marks: Mapping[Place, Mark], ended: threading.Event
+        self,
+        tenant: int,
+        topic_id: str,
+        events: Sequence[Event],
+        marks: Mapping[Place, Mark],
+        ended: threading.Event,
+        *,
+        is_parked: bool = False,
     ) -> Result:
-        """Until all events are applied or the tenant is stuck, or `ended`. Raises what stops the worker."""
+        """Until all events are applied or the tenant is stuck, or `ended`. Raises what stops the worker.
+
+        A parked tenant has had its tries: nobody waits for it for long.
+        """
         result = Result(tenant)
         stretches = [list(events)]
-        attempts = _Attempts()
+        attempts = _Attempts(0.0 if is_parked else _PATIENCE * self._settings.lock_timeout_s)
         while stretches:
             if ended.is_set():
                 result.abandoned = True
@@ -94,7 +107,7 @@ class Applier:
                 match verdict.action:
                     case Action.STOP:
                         raise
-                    case Action.HALVE | Action.PARK if len(stretch) > 1:
+                    case Action.HALVE | Action.PARK if _may_be_halved(stretch, verdict):
                         middle = len(stretch) // 2
                         stretches[:1] = [stretch[:middle], stretch[middle:]]
                     case Action.HALVE | Action.PARK:
@@ -144,6 +157,7 @@ class Applier:
             for event in stretch:
                 result.stuck.setdefault(event.partition, event.offset)
         result.reason = self._reason(stretches[0][0], error, verdict)
+        self.waits_for = ""
         return result
 
     def _reason(self, event: Event, error: Exception, verdict: Verdict) -> Reason:
@@ -211,11 +225,18 @@ class Applier:
             session.close()
 
 
-class _Attempts:
-    """How often one stretch has failed."""
+def _may_be_halved(stretch: Sequence[Event], verdict: Verdict) -> bool:
+    """What is no row's fault is no smaller for a part of them."""
+    return len(stretch) > 1 and (verdict.action is Action.HALVE or verdict.fault is Fault.ROW)
 
-    def __init__(self) -> None:
+
+class _Attempts:
+    """How often one stretch has failed, and since when."""
+
+    def __init__(self, patience_s: float) -> None:
+        self._patience_s = patience_s
         self._count = 0
+        self._began = 0.0
         self._pause = GrowingPause(first=0.05, longest=10.0)
 
     @property
@@ -223,11 +244,15 @@ class _Attempts:
         return self._count > 1
 
     def judge(self, error: Exception) -> Verdict:
+        now = time.monotonic()
+        if not self._count:
+            self._began = now
         self._count += 1
-        verdict = classify(error)
-        if verdict.action is Action.RETRY and verdict.fault is Fault.ROW and self._count > _TRIES:
-            return Verdict(Action.PARK, verdict.fault, verdict.advice)
-        return verdict
+        verdict = classify_applying(error)
+        if verdict.action is not Action.RETRY:
+            return verdict
+        is_over = self._count > _TRIES if verdict.fault is Fault.ROW else now >= self._began + self._patience_s
+        return Verdict(Action.PARK, verdict.fault, verdict.advice) if is_over else verdict
 
     def pause(self) -> float:
         return self._pause.next()

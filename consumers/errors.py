@@ -39,6 +39,10 @@ class LogUnavailable(ConsumersError):
     """The environment's: Kafka does not answer."""
 
 
+class VersionUnknown(LogUnavailable):
+    """The tenant's: a version of a table's columns that its events name has not come."""
+
+
 class LogGap(ConsumersError):
     """The environment's: events that were not read yet are gone, or the topic is another one."""
 
@@ -54,10 +58,10 @@ class Overtaken(ConsumersError):
 class Action(Enum):
     """What the worker does after a fault."""
 
-    RETRY = "try the same again at once, a few times"
+    RETRY = "try the same again, a few times or for a while; then as PARK"
     WAIT = "try the same again after growing pauses, without end"
     HALVE = "try half of the batch"
-    PARK = "set the row aside, after bisecting to it; if that can't be done, park the tenant"
+    PARK = "park the tenant: at the row, after bisecting to it, or at once where the fault is not a row's"
     STOP = "stop with the reason"
 
 
@@ -90,6 +94,11 @@ BY_CLASS: Final[dict[type[BaseException], Verdict]] = {
     TargetUnavailable: Verdict(Action.WAIT, Fault.ENVIRONMENT, "Waiting for the target; Kafka keeps the events."),
     LogUnavailable: Verdict(Action.WAIT, Fault.ENVIRONMENT, "Waiting for Kafka; the target keeps the offsets."),
     KafkaException: Verdict(Action.WAIT, Fault.ENVIRONMENT, "Waiting for Kafka; the target keeps the offsets."),
+    VersionUnknown: Verdict(
+        Action.RETRY,
+        Fault.ENVIRONMENT,
+        "The replicator writes a version before its rows; see whether the topic was emptied.",
+    ),
     LogGap: Verdict(Action.PARK, Fault.ENVIRONMENT, "The tenants concerned are backfilled from the source."),
     BadEvent: Verdict(Action.PARK, Fault.ROW, "A later full image of the same row heals this."),
     Overtaken: Verdict(Action.RETRY, Fault.NOBODY, "Reading progress and mapping again."),
@@ -157,6 +166,9 @@ BY_SQLSTATE: Final[dict[str, Verdict]] = {
 """By SQLSTATE, the longest matching beginning wins."""
 
 _CONNECTION_LOST: Final = BY_SQLSTATE["08"]
+_REFUSED_ROW: Final = Verdict(
+    Action.PARK, Fault.ROW, "The target refuses the row (a trigger or rule of its own?); see the server's log."
+)
 
 
 def classify(error: BaseException) -> Verdict:
@@ -171,3 +183,9 @@ def classify(error: BaseException) -> Verdict:
     # libpq reports a connection that it could not make, or lost, without a SQLSTATE; psycopg_pool's time-outs are
     # OperationalErrors too.
     return _CONNECTION_LOST if isinstance(error, psycopg.OperationalError) else _DEFECT
+
+
+def classify_applying(error: BaseException) -> Verdict:
+    """The verdict for an error while rows are applied: what the target says and no table knows concerns the row."""
+    verdict = classify(error)
+    return _REFUSED_ROW if verdict is _DEFECT and getattr(error, "sqlstate", None) else verdict

@@ -13,11 +13,11 @@ from typing import Final
 from confluent_kafka import Consumer, KafkaException, TopicPartition
 
 from consumers.config import Settings
-from consumers.errors import LogUnavailable
+from consumers.errors import LogUnavailable, VersionUnknown
 from consumers.inbound import kafka_base
 from replicator import TableSchema, Topics
 
-_SECONDS: Final = 15.0
+_SECONDS: Final = 5.0
 
 
 class Schemas:
@@ -40,7 +40,7 @@ class Schemas:
         self._consumer.assign([TopicPartition(self._topic, 0, 0)])
 
     def __call__(self, table: str, version: str) -> TableSchema:
-        """Raises LogUnavailable if the version does not come within some seconds, or before the end."""
+        """Raises VersionUnknown if the version does not come within some seconds, or LogUnavailable."""
         found = self._known.get((table, version))
         if found is not None:
             return found
@@ -48,7 +48,7 @@ class Schemas:
         with self._lock:
             while (table, version) not in self._known:
                 if self._closed.is_set() or time.monotonic() > deadline:
-                    raise LogUnavailable(f"{self._topic} lacks version {version} of {table}")
+                    raise VersionUnknown(f"{self._topic} lacks version {version} of {table}")
                 self._read()
             return self._known[table, version]
 

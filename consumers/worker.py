@@ -332,7 +332,15 @@ class Worker:
         flight.batch = batch
         marks = dict(self._ledger.marks)
         flight.jobs = [
-            self._threads.submit(self._applier.run, tenant, self._ledger.topic_id, events, marks, flight.ended)
+            self._threads.submit(
+                self._applier.run,
+                tenant,
+                self._ledger.topic_id,
+                events,
+                marks,
+                flight.ended,
+                is_parked=place is not None,
+            )
             for tenant, events in batch.events.items()
         ]
 

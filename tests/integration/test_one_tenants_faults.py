@@ -11,9 +11,10 @@ import pytest
 from psycopg import Connection
 
 from consumers.apply import Applier, Result
+from consumers.errors import VersionUnknown
 from consumers.layout import Layout
 from consumers.ordering import Event
-from consumers.target import end_frozen, open_session
+from consumers.target import Session, end_frozen, open_session
 from consumers.tenants import TENANT_LOCK
 from demo.servers import wait_until
 from tests.histories import Source, Write, schema_of
@@ -52,8 +53,28 @@ def messages(*ids: int, inbox: int = INBOX) -> list[Event]:
     return source.published
 
 
-def run(applier: Applier, events: Sequence[Event], tenant: int = TENANT) -> Result:
-    return applier.run(tenant, TOPIC_ID, events, {}, threading.Event())
+def run(applier: Applier, events: Sequence[Event], *, is_parked: bool = False) -> Result:
+    return applier.run(TENANT, TOPIC_ID, events, {}, threading.Event(), is_parked=is_parked)
+
+
+def kind(result: Result) -> str:
+    """Why the tenant is stuck."""
+    assert result.reason is not None
+    return result.reason.kind
+
+
+@pytest.fixture
+def tries(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many events each transaction was tried with."""
+    tried: list[int] = []
+    apply = Session.apply
+
+    def counted(self: Session, *given: Any) -> Any:
+        tried.append(sum(len(found) for step in given[0].steps for found in step.upserts.values()))
+        return apply(self, *given)
+
+    monkeypatch.setattr(Session, "apply", counted)
+    return tried
 
 
 # --- whose session is in the way
@@ -83,3 +104,48 @@ def test_of_all_idle_sessions_only_that_which_holds_the_tenants_lock_is_ended(ap
         wait_until(lambda: all(idle for _, idle in states()), "all have been idle for a while", SECONDS)
         assert end_frozen(applied.session.connection, TENANT) == [holder]
         wait_until(lambda: {pid for pid, _ in states()} == {innocent, person}, "it is gone", SECONDS)
+
+
+# --- what concerns a tenant, and no row of it
+
+
+@pytest.mark.parametrize("is_parked", [False, True])
+def test_a_tenant_whose_lock_a_person_holds_is_parked_as_it_stands(
+    applied: Applied, applier: Applier, tries: list[int], is_parked: bool
+) -> None:
+    with applied.target.connected("owner") as person, person.transaction():
+        person.execute("UPDATE inbox_tenant_mapping SET inbox_name = 'x' WHERE inbox_id = %s", [INBOX])
+        stuck = run(applier, messages(1, 2, 3), is_parked=is_parked)
+    assert (stuck.stuck, kind(stuck)) == ({0: 0}, "55P03")
+    assert set(tries) == {3}, "not by halves"
+    assert (len(tries) == 1) is is_parked, "one that was parked before has had its tries"
+    assert run(applier, messages(1, 2, 3)).stuck == {}
+
+
+def test_a_tenant_whose_tables_version_does_not_come_is_parked(applied: Applied) -> None:
+    def unknown(table: str, version: str) -> Any:
+        raise VersionUnknown(f"the schemas topic lacks version {version} of {table}")
+
+    with closing(Applier(applied.target.settings(lock_timeout_s=0.1), layout_of(applied), unknown)) as applier:
+        stuck = run(applier, messages(1, 2))
+    assert (stuck.stuck, kind(stuck)) == ({0: 0}, "VersionUnknown")
+
+
+# --- what the target refuses, and no table of ours knows
+
+
+@pytest.mark.parametrize("sqlstate", ["P0001", "0A000", "44000", "42804", "QQ123"])
+def test_a_row_that_the_target_refuses_for_a_reason_of_its_own_is_found(
+    applied: Applied, applier: Applier, sqlstate: str
+) -> None:
+    applied.target.execute(
+        "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS"
+        f" $$ BEGIN RAISE EXCEPTION 'no' USING ERRCODE = '{sqlstate}'; END $$;"
+        " CREATE TRIGGER refuse BEFORE INSERT ON messages FOR EACH ROW WHEN (NEW.id = 5) EXECUTE FUNCTION refuse()"
+    )
+    try:
+        stuck = run(applier, messages(1, 2, 3, 4, 5, 6))
+        assert (stuck.stuck, kind(stuck)) == ({0: 4}, sqlstate)
+        assert applied.rows(TENANT, "SELECT id FROM messages ORDER BY id") == [(1,), (2,), (3,), (4,)]
+    finally:
+        applied.target.execute("DROP FUNCTION refuse CASCADE")
