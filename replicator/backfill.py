@@ -203,6 +203,8 @@ class Backfiller:
 
     def _read_chunk(self, source: Source, job: BackfillJob, chunk: Chunk) -> tuple[int, BackfillJob]:
         limits = Limits(rows=self._rows, bytes=self._settings.backfill_chunk_bytes)
+        if chunk.after is None and source.may_be_null(chunk.relation.name, chunk.order):
+            chunk = replace(chunk, by_key=True)
         after = None
 
         def read(window: Window) -> None:

@@ -23,11 +23,13 @@ class Chunk:
     relation: StreamedRelation
     inbox: int | None
     after: Cursor | None
+    by_key: bool = False
+    """Though it is of one inbox: a row with NULL in a column of the scan is neither before nor after a cursor."""
 
     @property
     def order(self) -> tuple[str, ...]:
         """The unique columns that rows are read by."""
-        return self.relation.key if self.inbox is None else self.relation.scan
+        return self.relation.key if self.inbox is None or self.by_key else self.relation.scan
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,7 +54,9 @@ class BackfillJob:
         if self.at_table >= len(self.tables) or self.inboxes == ():
             return None
         inbox = self.inboxes[self.at_inbox] if self.inboxes is not None else None
-        return Chunk(relation=BY_NAME[self.tables[self.at_table]], inbox=inbox, after=self.after)
+        relation = BY_NAME[self.tables[self.at_table]]
+        by_key = self.after is not None and len(self.after) != len(relation.scan)  # goes on as it began
+        return Chunk(relation=relation, inbox=inbox, after=self.after, by_key=by_key)
 
     def advanced(self, rows: int, after: Cursor | None) -> BackfillJob:
         """After a chunk of so many rows; `after` is None if it was the last of its table (and inbox)."""

@@ -261,6 +261,15 @@ class Source:
         )
         return [Column(name, oid, modifier, False) for name, oid, modifier in rows]
 
+    def may_be_null(self, table: str, columns: Sequence[str]) -> bool:
+        """Whether any of these columns takes NULL."""
+        ((found,),) = self.rows(
+            "SELECT EXISTS (SELECT FROM pg_attribute WHERE attrelid = format('%%I.%%I', %s::text, %s::text)::regclass"
+            " AND attname = ANY(%s) AND NOT attnotnull)",
+            (self._schema, table, list(columns)),
+        )
+        return bool(found)
+
     def published(self, tables: Sequence[str]) -> dict[str, list[int]]:
         """Those of the tables that our publication names → numbers of which the first is the table's OID.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections.abc import Callable
 from contextlib import ExitStack, closing
 from pathlib import Path
@@ -51,6 +52,8 @@ def test_what_the_source_has_not_sent_yet_is_what_it_is_behind(
         frozen.callback(os.kill, pid, signal.SIGCONT)
         source.execute("CREATE TABLE elsewhere AS SELECT repeat('x', 300) FROM generate_series(1, 60000)")
         wait_until(lambda: replicator.status()["behind_bytes"] > 10_000_000, "it says how far it is behind", 30)
+        source.execute("CREATE TABLE again AS SELECT * FROM elsewhere")
+        wait_until(lambda: replicator.status()["behind_bytes"] > 30_000_000, "it says so anew", 30)
         frozen.close()
         wait_until(lambda: replicator.status()["behind_bytes"] < 1_000_000, "it has caught up", 60)
         assert replicator.stop() == 0
@@ -76,7 +79,9 @@ def test_a_backfill_that_reads_again_waits_for_nothing(
         send({"bootstrap.servers": kafka_bootstrap}, Topics(topic_prefix), request)
         wait_until(lambda: replicator.logged("backfill.waits"), "its session is gone", 20)
         replayed.wait_for_end("again")
-        wait_until(lambda: replicator.status()["backfill_waits_for"] == "", "it reads again", 20)
+        read_ms = time.time() * 1000
+        wait_until(lambda: replicator.status()["at_ms"] > read_ms, "a status after that", 20)
+        assert replicator.status()["backfill_waits_for"] == ""
         assert not replicator.logged("run.ended")
         assert replicator.stop() == 0
 

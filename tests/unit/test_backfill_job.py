@@ -50,6 +50,16 @@ def test_one_inbox_is_read_along_the_identitys_index_and_a_table_along_its_key()
     assert all_of_it.order == ("id",)
 
 
+def test_one_inbox_that_began_by_its_key_goes_on_by_it() -> None:
+    begun = replace(JOB, tables=("messages",)).chunk()
+    assert begun is not None
+    assert replace(begun, by_key=True).order == ("id",)
+    for after, order in (((5,), ("id",)), ((3, 5), ("conversation_id", "id"))):
+        chunk = replace(JOB, tables=("messages",), after=after).chunk()
+        assert chunk is not None
+        assert chunk.order == order
+
+
 @pytest.mark.parametrize(
     "job",
     [
