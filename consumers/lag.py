@@ -5,13 +5,14 @@ Knows Kafka only. An answer or LogUnavailable within a few seconds: who asks is 
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Final
 
 from confluent_kafka import KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient, OffsetSpec  # type: ignore[attr-defined]  # re-exported silently
 
 from consumers.config import Settings
 from consumers.errors import LogUnavailable
+from consumers.inbound import kafka_base
 from replicator import Topics
 
 _SECONDS: Final = 5.0
@@ -20,14 +21,8 @@ _SECONDS: Final = 5.0
 def ends(settings: Settings) -> dict[int, int]:
     """The offset after the last message, by partition. Raises LogUnavailable, also if the topic does not exist."""
     topic = Topics(settings.topic_prefix).changes
-    options: dict[str, Any] = {
-        # librdkafka would print each failed connection to standard error, over the table.
-        "log_level": 0,
-        **settings.kafka_options,
-        "bootstrap.servers": settings.kafka_bootstrap_servers,
-    }
     try:
-        admin = AdminClient(options)
+        admin = AdminClient(kafka_base(settings))
         # All topics: to ask for one by its name may make it, with as many partitions as the broker likes.
         found = admin.list_topics(timeout=_SECONDS).topics.get(topic)
         if found is None:

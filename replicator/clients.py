@@ -1,7 +1,4 @@
-"""librdkafka's clients, made from the operator's options: those that it refuses are the operator's fault, said by name.
-
-What librdkafka would print about a broker that is away is left to the publisher, so that it is said once.
-"""
+"""librdkafka's clients, made from the operator's options: what it refuses is the operator's fault, said by name."""
 
 from __future__ import annotations
 
@@ -13,7 +10,6 @@ from confluent_kafka.admin import AdminClient
 
 from replicator.errors import LogRefused
 
-_QUIET: Mapping[str, Any] = {"log_level": 0}
 T = TypeVar("T")
 
 
@@ -25,7 +21,7 @@ def producer(options: Mapping[str, Any]) -> Producer:
 def reader(options: Mapping[str, Any], topic: str) -> Consumer:
     """One that is assigned its place and never commits. Raises as `producer` does."""
     ours = {"group.id": f"{topic}.reader", "enable.auto.commit": False}
-    return _made(Consumer, {**options, **ours, **_QUIET})
+    return _made(Consumer, {**options, **ours})
 
 
 class Admin(AdminClient):
@@ -33,7 +29,7 @@ class Admin(AdminClient):
 
     def __init__(self, options: Mapping[str, Any]) -> None:
         self.heard = ""
-        own: dict[str, Any] = {**options, **_QUIET, "error_cb": self._hear}
+        own: dict[str, Any] = {**options, "error_cb": self._hear}
         super().__init__(own)
 
     def _hear(self, error: KafkaError) -> None:

@@ -22,7 +22,7 @@ AT_ONCE = 100
 
 def send(kafka: Mapping[str, Any], topics: Topics, request: Request, seconds: float = 10.0) -> None:
     """Writes a request and waits until Kafka has it. Raises LogUnavailable after that time."""
-    producer = clients.producer({**kafka, "acks": "all", "log_level": 0})
+    producer = clients.producer({**kafka, "acks": "all"})
     producer.produce(topics.control, encode_request(request))
     if producer.flush(seconds):
         producer.purge()

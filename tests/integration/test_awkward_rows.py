@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import closing
-from pathlib import Path
-
 import pytest
 
 from demo.servers import wait_until
-from tests.integration.chatwoot import Source, add_message, connect, fill, make_large
+from tests.integration.chatwoot import Source, add_message, fill, make_large
 from tests.integration.programs import Program
-from tests.integration.whole import Whole, whole
+from tests.integration.whole import Whole
 
 NOWHERE = 99
 """An inbox that has a tenant and events, but no row."""
@@ -27,14 +23,12 @@ CONVERSATION = (
 
 
 @pytest.fixture
-def path(source_dsn: str, target_dsn: str, kafka_bootstrap: str, topic_prefix: str, tmp_path: Path) -> Iterator[Whole]:
+def path(path: Whole, source: Source) -> Whole:
     """Two tenants with three inboxes each: 24 conversations of two messages."""
-    with whole(source_dsn, target_dsn, kafka_bootstrap, topic_prefix, tmp_path) as made:
-        with closing(connect(source_dsn)) as source:
-            fill(source, conversations=24, messages=2)
-        made.map({1: MINE, 2: OTHERS})
-        made.replicator()
-        yield made
+    fill(source, conversations=24, messages=2)
+    path.map({1: MINE, 2: OTHERS})
+    path.replicator()
+    return path
 
 
 @pytest.fixture
@@ -43,12 +37,6 @@ def worker(path: Whole) -> Program:
     program = path.worker()
     path.wait_backfilled()
     return program
-
-
-@pytest.fixture
-def source(path: Whole) -> Iterator[Source]:
-    with closing(connect(path.source_dsn)) as connection:
-        yield connection
 
 
 def wait_settled(path: Whole, source: Source) -> None:

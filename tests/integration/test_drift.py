@@ -6,9 +6,6 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import closing
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,22 +13,20 @@ import pytest
 from consumers.status import Status, gather
 from demo.servers import wait_until
 from demo.source.traffic import Traffic
-from tests.integration.chatwoot import Source, add_message, connect, fill
+from tests.integration.chatwoot import Source, add_message, fill
 from tests.integration.programs import Program
-from tests.integration.whole import Whole, whole
+from tests.integration.whole import Whole
 
 MINE, OTHERS = (1, 2, 3), (4, 5, 6)
 
 
 @pytest.fixture
-def path(source_dsn: str, target_dsn: str, kafka_bootstrap: str, topic_prefix: str, tmp_path: Path) -> Iterator[Whole]:
+def path(path: Whole, source: Source) -> Whole:
     """Two tenants with three inboxes each, and a replicator."""
-    with whole(source_dsn, target_dsn, kafka_bootstrap, topic_prefix, tmp_path) as made:
-        with closing(connect(source_dsn)) as source:
-            fill(source, conversations=6, messages=1)
-        made.map({1: MINE, 2: OTHERS})
-        made.replicator()
-        yield made
+    fill(source, conversations=6, messages=1)
+    path.map({1: MINE, 2: OTHERS})
+    path.replicator()
+    return path
 
 
 @pytest.fixture
@@ -40,12 +35,6 @@ def worker(path: Whole) -> Program:
     program = path.worker()
     path.wait_backfilled()
     return program
-
-
-@pytest.fixture
-def source(path: Whole) -> Iterator[Source]:
-    with closing(connect(path.source_dsn)) as connection:
-        yield connection
 
 
 def command(path: Whole, *arguments: str) -> str:

@@ -117,7 +117,7 @@ def test_a_run_that_lost_the_slot_while_it_began_writes_nothing(
     slot = environment["REPLICATOR_SLOT"]
     with ExitStack() as stack:
 
-        def sleep(*arguments: Any) -> Remembered:
+        def read_and_lose_the_slot(*arguments: Any) -> Remembered:
             found = read_memory(*arguments)
             source.execute(
                 "SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots WHERE slot_name = %s", (slot,)
@@ -125,7 +125,7 @@ def test_a_run_that_lost_the_slot_while_it_began_writes_nothing(
             stack.enter_context(started(RUN, environment, tmp_path / "successor")).wait_healthy()
             return found
 
-        monkeypatch.setattr(takeover, "read_memory", sleep)
+        monkeypatch.setattr(takeover, "read_memory", read_and_lose_the_slot)
         with pytest.raises(SourceBusy, match="lost while the run began"):
             run_here(environment)
         add_message(source, 1, "after")

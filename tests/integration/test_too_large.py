@@ -2,34 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import closing
-from pathlib import Path
-
 import pytest
 
 from demo.servers import wait_until
-from tests.integration.chatwoot import Source, add_message, connect, fill
-from tests.integration.whole import Whole, whole
+from tests.integration.chatwoot import Source, add_message, fill
+from tests.integration.whole import Whole
 
 LIMIT = 1 << 20
 ENLARGE = "UPDATE messages SET content = (SELECT string_agg(md5(g::text), '') FROM generate_series(1, 70000) g)"
 
 
 @pytest.fixture
-def path(source_dsn: str, target_dsn: str, kafka_bootstrap: str, topic_prefix: str, tmp_path: Path) -> Iterator[Whole]:
+def path(path: Whole, source: Source) -> Whole:
     """A tenant with all inboxes."""
-    with whole(source_dsn, target_dsn, kafka_bootstrap, topic_prefix, tmp_path) as made:
-        with closing(connect(source_dsn)) as source:
-            fill(source, conversations=6, messages=1)
-        made.map({1: range(1, 7)})
-        yield made
-
-
-@pytest.fixture
-def source(path: Whole) -> Iterator[Source]:
-    with closing(connect(path.source_dsn)) as connection:
-        yield connection
+    fill(source, conversations=6, messages=1)
+    path.map({1: range(1, 7)})
+    return path
 
 
 def content(path: Whole, message: int) -> str | None:

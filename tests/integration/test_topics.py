@@ -1,10 +1,9 @@
 """Topics on a real broker: made as they must be, verified, never altered."""
 
-import time
-
 import pytest
 from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic, ResourceType
 
+from demo.servers import wait_until
 from demo.servers.starting import free_port
 from replicator import topics
 from replicator.config import Settings, load
@@ -34,8 +33,7 @@ def _make(settings: Settings, topic: str, partitions: int, **config: str) -> Non
     admin = AdminClient(topics.kafka_base(settings))
     new = NewTopic(topic, num_partitions=partitions, config={k.replace("_", "."): v for k, v in config.items()})
     admin.create_topics([new])[topic].result(10)
-    while topic not in admin.list_topics(timeout=10).topics:
-        time.sleep(0.05)
+    wait_until(lambda: topic in admin.list_topics(timeout=10).topics, "the topic is there", 10)
 
 
 def test_missing_topics_are_made_and_a_second_time_nothing_happens(settings: Settings) -> None:

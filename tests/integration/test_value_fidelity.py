@@ -2,24 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from contextlib import closing
-from pathlib import Path
-
-import pytest
 
 from demo.servers import wait_until
 from tests.integration import kinds
 from tests.integration.chatwoot import Source, add_message, connect, fill
-from tests.integration.whole import Whole, whole
+from tests.integration.whole import Whole
 
 INBOXES = (1, 2, 3, 4, 5, 6)
-
-
-@pytest.fixture
-def path(source_dsn: str, target_dsn: str, kafka_bootstrap: str, topic_prefix: str, tmp_path: Path) -> Iterator[Whole]:
-    with whole(source_dsn, target_dsn, kafka_bootstrap, topic_prefix, tmp_path) as made:
-        yield made
 
 
 def write(source: Source, message: int, n: int) -> None:

@@ -6,28 +6,18 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import closing
 from typing import Any
-
-import pytest
 
 from demo.servers import wait_until
 from demo.source.seed import seed
 from demo.source.traffic import Traffic
 from replicator import partition_of
-from tests.integration.chatwoot import Source, add_message, connect, fill
+from tests.integration.chatwoot import Source, add_message, fill
 from tests.integration.programs import Program
 from tests.integration.whole import PARTITIONS, Whole
 
 POISON = 42
 """The status of a message that the test's constraint does not allow."""
-
-
-@pytest.fixture
-def source(path: Whole) -> Iterator[Source]:
-    with closing(connect(path.source_dsn)) as connection:
-        yield connection
 
 
 def status(path: Whole) -> dict[str, Any]:
