@@ -149,3 +149,11 @@ def test_a_row_that_the_target_refuses_for_a_reason_of_its_own_is_found(
         assert applied.rows(TENANT, "SELECT id FROM messages ORDER BY id") == [(1,), (2,), (3,), (4,)]
     finally:
         applied.target.execute("DROP FUNCTION refuse CASCADE")
+
+
+@pytest.mark.parametrize("absent", [b"{", b"5", b'"content"', b"[[]]", b"[1]", b"{}"])
+def test_absent_columns_that_are_no_list_of_names_are_found(applied: Applied, applier: Applier, absent: bytes) -> None:
+    before, wrong, after = messages(1, 2, 3)
+    stuck = run(applier, [before, wrong._replace(absent=absent), after])
+    assert (stuck.stuck, kind(stuck)) == ({0: 1}, "BadEvent")
+    assert applied.rows(TENANT, "SELECT id FROM messages") == [(1,)]
