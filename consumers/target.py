@@ -1,8 +1,8 @@
 """One session to the target, and one transaction of one tenant in it.
 
 Rows are staged before the transaction begins, so that no client stalls inside one. Then, in one READ COMMITTED
-transaction: the tenant for row-level security, the tenant's advisory lock in a statement of its own, compare-and-set
-of its watermarks, a second look at the mapping, the rows, commit. Relies on `upsert` for every statement that touches
+transaction: the tenant for row-level security, the tenant's advisory lock in a statement of its own, a second look at
+the mapping, compare-and-set of its watermarks, the rows, commit. Relies on `upsert` for every statement that touches
 rows. Never decides what to do about an error: psycopg's errors, Overtaken and BadEvent go up.
 """
 
@@ -107,9 +107,9 @@ class Session:
         with self.connection.transaction():
             self.connection.execute("SELECT set_config('app.current_tenant_id', %s, true)", [str(work.tenant)])
             self.connection.execute("SELECT pg_advisory_xact_lock(%s, %s)", [tenants.TENANT_LOCK, work.tenant])
+            tenants.verify(self.connection, work.tenant, work.inboxes)
             for place, (expected, mark, source_ms) in sorted(work.marks.items(), key=lambda item: item[0]):
                 watermark.advance_mark(self.connection, work.topic_id, place, expected, mark, source_ms)
-            tenants.verify(self.connection, work.tenant, work.inboxes)
             for number, step in enumerate(work.steps):
                 self._carry_out(work.tenant, number, step, forms[number], outcome)
             self._delete_orphans(work.tenant)

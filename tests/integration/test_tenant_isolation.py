@@ -132,6 +132,8 @@ def test_after_its_transaction_a_session_sees_nobodys_rows(applied: Applied, sou
         f"UPDATE inbox_tenant_mapping SET tenant_id = {OTHERS} WHERE inbox_id = {INBOX}",
         f"UPDATE inbox_tenant_mapping SET is_active = false WHERE inbox_id = {INBOX}",
         f"DELETE FROM inbox_tenant_mapping WHERE inbox_id = {INBOX}",
+        f"UPDATE tenants SET deleted_at = now() WHERE id = {MINE}",
+        f"DELETE FROM tenants WHERE id = {MINE}",
     ],
 )
 def test_a_mapping_that_changed_since_the_events_were_sorted_is_noticed(
