@@ -142,7 +142,7 @@ class Session:
                 )
         for statement, packed in ((upsert.STAGE_ROWS, rows), (upsert.STAGE_DELETES, deletes)):
             if packed:
-                self._execute(statement, load=self._load, rows=b"".join((b"[", b",".join(packed), b"]")).decode())
+                self._execute(statement, load=self._load, rows=_array(packed))
         self._staged += len(rows) + len(deletes)
         return forms
 
@@ -282,6 +282,13 @@ def _pack(
                 % (number, index, row.id, epoch, point, ordinal, whole, body)
             )
     return found
+
+
+def _array(packed: Sequence[bytes]) -> str:
+    try:
+        return b"".join((b"[", b",".join(packed), b"]")).decode()
+    except UnicodeDecodeError:
+        raise BadEvent("an event's body is not UTF-8") from None
 
 
 def _form(relation: Relation, row: Upsert, schemas: Schemas) -> Form:

@@ -152,6 +152,14 @@ def test_a_row_that_the_target_refuses_for_a_reason_of_its_own_is_found(
         applied.target.execute("DROP FUNCTION refuse CASCADE")
 
 
+@pytest.mark.parametrize("body", [b'{"after":{"content":"\xff"}}', b'{"after":', b'{"after":{"content":"\\u0000"}}'])
+def test_a_body_that_no_database_can_read_is_found(applied: Applied, applier: Applier, body: bytes) -> None:
+    events = messages(1, 2, 3)
+    events[1] = events[1]._replace(body=body)
+    assert run(applier, events).stuck == {0: 1}
+    assert applied.rows(TENANT, "SELECT id FROM messages") == [(1,)]
+
+
 # --- a tenant that goes, or is set aside
 
 
