@@ -160,7 +160,8 @@ class Session:
             case Begin():
                 self._execute(
                     "UPDATE inbox_tenant_mapping SET backfill_id = %(id)s"
-                    " WHERE tenant_id = %(tenant)s AND inbox_id = ANY (%(inboxes)s)",
+                    " WHERE tenant_id = %(tenant)s AND inbox_id = ANY (%(inboxes)s)"
+                    " AND backfill_id IS DISTINCT FROM %(id)s",
                     id=step.backfill,
                     inboxes=list(step.inboxes),
                     tenant=tenant,
@@ -245,9 +246,10 @@ class Session:
         is_complete = set(CAPTURED) <= set(marker.tables)
         # An inbox that still waits after a backfill of some tables waits for another one.
         self._execute(
-            "UPDATE inbox_tenant_mapping SET backfilled_at = CASE WHEN %(complete)s THEN now() ELSE backfilled_at END,"
-            " backfill_id = CASE WHEN %(complete)s OR backfilled_at IS NOT NULL THEN backfill_id END"
-            " WHERE tenant_id = %(tenant)s AND inbox_id = ANY (%(inboxes)s)",
+            "UPDATE inbox_tenant_mapping SET backfilled_at = CASE WHEN %(complete)s THEN now() END,"
+            " backfill_id = CASE WHEN %(complete)s THEN backfill_id END"
+            " WHERE tenant_id = %(tenant)s AND inbox_id = ANY (%(inboxes)s)"
+            " AND (%(complete)s OR backfilled_at IS NULL)",
             tenant=given["tenant"],
             inboxes=inboxes,
             complete=is_complete,
@@ -358,8 +360,12 @@ def refuse_unbound(connection: Connection[Any], relations: Mapping[str, Relation
             f"{role} is a superuser or has BYPASSRLS: row-level security would not bind the worker;"
             " name the applier's role in CONSUMERS_TARGET_DSN"
         )
-    for name, owns, secured in connection.execute(
-        "SELECT c.relname, pg_has_role(c.relowner, 'MEMBER'), c.relrowsecurity AND c.relforcerowsecurity"
+    for name, owns, secured, bound in connection.execute(
+        "SELECT c.relname, pg_has_role(c.relowner, 'MEMBER'), c.relrowsecurity AND c.relforcerowsecurity,"
+        " EXISTS (SELECT FROM pg_policy AS p CROSS JOIN unnest(p.polroles) AS r (oid)"
+        " WHERE p.polrelid = c.oid AND NOT p.polpermissive AND p.polcmd = '*'"
+        " AND CASE WHEN r.oid = 0 THEN true ELSE pg_has_role(r.oid, 'USAGE') END"
+        " AND pg_get_expr(p.polqual, p.polrelid) LIKE '%%app.current_tenant_id%%')"
         " FROM pg_class AS c WHERE c.relname = ANY (%s) AND c.relnamespace = current_schema()::regnamespace",
         [list(relations)],
     ):
@@ -367,6 +373,8 @@ def refuse_unbound(connection: Connection[Any], relations: Mapping[str, Relation
             raise TargetRefused(f"{role} owns {name} and could switch its row-level security off: use another role")
         if not secured:
             raise TargetRefused(f"row-level security is not forced on {name}: run `consumers setup`")
+        if not bound:
+            raise TargetRefused(f"no restrictive policy binds {role} to one tenant on {name}: run `consumers setup`")
 
 
 def read_relations(connection: Connection[Any]) -> dict[str, Relation]:

@@ -298,3 +298,23 @@ def test_a_table_without_forced_security_is_refused(applied: Applied, undone: st
             refuse_unbound(connection, read_relations(connection))
     finally:
         applied.target.execute("ALTER TABLE messages ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY")
+
+
+@pytest.mark.parametrize("left", ["", "AS PERMISSIVE TO PUBLIC", "AS RESTRICTIVE FOR SELECT TO PUBLIC"])
+def test_a_table_whose_policy_would_not_bind_the_applier_alone_is_refused(applied: Applied, left: str) -> None:
+    """What others have set up beside it may be as permissive as they like."""
+    own = "USING (tenant_id = (SELECT NULLIF(current_setting('app.current_tenant_id', true), '')::integer))"
+    applied.target.execute("DROP POLICY applier_tenant_rows ON messages")
+    if left:
+        applied.target.execute(f"CREATE POLICY another ON messages {left} {own}")
+    try:
+        with (
+            applied.target.connected("applier") as connection,
+            pytest.raises(TargetRefused, match=r"no restrictive policy binds .* on messages"),
+        ):
+            refuse_unbound(connection, read_relations(connection))
+    finally:
+        applied.target.execute("DROP POLICY IF EXISTS another ON messages")
+        applied.target.execute(
+            f"CREATE POLICY applier_tenant_rows ON messages AS RESTRICTIVE TO {applied.target.role('applier')} {own}"
+        )
