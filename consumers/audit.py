@@ -1,18 +1,44 @@
 """`etl_control`: one row for each run of a worker and tenant, as the batch ETL kept it.
 
 Written by the loop, never in a tenant's transaction. A worker that was killed leaves its rows `running`; what counts
-is the watermark.
+is the watermark. A table that refuses the rows (an adopted one, with rules of its own) is said once, and disturbs
+nothing.
 """
 
 from __future__ import annotations
 
+import time
 import uuid
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
+import psycopg
+import structlog
 from psycopg import Connection
 
+from consumers.errors import classify
+from consumers.parking import Reason
 from replicator import VERSION
+
+log = structlog.get_logger(__name__)
+
+GIVEN: Final = (
+    "tenant_id",
+    "execution_id",
+    "started_at",
+    "load_type",
+    "is_full_load",
+    "status",
+    "triggered_by",
+    "source_system",
+    "etl_version",
+    "records_inserted",
+    "records_updated",
+    "records_failed",
+)
+"""Columns that a new row says."""
+_AGAIN_S: Final = 60.0
+"""After a time-out (somebody locks the table) the loop is not held up again for so long."""
 
 
 @dataclass(slots=True)
@@ -30,6 +56,8 @@ class Audit:
         self._execution = uuid.uuid4()
         self._pending: dict[int, tuple[int, int]] = {}
         self._runs: dict[int, _Run] = {}
+        self._told: set[str | None] = set()
+        self._not_before = 0.0
 
     def add(self, tenant: int, upserts: int, deletes: int) -> None:
         """Counts what was committed; written at the next `write`."""
@@ -37,24 +65,41 @@ class Audit:
         self._pending[tenant] = before[0] + upserts, before[1] + deletes
 
     def write(self, connection: Connection[Any], *, finished: bool = False) -> None:
-        """The counts so far; `finished` when the worker stops."""
-        for tenant, (upserts, deletes) in list(self._pending.items()):
-            run = self._runs.get(tenant) or self._begin(connection, tenant)
+        """The counts so far; `finished` when the worker stops. Raises psycopg.Error if the connection is lost."""
+        if time.monotonic() < self._not_before:
+            return
+        for tenant in {*self._pending, *self._runs}:
+            try:
+                self._write(connection, tenant, finished=finished)
+            except psycopg.Error as error:
+                if connection.broken:
+                    raise
+                self._tell(error)
+                if isinstance(error, psycopg.OperationalError):
+                    self._not_before = time.monotonic() + _AGAIN_S
+                    return
+
+    def _write(self, connection: Connection[Any], tenant: int, *, finished: bool) -> None:
+        run = self._runs.get(tenant) or self._begin(connection, tenant)
+        if tenant in self._pending:
+            upserts, deletes = self._pending.pop(tenant)
             run.upserts += upserts
             run.deletes += deletes
             run.changed = True
-            del self._pending[tenant]
-        for run in self._runs.values():
-            if run.changed or finished:
-                self._update(connection, run, finished=finished)
-                run.changed = False
+        if run.changed or finished:
+            self._update(connection, run, finished=finished)
+            run.changed = False
+
+    def _tell(self, error: psycopg.Error) -> None:
+        if error.sqlstate not in self._told:
+            self._told.add(error.sqlstate)
+            log.warning("audit.not_written", reason=Reason.of(error, classify(error)).says)
 
     def _begin(self, connection: Connection[Any], tenant: int) -> _Run:
         found = connection.execute(
-            "INSERT INTO etl_control (tenant_id, execution_id, started_at, load_type, is_full_load, status,"
-            " triggered_by, source_system, etl_version, records_inserted, records_updated, records_failed)"
+            f"INSERT INTO etl_control ({', '.join(GIVEN)})"
             " VALUES (%s, %s, now() AT TIME ZONE 'UTC', 'stream', false, 'running', 'worker', 'chatwoot', %s, 0, 0, 0)"
-            " RETURNING id",
+            " RETURNING id".encode(),
             [tenant, self._execution, VERSION],
         ).fetchone()
         assert found is not None  # noqa: S101  # RETURNING

@@ -17,8 +17,8 @@ from typing import Final, NamedTuple
 
 import orjson
 
-from consumers.errors import BadEvent
-from consumers.ordering import Event, identifier
+from consumers.errors import BadEvent, LogTooNew
+from consumers.ordering import UPSERTS, Event, identifier
 from consumers.tenants import Owner
 from consumers.watermark import Generations, Mark, Place
 from replicator import (
@@ -45,6 +45,7 @@ class Message(NamedTuple):
     body: bytes
 
 
+_OPS: Final = UPSERTS | {"d", "t"}
 _MOST_DIGITS: Final = 18
 """Of an inbox: PostgreSQL's bigint takes them all."""
 
@@ -61,7 +62,7 @@ class Counts:
     """Streamed changes that were published twice."""
     zombies: int = 0
     unreadable: int = 0
-    """Messages that are not ours, and that name no inbox of a tenant."""
+    """Messages that are not ours, or of no kind that is known, and that name no inbox of a tenant."""
     unmapped: Counter[int] = field(default_factory=Counter)
     """By inbox."""
 
@@ -120,6 +121,8 @@ class _Sorting:
             generations.see(message.offset, Run(*run))
         if head.op == "m":
             self._marker(message, head)
+        elif head.op not in _OPS:
+            self._unreadable(message)
         elif message.key is None:
             self._broadcast(message, head)
         elif _inbox_of(message.key) is None:
@@ -141,7 +144,8 @@ class _Sorting:
             try:
                 ids = [identifier(head.key)]
             except BadEvent:  # the target has no row of such a key
-                ids = []
+                self._unreadable(message)
+                return
         for tenant in {*self._view.holders(head.table, ids), *self._active[head.table]}:
             self._give(tenant, _event(message, head, None))
 
@@ -164,10 +168,19 @@ class _Sorting:
         self.batch.events[tenant].append(event)
 
     def _marker(self, message: Message, head: Head) -> None:
-        match decode_marker(message.body):
+        try:
+            marker = decode_marker(message.body)
+        except orjson.JSONDecodeError:
+            self._unreadable(message)
+            return
+        except (ValueError, KeyError, TypeError):
+            raise LogTooNew(
+                f"the marker at partition {message.partition}, offset {message.offset} is of a newer replicator"
+            ) from None
+        match marker:
             case HeartbeatMarker(source_ms=source_ms):
                 self.batch.source_ms[message.partition] = source_ms
-            case BackfillMarker() as marker:
+            case BackfillMarker():
                 concerned: dict[int, list[int]] = defaultdict(list)
                 for inbox in self._inboxes(marker, message.partition):
                     concerned[self._view.owners[inbox].tenant].append(inbox)
@@ -192,12 +205,12 @@ class _Sorting:
         if inbox is None or owner is None:
             self.batch.counts.unreadable += 1
             return
-        head = Head("u", "", b"[0]", NOWHERE, 0, "", b"", True, "its headers are not those of a change event")
+        head = Head("u", "", b"[0]", NOWHERE, 0, "", b"", True, "it is no change event that this version knows")
         self._give(owner.tenant, _event(message, head, inbox))
 
 
 def sort_out(messages: Iterable[Message], view: View) -> Batch:
-    """Raises ValueError for a marker that a newer replicator wrote."""
+    """Raises LogTooNew for a marker that a newer replicator wrote."""
     sorting = _Sorting(view)
     for message in messages:
         sorting.take(message)

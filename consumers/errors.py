@@ -31,6 +31,10 @@ class TargetRefused(ConsumersError):
     """The operator's: the target lacks a right, an object or a setting."""
 
 
+class LogTooNew(ConsumersError):
+    """The operator's: a newer replicator wrote what this version can't read."""
+
+
 class TargetUnavailable(ConsumersError):
     """The environment's: the target does not answer, restarts, or cut the connection."""
 
@@ -91,6 +95,7 @@ BY_CLASS: Final[dict[type[BaseException], Verdict]] = {
     SettingsError: Verdict(Action.STOP, Fault.OPERATOR, "Put the setting right and start again."),
     Refused: Verdict(Action.STOP, Fault.OPERATOR, "Nothing was changed."),
     TargetRefused: Verdict(Action.STOP, Fault.OPERATOR, _SETUP),
+    LogTooNew: Verdict(Action.STOP, Fault.OPERATOR, "Install the replicator's version of the consumers too."),
     TargetUnavailable: Verdict(Action.WAIT, Fault.ENVIRONMENT, "Waiting for the target; Kafka keeps the events."),
     LogUnavailable: Verdict(Action.WAIT, Fault.ENVIRONMENT, "Waiting for Kafka; the target keeps the offsets."),
     KafkaException: Verdict(Action.WAIT, Fault.ENVIRONMENT, "Waiting for Kafka; the target keeps the offsets."),

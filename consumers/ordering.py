@@ -213,6 +213,9 @@ def _filled(older: bytes, event: Event) -> tuple[bytes, bytes]:
 def identifier(key: bytes) -> int:
     """The id in a key, a JSON array of one integer. Raises BadEvent for another key: the target has none."""
     try:
-        return int(key[1:-1])
+        found = int(key[1:-1])
     except ValueError:
         raise BadEvent("the event's key is not one integer") from None
+    if not -(2**63) <= found < 2**63:
+        raise BadEvent("the event's key is too large")
+    return found

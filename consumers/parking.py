@@ -76,14 +76,15 @@ def read_parked(
 
 
 def park(connection: Connection[Any], pool: str, topic_id: str, place: Place, from_offset: int, reason: Reason) -> None:
-    """Durable before the pool's progress passes the tenant. Parked again: one more try."""
+    """Durable before the pool's progress passes the tenant. Parked again: one more try. A tenant that is gone isn't."""
     connection.execute(
         "INSERT INTO replication_parked AS p"
         " (tenant_id, partition, pool, topic_id, from_offset, error_class, error, advice)"
-        " VALUES (%s, %s, %s, %s, %s, %s, %s, %s) ON CONFLICT (tenant_id, partition) DO UPDATE SET"
+        " SELECT t.id, %s, %s, %s, %s, %s, %s, %s FROM tenants AS t WHERE t.id = %s"
+        " ON CONFLICT (tenant_id, partition) DO UPDATE SET"
         " pool = EXCLUDED.pool, topic_id = EXCLUDED.topic_id, from_offset = EXCLUDED.from_offset,"
         " error_class = EXCLUDED.error_class, error = EXCLUDED.error, advice = EXCLUDED.advice, tries = p.tries + 1",
-        [*place, pool, topic_id, from_offset, reason.kind, reason.says, reason.advice],
+        [place[1], pool, topic_id, from_offset, reason.kind, reason.says, reason.advice, place[0]],
     )
 
 

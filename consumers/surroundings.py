@@ -12,6 +12,8 @@ from consumers.catalogue import Catalogue
 from consumers.plan import Finding, finding, note, refusal
 
 READERS: Final = "replication_readers"
+_OURS: Final = frozenset({"tenant_rows", "own_tenant", "applier_reads"})
+"""Our permissive policies on what tenants see."""
 
 
 def about_roles(catalogue: Catalogue, applier: str, kinds: dict[str, bool], *, pending: bool) -> Iterator[Finding]:
@@ -41,9 +43,9 @@ def about_access(catalogue: Catalogue, kinds: dict[str, bool]) -> Iterator[Findi
     for table, replicated in kinds.items():
         if table not in catalogue.relations:
             continue
-        if replicated:
+        if replicated or table == "tenants":
             yield from _policies_of_others(catalogue, table)
-        elif table != "tenants":
+        else:
             yield from _open_to_readers(catalogue, table)
     for name in (READERS,):
         role = catalogue.roles.get(name)
@@ -58,7 +60,7 @@ def _owner(catalogue: Catalogue, table: str) -> str | None:
 
 def _policies_of_others(catalogue: Catalogue, table: str) -> Iterator[Finding]:
     for (secured, name), policy in sorted(catalogue.policies.items()):
-        if secured == table and policy.permissive and name != "tenant_rows":
+        if secured == table and policy.permissive and name not in _OURS:
             whom = ", ".join(policy.roles) or "PUBLIC"
             yield note(f"policy {name} on {table} stays, and lets {whom} see or write what it says")
 

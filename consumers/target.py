@@ -1,8 +1,8 @@
 """One session to the target, and one transaction of one tenant in it.
 
 Rows are staged before the transaction begins, so that no client stalls inside one. Then, in one READ COMMITTED
-transaction: the tenant for row-level security, the tenant's advisory lock in a statement of its own, compare-and-set
-of its watermarks, a second look at the mapping, the rows, commit. Relies on `upsert` for every statement that touches
+transaction: the tenant for row-level security, the tenant's advisory lock in a statement of its own, a second look at
+the mapping, compare-and-set of its watermarks, the rows, commit. Relies on `upsert` for every statement that touches
 rows. Never decides what to do about an error: psycopg's errors, Overtaken and BadEvent go up.
 """
 
@@ -107,9 +107,9 @@ class Session:
         with self.connection.transaction():
             self.connection.execute("SELECT set_config('app.current_tenant_id', %s, true)", [str(work.tenant)])
             self.connection.execute("SELECT pg_advisory_xact_lock(%s, %s)", [tenants.TENANT_LOCK, work.tenant])
+            tenants.verify(self.connection, work.tenant, work.inboxes)
             for place, (expected, mark, source_ms) in sorted(work.marks.items(), key=lambda item: item[0]):
                 watermark.advance_mark(self.connection, work.topic_id, place, expected, mark, source_ms)
-            tenants.verify(self.connection, work.tenant, work.inboxes)
             for number, step in enumerate(work.steps):
                 self._carry_out(work.tenant, number, step, forms[number], outcome)
             self._delete_orphans(work.tenant)
@@ -142,7 +142,7 @@ class Session:
                 )
         for statement, packed in ((upsert.STAGE_ROWS, rows), (upsert.STAGE_DELETES, deletes)):
             if packed:
-                self._execute(statement, load=self._load, rows=b"".join((b"[", b",".join(packed), b"]")).decode())
+                self._execute(statement, load=self._load, rows=_array(packed))
         self._staged += len(rows) + len(deletes)
         return forms
 
@@ -160,7 +160,8 @@ class Session:
             case Begin():
                 self._execute(
                     "UPDATE inbox_tenant_mapping SET backfill_id = %(id)s"
-                    " WHERE tenant_id = %(tenant)s AND inbox_id = ANY (%(inboxes)s)",
+                    " WHERE tenant_id = %(tenant)s AND inbox_id = ANY (%(inboxes)s)"
+                    " AND backfill_id IS DISTINCT FROM %(id)s",
                     id=step.backfill,
                     inboxes=list(step.inboxes),
                     tenant=tenant,
@@ -245,9 +246,10 @@ class Session:
         is_complete = set(CAPTURED) <= set(marker.tables)
         # An inbox that still waits after a backfill of some tables waits for another one.
         self._execute(
-            "UPDATE inbox_tenant_mapping SET backfilled_at = CASE WHEN %(complete)s THEN now() ELSE backfilled_at END,"
-            " backfill_id = CASE WHEN %(complete)s OR backfilled_at IS NOT NULL THEN backfill_id END"
-            " WHERE tenant_id = %(tenant)s AND inbox_id = ANY (%(inboxes)s)",
+            "UPDATE inbox_tenant_mapping SET backfilled_at = CASE WHEN %(complete)s THEN now() END,"
+            " backfill_id = CASE WHEN %(complete)s THEN backfill_id END"
+            " WHERE tenant_id = %(tenant)s AND inbox_id = ANY (%(inboxes)s)"
+            " AND (%(complete)s OR backfilled_at IS NULL)",
             tenant=given["tenant"],
             inboxes=inboxes,
             complete=is_complete,
@@ -282,6 +284,13 @@ def _pack(
                 % (number, index, row.id, epoch, point, ordinal, whole, body)
             )
     return found
+
+
+def _array(packed: Sequence[bytes]) -> str:
+    try:
+        return b"".join((b"[", b",".join(packed), b"]")).decode()
+    except UnicodeDecodeError:
+        raise BadEvent("an event's body is not UTF-8") from None
 
 
 def _form(relation: Relation, row: Upsert, schemas: Schemas) -> Form:
@@ -358,8 +367,12 @@ def refuse_unbound(connection: Connection[Any], relations: Mapping[str, Relation
             f"{role} is a superuser or has BYPASSRLS: row-level security would not bind the worker;"
             " name the applier's role in CONSUMERS_TARGET_DSN"
         )
-    for name, owns, secured in connection.execute(
-        "SELECT c.relname, pg_has_role(c.relowner, 'MEMBER'), c.relrowsecurity AND c.relforcerowsecurity"
+    for name, owns, secured, bound in connection.execute(
+        "SELECT c.relname, pg_has_role(c.relowner, 'MEMBER'), c.relrowsecurity AND c.relforcerowsecurity,"
+        " EXISTS (SELECT FROM pg_policy AS p CROSS JOIN unnest(p.polroles) AS r (oid)"
+        " WHERE p.polrelid = c.oid AND NOT p.polpermissive AND p.polcmd = '*'"
+        " AND CASE WHEN r.oid = 0 THEN true ELSE pg_has_role(r.oid, 'USAGE') END"
+        " AND pg_get_expr(p.polqual, p.polrelid) LIKE '%%app.current_tenant_id%%')"
         " FROM pg_class AS c WHERE c.relname = ANY (%s) AND c.relnamespace = current_schema()::regnamespace",
         [list(relations)],
     ):
@@ -367,6 +380,8 @@ def refuse_unbound(connection: Connection[Any], relations: Mapping[str, Relation
             raise TargetRefused(f"{role} owns {name} and could switch its row-level security off: use another role")
         if not secured:
             raise TargetRefused(f"row-level security is not forced on {name}: run `consumers setup`")
+        if not bound:
+            raise TargetRefused(f"no restrictive policy binds {role} to one tenant on {name}: run `consumers setup`")
 
 
 def read_relations(connection: Connection[Any]) -> dict[str, Relation]:

@@ -58,12 +58,14 @@ class Mapping:
 
 
 def verify(connection: Connection[Any], tenant: int, inboxes: Collection[int]) -> None:
-    """The second look, under the tenant's lock: the mapping can't change until it is let go. Raises Overtaken."""
-    if not inboxes:
-        return
+    """The second look, under the tenant's lock: the mapping can't change until it is let go. Raises Overtaken.
+
+    A tenant that was set aside keeps its rows, and what says no inbox still goes for them.
+    """
     found = connection.execute(
-        "SELECT count(*) FROM inbox_tenant_mapping WHERE tenant_id = %s AND is_active AND inbox_id = ANY (%s)",
-        [tenant, list(inboxes)],
+        "SELECT t.id, (SELECT count(*) FROM inbox_tenant_mapping AS m WHERE m.tenant_id = t.id AND m.is_active"
+        " AND t.deleted_at IS NULL AND m.inbox_id = ANY (%s)) FROM tenants AS t WHERE t.id = %s",
+        [list(inboxes), tenant],
     ).fetchone()
-    if found is None or found[0] != len(inboxes):
+    if found is None or found[1] != len(inboxes):
         raise Overtaken(f"the mapping of tenant {tenant} has changed")

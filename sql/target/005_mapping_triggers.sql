@@ -1,5 +1,5 @@
 -- A change of the mapping waits for the transactions of the tenants concerned, asks for a backfill where an inbox
--- has begun to belong to its tenant, and tells the workers.
+-- has begun to belong to its tenant, and tells the workers. So do a tenant's being set aside and taken back.
 
 -- 1229867864 ('INBX' in ASCII) is the class of the tenants' advisory locks; a worker holds its tenant's while it writes.
 CREATE OR REPLACE FUNCTION replication_mapping_changes() RETURNS trigger
@@ -45,3 +45,23 @@ CREATE OR REPLACE TRIGGER replication_mapping_changes BEFORE INSERT OR UPDATE OR
 
 CREATE OR REPLACE TRIGGER replication_mapping_changed AFTER INSERT OR UPDATE OR DELETE ON inbox_tenant_mapping
     FOR EACH ROW EXECUTE FUNCTION replication_mapping_changed();
+
+-- Of a tenant that is set aside nothing is applied: taken back, it lacks what came meanwhile. Whoever may do that need
+-- not have a right on the mapping.
+CREATE OR REPLACE FUNCTION replication_tenant_changes() RETURNS trigger
+    LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    PERFORM pg_advisory_xact_lock(1229867864, NEW.id);
+    IF NEW.deleted_at IS NULL THEN
+        UPDATE :"schema".inbox_tenant_mapping SET backfill_id = NULL, backfilled_at = NULL WHERE tenant_id = NEW.id;
+    END IF;
+    PERFORM pg_notify('inbox_tenant_mapping', '');
+    RETURN NULL;
+END
+$$;
+REVOKE ALL ON FUNCTION replication_tenant_changes() FROM PUBLIC;
+
+CREATE OR REPLACE TRIGGER replication_tenant_changes AFTER UPDATE OF deleted_at ON tenants
+    FOR EACH ROW WHEN ((OLD.deleted_at IS NULL) <> (NEW.deleted_at IS NULL))
+    EXECUTE FUNCTION replication_tenant_changes();

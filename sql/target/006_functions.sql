@@ -31,7 +31,8 @@ REVOKE ALL ON FUNCTION replication_tenants_holding(text, jsonb) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION replication_tenants_holding(text, jsonb) TO :"applier";
 
 -- How fresh the own tenant's rows are; no row without app.current_tenant_id. Reads the control tables as their owner.
--- fresh_at: everything that the source committed before it is applied; NULL while a partition has not said so.
+-- fresh_at: everything that the source committed before it is applied; NULL while a partition has not said so. Pools and
+-- topics that nobody reads any more say nothing.
 CREATE OR REPLACE FUNCTION replication_own_freshness() RETURNS TABLE (
     tenant_id integer,
     last_applied_at timestamptz,
@@ -50,7 +51,14 @@ BEGIN ATOMIC
             SELECT CASE WHEN bool_and(part.source_at IS NOT NULL) THEN min(part.source_at) END
             FROM (
                 SELECT CASE WHEN k.tenant_id IS NULL THEN p.source_at ELSE w.source_at END AS source_at
-                FROM replication_progress AS p
+                FROM (
+                    SELECT DISTINCT ON (r.partition) r.partition, r.source_at
+                    FROM replication_progress AS r
+                    WHERE r.topic_id = (
+                        SELECT n.topic_id FROM replication_progress AS n ORDER BY n.read_at DESC NULLS LAST LIMIT 1
+                    )
+                    ORDER BY r.partition, r.read_at DESC NULLS LAST
+                ) AS p
                 LEFT JOIN replication_parked AS k ON k.tenant_id = own.id AND k.partition = p.partition
                 LEFT JOIN replication_watermarks AS w ON w.tenant_id = own.id AND w.partition = p.partition
             ) AS part

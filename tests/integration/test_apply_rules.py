@@ -257,3 +257,12 @@ def test_a_sweep_counts_only_if_the_inbox_has_had_this_backfills_begin(swept: Ap
     swept.apply(TENANT, [marker("end", 72)], [INBOX])
     assert [row for (row,) in found(swept, "conversations")] == [1, 2, 3, 4, 5]
     assert [is_complete for _, is_complete in mapping(swept)] == [False, False]
+
+
+def test_a_marker_that_changes_nothing_of_the_mapping_does_not_wait_for_whoever_holds_it(swept: Applied) -> None:
+    """A person's UPDATE holds the row and waits for the tenant's lock: a worker that waited for the row would die."""
+    swept.apply(TENANT, [marker("begin", 70), marker("end", 72), marker("begin", 80, "c")], [INBOX])
+    with swept.target.connected() as person, person.transaction():
+        person.execute("SELECT FROM inbox_tenant_mapping FOR UPDATE")
+        swept.apply(TENANT, [marker("begin", 81, "c"), marker("end", 82, "c", tables=("messages",))], [INBOX])
+    assert mapping(swept) == [("c", True), (None, False)]

@@ -14,10 +14,11 @@ from consumers.apply import Applier, Result
 from consumers.errors import VersionUnknown
 from consumers.layout import Layout
 from consumers.ordering import Event
+from consumers.parking import Reason, park
 from consumers.target import Session, end_frozen, open_session
-from consumers.tenants import TENANT_LOCK
+from consumers.tenants import CHANNEL, TENANT_LOCK
 from demo.servers import wait_until
-from tests.histories import Source, Write, schema_of
+from tests.histories import Erase, Source, Write, schema_of
 from tests.integration.applied import TOPIC_ID, Applied
 
 TENANT, OTHER = 1, 2
@@ -157,3 +158,64 @@ def test_absent_columns_that_are_no_list_of_names_are_found(applied: Applied, ap
     stuck = run(applier, [before, wrong._replace(absent=absent), after])
     assert (stuck.stuck, kind(stuck)) == ({0: 1}, "BadEvent")
     assert applied.rows(TENANT, "SELECT id FROM messages") == [(1,)]
+
+
+@pytest.mark.parametrize("body", [b'{"after":{"content":"\xff"}}', b'{"after":', b'{"after":{"content":"\\u0000"}}'])
+def test_a_body_that_no_database_can_read_is_found(applied: Applied, applier: Applier, body: bytes) -> None:
+    events = messages(1, 2, 3)
+    events[1] = events[1]._replace(body=body)
+    assert run(applier, events).stuck == {0: 1}
+    assert applied.rows(TENANT, "SELECT id FROM messages") == [(1,)]
+
+
+# --- a tenant that goes, or is set aside
+
+
+@pytest.mark.parametrize("broadcast", [False, True])
+def test_a_tenant_that_went_while_its_events_were_on_their_way_is_looked_for_again(
+    applied: Applied, applier: Applier, broadcast: bool
+) -> None:
+    source = Source()
+    source.carry_out(Write("messages", 1, INBOX, None, long=True))
+    source.carry_out(Erase("messages", 1, broadcast=True))
+    events = source.published[1:2] if broadcast else source.published[:1]
+    applied.target.execute("DELETE FROM tenants WHERE id = %s", TENANT)
+    gone = run(applier, events)
+    assert (gone.overtaken, gone.stuck) == (True, {})
+
+
+def test_a_tenant_that_is_gone_is_not_parked(applied: Applied) -> None:
+    reason = Reason(kind="22003", says="it does not fit", advice="Widen it.")
+    for tenant in (TENANT, 99):
+        park(applied.session.connection, "default", TOPIC_ID, (tenant, 0), 5, reason)
+    assert applied.target.rows("SELECT tenant_id FROM replication_parked") == [(TENANT,)]
+
+
+def test_what_says_no_inbox_is_applied_to_a_tenant_that_is_set_aside(applied: Applied, applier: Applier) -> None:
+    applied.target.execute("UPDATE tenants SET deleted_at = now() WHERE id = %s", TENANT)
+    source = Source()
+    source.carry_out(Write("messages", 1, INBOX, None, long=True))
+    source.carry_out(Erase("messages", 1, broadcast=True))
+    assert not run(applier, source.published[1:2]).overtaken
+
+
+def test_a_tenant_that_is_taken_back_is_backfilled_and_the_workers_are_told(applied: Applied) -> None:
+    incomplete = "SELECT inbox_id FROM inbox_tenant_mapping WHERE backfilled_at IS NULL"
+    applied.target.execute("UPDATE inbox_tenant_mapping SET backfill_id = 'b', backfilled_at = now()")
+    with applied.target.connected("applier") as worker:
+        worker.execute(f"LISTEN {CHANNEL}".encode())
+        for change, wanted in (
+            ("SET status = 'active', deleted_at = NULL", []),
+            ("SET deleted_at = now()", []),
+            ("SET deleted_at = NULL", [(INBOX,)]),
+        ):
+            applied.target.execute(f"UPDATE tenants {change} WHERE id = %s", TENANT)
+            assert applied.target.rows(incomplete) == wanted
+        told = [notice.payload for notice in worker.notifies(timeout=SECONDS, stop_after=3)]
+        assert told == ["", str(INBOX), ""], "of the tenant that went, and with its mapping when it came back"
+
+
+def test_a_tenant_is_set_aside_between_its_transactions(applied: Applied, applier: Applier) -> None:
+    with applied.target.connected("owner") as person, person.transaction():
+        person.execute("UPDATE tenants SET deleted_at = now() WHERE id = %s", [TENANT])
+        assert kind(run(applier, messages(1), is_parked=True)) == "55P03"

@@ -149,6 +149,13 @@ def test_freshness_is_shown_for_the_own_tenant_only(target: Target) -> None:
     assert target.rows(shown, what="reader", tenant=1) == [(1, 9, 8, 8, True, False)]
     assert target.rows(shown, what="reader", tenant=2) == [(2, None, None, 10, False, True)]
     assert target.rows(shown, what="reader") == []
+    target.execute(
+        "UPDATE replication_progress SET read_at = now();"
+        "INSERT INTO replication_progress (pool, topic_id, partition, next_offset, source_at, read_at)"
+        " VALUES ('given up', 't', 0, 5, '2026-01-01 02:00Z', '2026-01-01 02:00Z'),"
+        " ('given up', 'the topic before', 2, 5, '2026-01-01 01:00Z', '2026-01-01 01:00Z')"
+    )
+    assert target.rows(shown, what="reader", tenant=2) == [(2, None, None, 10, False, True)]
     target.execute("UPDATE replication_progress SET source_at = NULL WHERE partition = 1")
     assert target.rows(shown, what="reader", tenant=2) == [(2, None, None, None, False, True)]
 

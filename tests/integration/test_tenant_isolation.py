@@ -132,6 +132,8 @@ def test_after_its_transaction_a_session_sees_nobodys_rows(applied: Applied, sou
         f"UPDATE inbox_tenant_mapping SET tenant_id = {OTHERS} WHERE inbox_id = {INBOX}",
         f"UPDATE inbox_tenant_mapping SET is_active = false WHERE inbox_id = {INBOX}",
         f"DELETE FROM inbox_tenant_mapping WHERE inbox_id = {INBOX}",
+        f"UPDATE tenants SET deleted_at = now() WHERE id = {MINE}",
+        f"DELETE FROM tenants WHERE id = {MINE}",
     ],
 )
 def test_a_mapping_that_changed_since_the_events_were_sorted_is_noticed(
@@ -296,3 +298,23 @@ def test_a_table_without_forced_security_is_refused(applied: Applied, undone: st
             refuse_unbound(connection, read_relations(connection))
     finally:
         applied.target.execute("ALTER TABLE messages ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY")
+
+
+@pytest.mark.parametrize("left", ["", "AS PERMISSIVE TO PUBLIC", "AS RESTRICTIVE FOR SELECT TO PUBLIC"])
+def test_a_table_whose_policy_would_not_bind_the_applier_alone_is_refused(applied: Applied, left: str) -> None:
+    """What others have set up beside it may be as permissive as they like."""
+    own = "USING (tenant_id = (SELECT NULLIF(current_setting('app.current_tenant_id', true), '')::integer))"
+    applied.target.execute("DROP POLICY applier_tenant_rows ON messages")
+    if left:
+        applied.target.execute(f"CREATE POLICY another ON messages {left} {own}")
+    try:
+        with (
+            applied.target.connected("applier") as connection,
+            pytest.raises(TargetRefused, match=r"no restrictive policy binds .* on messages"),
+        ):
+            refuse_unbound(connection, read_relations(connection))
+    finally:
+        applied.target.execute("DROP POLICY IF EXISTS another ON messages")
+        applied.target.execute(
+            f"CREATE POLICY applier_tenant_rows ON messages AS RESTRICTIVE TO {applied.target.role('applier')} {own}"
+        )

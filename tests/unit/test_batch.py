@@ -10,7 +10,8 @@ import orjson
 import pytest
 
 from consumers.batch import Batch, Message, View, begins_backfill, ends_of, new_marks, sort_out
-from consumers.ordering import Event
+from consumers.errors import Action, BadEvent, LogTooNew, classify
+from consumers.ordering import Event, steps
 from consumers.tenants import Owner
 from consumers.watermark import Generations, Mark
 from replicator import NOWHERE, BackfillMarker, GenerationMarker, HeartbeatMarker, Marker, Position, Run, partition_of
@@ -244,11 +245,10 @@ def test_a_broadcast_that_was_applied_is_skipped() -> None:
     assert (points(batch), batch.counts.repeated) == ([], 1)
 
 
-@pytest.mark.parametrize("key", [b"{", b'["a"]', b"5", b"[1,2]"])
+@pytest.mark.parametrize("key", [b"{", b'["a"]', b"5", b"[1,2]", b"[9223372036854775808]"])
 def test_a_broadcast_of_a_key_that_the_target_can_not_have_concerns_nobody(key: bytes) -> None:
-    asked: list[Sequence[int] | None] = []
-    batch = Log().change(None, 5, op="d", key=key).sorted(holders=lambda _, ids: asked.append(ids) or ())
-    assert (dict(batch.events), asked) == ({}, [[]])
+    batch = Log().change(MINE, 4).change(None, 5, op="d", key=key).sorted(holders=lambda *_: [1])
+    assert (points(batch), batch.counts.unreadable) == ([4], 1)
 
 
 # --- markers
@@ -278,10 +278,17 @@ def test_a_heartbeat_says_how_far_the_source_was() -> None:
     assert (batch.source_ms, dict(batch.events), batch.ends) == ({0: 8}, {}, {0: 12})
 
 
-def test_a_marker_of_a_newer_replicator_stops_the_worker() -> None:
+@pytest.mark.parametrize("body", [b'{"message":{"kind":"unheard of"}}', b'{"message":{"kind":"backfill"}}', b"[]"])
+def test_a_marker_of_a_newer_replicator_stops_the_worker(body: bytes) -> None:
     headers, _ = encode_marker(GenerationMarker(), RUN, 1)
-    with pytest.raises(ValueError, match="older than the replicator"):
-        Log().put(headers, b'{"message":{"kind":"unheard of"}}', None).sorted()
+    with pytest.raises(LogTooNew, match="partition 0, offset 10") as raised:
+        Log().put(headers, body, None).sorted()
+    assert classify(raised.value).action is Action.STOP
+
+
+def test_a_marker_that_is_no_json_is_counted() -> None:
+    headers, _ = encode_marker(GenerationMarker(), RUN, 1)
+    assert Log().put(headers, b"xx", None).sorted().counts.unreadable == 1
 
 
 def test_the_begin_of_a_backfill_is_told_without_parsing() -> None:
@@ -335,6 +342,18 @@ def test_an_unreadable_message_that_a_tenants_inbox_keys_is_an_event_without_a_r
     (event,) = batch.events[1]
     assert event.error
     assert (event.inbox, event.is_read, batch.counts.unreadable) == (MINE, True, 0)
+
+
+def test_a_change_of_a_kind_that_is_not_known_is_nothing_else() -> None:
+    log = Log().change(MINE, 5).change(MINE, 6).change(None, 7)
+    for number in (1, 2):
+        headers = [(name, b"z" if name == "op" else value) for name, value in log.messages[number].headers]
+        log.messages[number] = log.messages[number]._replace(headers=headers)
+    batch = log.sorted(holders=lambda *_: [1])
+    known, unknown = batch.events[1]
+    assert (known.error, bool(unknown.error), batch.counts.unreadable) == ("", True, 1)
+    with pytest.raises(BadEvent, match="offset 11"):
+        steps(batch.events[1])
 
 
 @pytest.mark.parametrize("key", [b"abc", b"", b"9" * 19])

@@ -315,5 +315,7 @@ def test_a_key_is_one_integer(key: bytes) -> None:
         identifier(key)
 
 
-def test_a_key_may_be_negative() -> None:
+def test_a_key_is_a_bigint_that_may_be_negative() -> None:
     assert identifier(b"[-9223372036854775808]") == -(2**63)
+    with pytest.raises(BadEvent, match="too large"):
+        identifier(b"[9223372036854775808]")
