@@ -20,9 +20,10 @@ from consumers.adoption import adopt, names
 from consumers.catalogue import Catalogue, Policy, Privileged
 from consumers.identifiers import quoted
 from consumers.migrations import Migration, Statement
-from consumers.plan import Finding, Item, Step, note, refusal
+from consumers.plan import Finding, Item, Step, finding, note, refusal
 
 _GRANTABLE: Final[dict[enums.ObjectType, Privileged]] = {
+    enums.ObjectType.OBJECT_DATABASE: "database",
     enums.ObjectType.OBJECT_TABLE: "table",
     enums.ObjectType.OBJECT_SCHEMA: "schema",
     enums.ObjectType.OBJECT_FUNCTION: "function",
@@ -156,7 +157,10 @@ class _Comparison:
             for role in roles
             if (self._revocable(name) if not node.is_grant else self._ungranted(node, name, role))
         ]
-        if open_ends:
+        is_database = node.objtype == enums.ObjectType.OBJECT_DATABASE
+        if is_database and open_ends and not all(self._may_grant(node, name) for name, _ in open_ends):
+            yield finding(f"{self._now.session_role} may not do what every worker needs done: {statement.sql}")
+        elif open_ends:
             verb, end = ("grant", "to") if node.is_grant else ("revoke", "from")
             rights = ", ".join(_rights(node)) or "all"
             on = ", ".join(dict.fromkeys(name for name, _ in open_ends))
@@ -168,6 +172,7 @@ class _Comparison:
     def _ungranted(self, node: Any, name: str, role: str) -> bool:
         kind = _GRANTABLE[node.objtype]
         present = {
+            "database": True,
             "schema": self._now.schema_exists,
             "table": name in self._now.relations,
             "function": name in self._now.functions,
@@ -175,11 +180,18 @@ class _Comparison:
         if not present:
             return True
         whole = [right.priv_name for right in node.privileges if not right.cols]
+        if kind == "database" and role not in self._now.roles:
+            return self._now.lacks("public", kind, name, whole)  # what everybody has, a new role will have
         return self._now.lacks(role, kind, name, whole) or any(
             self._now.lacks_columns(role, name, names(right.cols), right.priv_name)
             for right in node.privileges
             if right.cols
         )
+
+    def _may_grant(self, node: Any, database: str) -> bool:
+        """The database may be another role's; PostgreSQL would only warn."""
+        options = [f"{right} WITH GRANT OPTION" for right in _rights(node)]
+        return not self._now.lacks(self._now.session_role, "database", database, options)
 
     def _revocable(self, function: str) -> bool:
         """PostgreSQL lets everybody execute a new function."""
@@ -224,10 +236,10 @@ def _signature(name: Any, types: Iterable[Any]) -> str:
 
 
 def _object(node: Any, target: Any) -> str:
-    """The name of what is granted: a table, a schema, or a function with its argument types."""
+    """The name of what is granted: a table, a schema, a database, or a function with its argument types."""
     if node.objtype == enums.ObjectType.OBJECT_TABLE:
         return str(target.relname)
-    if node.objtype == enums.ObjectType.OBJECT_SCHEMA:
+    if node.objtype in (enums.ObjectType.OBJECT_SCHEMA, enums.ObjectType.OBJECT_DATABASE):
         return str(target.sval)
     return _signature(target.objname, target.objargs or ())
 
