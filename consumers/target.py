@@ -298,13 +298,20 @@ def _array(packed: Sequence[bytes]) -> str:
 
 def _form(relation: Relation, row: Upsert, schemas: Schemas) -> Form:
     schema = schemas(relation.name, row.schema)
-    try:
-        absent: list[str] = orjson.loads(row.absent) if row.absent else []
-    except ValueError:
-        raise BadEvent(f"an event of {relation.name} names its absent columns wrongly") from None
+    absent = _absent(relation, row)
     if not row.body:
         absent = [name for name, _ in schema.columns if name != relation.inbox]
     return upsert.form(relation, schema, absent, is_lost=row.is_lost)
+
+
+def _absent(relation: Relation, row: Upsert) -> list[str]:
+    try:
+        absent: Any = orjson.loads(row.absent) if row.absent else []
+    except ValueError:
+        absent = None
+    if not isinstance(absent, list) or not all(isinstance(name, str) for name in absent):
+        raise BadEvent(f"an event of {relation.name} names its absent columns wrongly")
+    return absent
 
 
 def open_session(settings: Settings, purpose: str, *, autocommit: bool = True) -> Connection[Any]:
