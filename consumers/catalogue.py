@@ -67,7 +67,7 @@ class Catalogue:
 
     def __init__(self, connection: psycopg.Connection[Any], schema: str) -> None:
         self._connection, self.schema = connection, schema
-        self.session_role = str(self._rows("SELECT current_user")[0][0])
+        self.session_role, self.database = map(str, self._rows("SELECT current_user, current_database()")[0])
         self.schema_exists = bool(self._rows("SELECT 1 FROM pg_namespace WHERE nspname = %s", schema))
         self.relations = self._relations()
         self.columns = self._columns()

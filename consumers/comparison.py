@@ -23,7 +23,6 @@ from consumers.migrations import Migration, Statement
 from consumers.plan import Finding, Item, Step, finding, note, refusal
 
 _GRANTABLE: Final[dict[enums.ObjectType, Privileged]] = {
-    enums.ObjectType.OBJECT_DATABASE: "database",
     enums.ObjectType.OBJECT_TABLE: "table",
     enums.ObjectType.OBJECT_SCHEMA: "schema",
     enums.ObjectType.OBJECT_FUNCTION: "function",
@@ -149,6 +148,9 @@ class _Comparison:
 
     def grant(self, statement: Statement) -> Iterator[Item]:
         node = statement.node
+        if node.objtype == enums.ObjectType.OBJECT_DATABASE:
+            yield from self._grant_database([role.rolename for role in node.grantees], _rights(node))
+            return
         roles = [role.rolename or "public" for role in node.grantees]
         objects = [_object(node, target) for target in node.objects]
         open_ends = [
@@ -157,10 +159,7 @@ class _Comparison:
             for role in roles
             if (self._revocable(name) if not node.is_grant else self._ungranted(node, name, role))
         ]
-        is_database = node.objtype == enums.ObjectType.OBJECT_DATABASE
-        if is_database and open_ends and not all(self._may_grant(node, name) for name, _ in open_ends):
-            yield finding(f"{self._now.session_role} may not do what every worker needs done: {statement.sql}")
-        elif open_ends:
+        if open_ends:
             verb, end = ("grant", "to") if node.is_grant else ("revoke", "from")
             rights = ", ".join(_rights(node)) or "all"
             on = ", ".join(dict.fromkeys(name for name, _ in open_ends))
@@ -169,10 +168,25 @@ class _Comparison:
         if node.is_grant and node.objtype == enums.ObjectType.OBJECT_TABLE and "insert" in _rights(node):
             yield from self._sequences(objects, roles)
 
+    def _grant_database(self, roles: list[str], rights: list[str]) -> Iterator[Item]:
+        """On the session's own database, which may be another role's: then PostgreSQL would only warn."""
+        database = self._now.database
+        # A role that is yet to be made will have what everybody has.
+        known = {role: role if role in self._now.roles else "public" for role in roles}
+        lacking = [role for role in roles if self._now.lacks(known[role], "database", database, rights)]
+        if not lacking:
+            return
+        whom = ", ".join(map(quoted, lacking))
+        sql = f"GRANT {', '.join(rights).upper()} ON DATABASE {quoted(database)} TO {whom}"
+        options = [f"{right} WITH GRANT OPTION" for right in rights]
+        if self._now.lacks(self._now.session_role, "database", database, options):
+            yield finding(f"{self._now.session_role} may not do what every worker needs done: {sql}")
+        else:
+            yield self._step(f"grant {', '.join(rights)} on {database} to {', '.join(lacking)}", sql)
+
     def _ungranted(self, node: Any, name: str, role: str) -> bool:
         kind = _GRANTABLE[node.objtype]
         present = {
-            "database": True,
             "schema": self._now.schema_exists,
             "table": name in self._now.relations,
             "function": name in self._now.functions,
@@ -180,18 +194,11 @@ class _Comparison:
         if not present:
             return True
         whole = [right.priv_name for right in node.privileges if not right.cols]
-        if kind == "database" and role not in self._now.roles:
-            return self._now.lacks("public", kind, name, whole)  # what everybody has, a new role will have
         return self._now.lacks(role, kind, name, whole) or any(
             self._now.lacks_columns(role, name, names(right.cols), right.priv_name)
             for right in node.privileges
             if right.cols
         )
-
-    def _may_grant(self, node: Any, database: str) -> bool:
-        """The database may be another role's; PostgreSQL would only warn."""
-        options = [f"{right} WITH GRANT OPTION" for right in _rights(node)]
-        return not self._now.lacks(self._now.session_role, "database", database, options)
 
     def _revocable(self, function: str) -> bool:
         """PostgreSQL lets everybody execute a new function."""
@@ -236,10 +243,10 @@ def _signature(name: Any, types: Iterable[Any]) -> str:
 
 
 def _object(node: Any, target: Any) -> str:
-    """The name of what is granted: a table, a schema, a database, or a function with its argument types."""
+    """The name of what is granted: a table, a schema, or a function with its argument types."""
     if node.objtype == enums.ObjectType.OBJECT_TABLE:
         return str(target.relname)
-    if node.objtype in (enums.ObjectType.OBJECT_SCHEMA, enums.ObjectType.OBJECT_DATABASE):
+    if node.objtype == enums.ObjectType.OBJECT_SCHEMA:
         return str(target.sval)
     return _signature(target.objname, target.objargs or ())
 

@@ -40,9 +40,9 @@ class Migration:
     statements: tuple[Statement, ...]
 
 
-def load(*, schema: str, applier: str, database: str, folder: Path = FOLDER) -> tuple[Migration, ...]:
+def load(*, schema: str, applier: str, folder: Path = FOLDER) -> tuple[Migration, ...]:
     """All migrations in order of their numbers, with these names in the places of their placeholders."""
-    names = {"schema": quoted(schema), "applier": quoted(applier), "database": quoted(database)}
+    names = {"schema": quoted(schema), "applier": quoted(applier)}
     return tuple(_migration(path, names) for path in sorted(folder.glob("*.sql")))
 
 

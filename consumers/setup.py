@@ -33,8 +33,7 @@ def plan(settings: Settings) -> Plan:
     with connect(settings, settings.owner_dsn, "setup") as connection:
         connection.read_only = True
         connection.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
-        migrations = _migrations(connection, settings)
-        return _plan(Catalogue(connection, settings.target_schema), migrations, settings)
+        return _plan(Catalogue(connection, settings.target_schema), _migrations(settings), settings)
 
 
 def apply(settings: Settings, on_step: Callable[[Step], None]) -> None:
@@ -43,17 +42,13 @@ def apply(settings: Settings, on_step: Callable[[Step], None]) -> None:
         raise Refused("\n".join(found.says for found in refusals))
     with connect(settings, settings.owner_dsn, "setup") as connection:
         connection.isolation_level = psycopg.IsolationLevel.READ_COMMITTED
-        for migration in _migrations(connection, settings):
+        for migration in _migrations(settings):
             with connection.transaction():
                 _apply_one(connection, migration, settings, on_step)
 
 
-def _migrations(connection: psycopg.Connection[Any], settings: Settings) -> tuple[Migration, ...]:
-    with connection.transaction():  # the one that follows is not to be within it
-        # A pooler may know the database by another name.
-        found = connection.execute("SELECT current_database()").fetchone()
-    assert found is not None  # noqa: S101  # always one row
-    return load(schema=settings.target_schema, applier=settings.applier, database=found[0])
+def _migrations(settings: Settings) -> tuple[Migration, ...]:
+    return load(schema=settings.target_schema, applier=settings.applier)
 
 
 def _plan(catalogue: Catalogue, migrations: tuple[Migration, ...], settings: Settings) -> Plan:
