@@ -12,7 +12,7 @@ from typing import Any, Literal, LiteralString
 
 import psycopg
 
-Privileged = Literal["table", "schema", "function", "sequence"]
+Privileged = Literal["database", "table", "schema", "function", "sequence"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,7 +67,7 @@ class Catalogue:
 
     def __init__(self, connection: psycopg.Connection[Any], schema: str) -> None:
         self._connection, self.schema = connection, schema
-        self.session_role = str(self._rows("SELECT current_user")[0][0])
+        self.session_role, self.database = map(str, self._rows("SELECT current_user, current_database()")[0])
         self.schema_exists = bool(self._rows("SELECT 1 FROM pg_namespace WHERE nspname = %s", schema))
         self.relations = self._relations()
         self.columns = self._columns()
@@ -105,7 +105,7 @@ class Catalogue:
         """Whether the role (`public`: everybody) does not have all these rights on an object that exists."""
         if role != "public" and role not in self.roles:
             return True
-        target = name if kind == "schema" else self._name(name)
+        target = name if kind in ("database", "schema") else self._name(name)
         return any(
             not self._rows(f"SELECT has_{kind}_privilege(%s, %s, %s)".encode(), role, target, privilege)[0][0]
             for privilege in privileges

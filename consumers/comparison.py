@@ -20,7 +20,7 @@ from consumers.adoption import adopt, names
 from consumers.catalogue import Catalogue, Policy, Privileged
 from consumers.identifiers import quoted
 from consumers.migrations import Migration, Statement
-from consumers.plan import Finding, Item, Step, note, refusal
+from consumers.plan import Finding, Item, Step, finding, note, refusal
 
 _GRANTABLE: Final[dict[enums.ObjectType, Privileged]] = {
     enums.ObjectType.OBJECT_TABLE: "table",
@@ -148,6 +148,9 @@ class _Comparison:
 
     def grant(self, statement: Statement) -> Iterator[Item]:
         node = statement.node
+        if node.objtype == enums.ObjectType.OBJECT_DATABASE:
+            yield from self._grant_database([role.rolename for role in node.grantees], _rights(node))
+            return
         roles = [role.rolename or "public" for role in node.grantees]
         objects = [_object(node, target) for target in node.objects]
         open_ends = [
@@ -164,6 +167,22 @@ class _Comparison:
             yield self._step(f"{verb} {rights} on {on} {end} {whom}", statement.sql)
         if node.is_grant and node.objtype == enums.ObjectType.OBJECT_TABLE and "insert" in _rights(node):
             yield from self._sequences(objects, roles)
+
+    def _grant_database(self, roles: list[str], rights: list[str]) -> Iterator[Item]:
+        """On the session's own database, which may be another role's: then PostgreSQL would only warn."""
+        database = self._now.database
+        # A role that is yet to be made will have what everybody has.
+        known = {role: role if role in self._now.roles else "public" for role in roles}
+        lacking = [role for role in roles if self._now.lacks(known[role], "database", database, rights)]
+        if not lacking:
+            return
+        whom = ", ".join(map(quoted, lacking))
+        sql = f"GRANT {', '.join(rights).upper()} ON DATABASE {quoted(database)} TO {whom}"
+        options = [f"{right} WITH GRANT OPTION" for right in rights]
+        if self._now.lacks(self._now.session_role, "database", database, options):
+            yield finding(f"{self._now.session_role} may not do what every worker needs done: {sql}")
+        else:
+            yield self._step(f"grant {', '.join(rights)} on {database} to {', '.join(lacking)}", sql)
 
     def _ungranted(self, node: Any, name: str, role: str) -> bool:
         kind = _GRANTABLE[node.objtype]

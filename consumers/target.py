@@ -25,8 +25,10 @@ from consumers.upsert import Form, Relation
 from consumers.watermark import Mark, Place
 from replicator import CAPTURED, PINNED_SETTINGS, KeysRequest, TableSchema
 
-_MOST_STAGED: Final = 20_000
-"""Rows after which the staging tables are emptied: each emptying writes to the catalogue."""
+_MOST_STAGED: Final = 5_000
+_MOST_STAGED_BYTES: Final = 32 << 20
+"""After so many rows, or bytes of them, the staging tables are emptied: what was left in them is read over by every
+statement (1 ms more for 5000 rows, 15 ms for 20000), and each emptying writes to the catalogue."""
 
 _IDLE_LIMIT_S: Final = 15
 """A worker that is frozen inside its transaction loses it after so long, should nobody end it before."""
@@ -86,7 +88,7 @@ class Session:
         self.relations: Mapping[str, Relation] = {}
         self._order: tuple[str, ...] = ()
         self._load = 0
-        self._staged = 0
+        self._staged = self._staged_bytes = 0
         self._noted = 0
         self.connection: Connection[Any] = open_session(settings, "worker")
         for statement in upsert.STAGING:
@@ -124,9 +126,9 @@ class Session:
 
     def _stage(self, work: Work, schemas: Schemas) -> list[list[Form]]:
         """Sends the rows of every step; the forms of each step by number."""
-        if self._staged > _MOST_STAGED:
+        if self._staged > _MOST_STAGED or self._staged_bytes > _MOST_STAGED_BYTES:
             self._execute("TRUNCATE pg_temp.staged_rows, pg_temp.staged_deletes, pg_temp.orphans")
-            self._staged = 0
+            self._staged = self._staged_bytes = 0
         self._load += 1
         forms: list[list[Form]] = []
         rows: list[bytes] = []
@@ -143,7 +145,8 @@ class Session:
         for statement, packed in ((upsert.STAGE_ROWS, rows), (upsert.STAGE_DELETES, deletes)):
             if packed:
                 self._execute(statement, load=self._load, rows=_array(packed))
-        self._staged += len(rows) + len(deletes)
+                self._staged += len(packed)
+                self._staged_bytes += sum(map(len, packed))
         return forms
 
     def _carry_out(self, tenant: int, number: int, step: Step, forms: list[Form], outcome: Outcome) -> None:

@@ -14,6 +14,10 @@ CREATE ROLE :"applier" LOGIN NOSUPERUSER NOBYPASSRLS NOCREATEROLE NOCREATEDB;
 
 GRANT USAGE ON SCHEMA :"schema" TO :"applier", replication_readers;
 
+-- PostgreSQL gives both to everybody, unless somebody took them away; workers stage rows in temporary tables. Setup puts
+-- the name of the database in.
+GRANT CONNECT, TEMPORARY ON DATABASE current_database TO :"applier";
+
 CREATE TABLE IF NOT EXISTS replication_migrations (
     version integer NOT NULL,
     name text NOT NULL,
