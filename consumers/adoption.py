@@ -12,6 +12,7 @@ from typing import Any, Final
 from pglast import ast, enums
 from pglast.stream import RawStream
 
+from consumers import audit
 from consumers.catalogue import Catalogue, ForeignKey
 from consumers.identifiers import quoted
 from consumers.plan import Finding, finding, refusal
@@ -49,6 +50,8 @@ class _Adoption:
         yield from self._types()
         if "synced_at" in self._wanted:
             yield from self._bars()
+        if self._table == "etl_control":
+            yield from self._audit_bars()
         for constraint in self._constraints:
             if constraint.contype == enums.ConstrType.CONSTR_FOREIGN:
                 yield from self._foreign_key(constraint)
@@ -96,6 +99,15 @@ class _Adoption:
             yield finding(
                 f"table {self._table} has a unique key ({', '.join(key)}) without tenant_id: two tenants can't both"
                 " hold such a row"
+            )
+
+    def _audit_bars(self) -> Iterator[Finding]:
+        """What would make an insert of a worker's audit row fail."""
+        required = [name for name, column in self._present.items() if column.required and name not in audit.GIVEN]
+        asks = required + [f"what {rule} says" for rule in sorted(self._now.checks.get(self._table, ()))]
+        if asks:
+            yield finding(
+                f"table {self._table} asks for {', '.join(asks)}: a worker's audit row that lacks it is left out"
             )
 
     def _foreign_key(self, node: Any) -> Iterator[Change | Finding]:

@@ -73,6 +73,7 @@ class Catalogue:
         self.columns = self._columns()
         self.primary_keys, self.unique_keys = self._unique_keys()
         self.constraints = self._constraints()
+        self.checks = self._checks()
         self.foreign_keys = self._foreign_keys()
         self.policies = self._policies()
         self.triggers = {(table, name) for table, name in self._rows(_TRIGGERS, schema)}
@@ -162,6 +163,12 @@ class Catalogue:
     def _constraints(self) -> set[tuple[str, str]]:
         return {(table, name) for table, name in self._rows(_CONSTRAINTS, self.schema)}
 
+    def _checks(self) -> dict[str, set[str]]:
+        found: dict[str, set[str]] = defaultdict(set)
+        for table, name in self._rows(_CHECKS, self.schema):
+            found[table].add(name)
+        return dict(found)
+
     def _foreign_keys(self) -> dict[str, set[ForeignKey]]:
         found: dict[str, set[ForeignKey]] = defaultdict(set)
         for table, parent, columns in self._rows(_FOREIGN_KEYS, self.schema):
@@ -209,6 +216,10 @@ _UNIQUE_KEYS: LiteralString = """
 _CONSTRAINTS: LiteralString = """
     SELECT c.relname, k.conname FROM pg_constraint k JOIN pg_class c ON c.oid = k.conrelid
     WHERE c.relnamespace = (SELECT oid FROM pg_namespace WHERE nspname = %s)"""
+
+_CHECKS: LiteralString = """
+    SELECT c.relname, k.conname FROM pg_constraint k JOIN pg_class c ON c.oid = k.conrelid
+    WHERE k.contype = 'c' AND c.relnamespace = (SELECT oid FROM pg_namespace WHERE nspname = %s)"""
 
 _FOREIGN_KEYS: LiteralString = """
     SELECT c.relname, p.relname,

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
 
+import orjson
 import structlog
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 from confluent_kafka import Message as Record
@@ -29,6 +30,10 @@ SECONDS: Final = 10.0
 """How long Kafka may take for one answer."""
 _TELL_S: Final = 10.0
 """The same trouble is told that often."""
+_LOOK_MS: Final = 1000
+"""How often librdkafka says how its connections are; told is what it said twice in a row."""
+_ALL_DOWN: Final = "all brokers are down"
+_CONNECTED: Final = frozenset({"UP", "UPDATE"})
 _SILENCE_S: Final = 3.0
 """How long a second reading, which holds up the first, waits for a message."""
 _GAPS: Final = frozenset({KafkaError.OFFSET_OUT_OF_RANGE, KafkaError._AUTO_OFFSET_RESET})
@@ -95,11 +100,14 @@ class Inbound:
                 "group.id": f"{settings.topic_prefix}.{settings.pool}",
                 "partition.assignment.strategy": "cooperative-sticky",
                 "error_cb": self._on_error,
+                "stats_cb": self._on_statistics,
+                "statistics.interval.ms": _LOOK_MS,
             }
         )
         self._on_assign, self._on_revoke, self._on_lost = on_assign, on_revoke, on_lost
         self._paused = False
         self._told = float("-inf")
+        self._was_connected = True
         self.waits_for = ""
         """Why nothing can be read at the moment; empty while a broker answers."""
         self.gaps: set[int] = set()
@@ -189,20 +197,34 @@ class Inbound:
         elif error.fatal():
             raise KafkaException(error)
         else:
-            self._tell(error)
+            self._tell(error.str())
         return None
 
     def _on_error(self, error: KafkaError) -> None:
-        """What concerns no partition: brokers that are away, a login that is refused."""
-        if error.fatal() or error.code() == KafkaError._TRANSPORT:  # fatal: `take` raises it; one connection: made anew
+        """What concerns no partition, as a login that is refused."""
+        # Fatal: `take` raises it. One connection: made anew. All of them: a member of a group may never hear of it
+        # (https://github.com/confluentinc/librdkafka/issues/2259), or hear of it though one is there.
+        if error.fatal() or error.code() in (KafkaError._TRANSPORT, KafkaError._ALL_BROKERS_DOWN):
             return
         self.waits_for = f"Kafka: {error.str()}"
-        self._tell(error)
+        self._tell(error.str())
 
-    def _tell(self, error: KafkaError) -> None:
+    def _on_statistics(self, statistics: str) -> None:
+        """Whether any broker is connected (https://github.com/confluentinc/librdkafka/blob/master/STATISTICS.md)."""
+        brokers = orjson.loads(statistics)["brokers"].values()
+        is_connected = any(each["state"] in _CONNECTED for each in brokers if each["source"] != "internal")
+        reason = f"Kafka: {_ALL_DOWN}"
+        if is_connected and self.waits_for == reason:
+            self.waits_for = ""
+        elif not is_connected and not self._was_connected and self.waits_for in ("", reason):  # no better one
+            self.waits_for = reason
+            self._tell(_ALL_DOWN)
+        self._was_connected = is_connected
+
+    def _tell(self, reason: str) -> None:
         if (now := time.monotonic()) > self._told + _TELL_S:
             self._told = now
-            log.warning("log.waits", reason=error.str(), advice="Waiting for Kafka; the target keeps the offsets.")
+            log.warning("log.waits", reason=reason, advice="Waiting for Kafka; the target keeps the offsets.")
 
     def _assign(self, consumer: Consumer, places: list[TopicPartition]) -> None:
         starts = self._on_assign([place.partition for place in places])

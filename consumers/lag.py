@@ -1,6 +1,6 @@
 """How far the log reaches: the end of every partition of the changes topic, in one request.
 
-Knows Kafka only. An answer or LogUnavailable within a few seconds: who asks is looking at a screen.
+Knows Kafka only. An answer or LogUnavailable within seconds: who asks is looking at a screen.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from consumers.errors import LogUnavailable
 from consumers.inbound import kafka_base
 from replicator import Topics
 
-_SECONDS: Final = 5.0
+_SECONDS: Final = 10.0
 
 
 def ends(settings: Settings) -> dict[int, int]:

@@ -27,6 +27,9 @@ log = structlog.get_logger(__name__)
 QUEUE_KBYTES = 48 << 10
 """Events waiting for Kafka, in memory: a second of the fastest stream measured. More if one message is larger."""
 QUEUE_MESSAGES = 100_000
+SILENT_S = 10.0
+"""Kafka counts as unreachable if it has acknowledged nothing for so long. librdkafka does not always say so: brokers
+that it never had to connect to are not counted as down, and a broker that hangs keeps its connections."""
 ENVELOPE_BYTES = 512
 """What Kafka's record batch adds to a message, generously."""
 
@@ -51,6 +54,7 @@ class Publisher:
         self._on_wait = on_wait
         self._failure: str | None = None
         self._unreachable_since: float | None = None
+        self._heard, self._heard_at = False, time.monotonic()
         self._told: set[int] = set()
         self._producer = clients.producer(
             {
@@ -101,6 +105,7 @@ class Publisher:
             del message
             if error is None:
                 batch.acknowledged += 1
+                self._heard = True
                 self._unreachable_since = None
             elif self._failure is None:
                 self._failure = f"Kafka did not take an event: {error.str()} ({error.name()})"
@@ -112,6 +117,7 @@ class Publisher:
                 )
             except BufferError:
                 self._producer.poll(0.1)
+                self._notice_silence()
                 self._on_wait()
             except KafkaException as error:
                 raise DeliveryFailed(f"Kafka did not take an event: {error.args[0].str()}") from None
@@ -122,6 +128,7 @@ class Publisher:
     def poll(self) -> None:
         """Takes in acknowledgements. Raises DeliveryFailed once one came back as refused."""
         self._producer.poll(0)
+        self._notice_silence()
         if self._failure is not None:
             raise DeliveryFailed(self._failure)
 
@@ -149,9 +156,18 @@ class Publisher:
         if error.fatal():
             self._failure = f"Kafka's producer failed: {error.str()}"
         elif error.code() == KafkaError._ALL_BROKERS_DOWN:  # librdkafka's own name
-            if not self.unreachable:
-                log.warning("kafka.unreachable", waiting=len(self._producer), reason=error.str())
-                self._unreachable_since = time.monotonic()
+            self._miss(error.str())
         elif error.code() != KafkaError._TRANSPORT and error.code() not in self._told:
             self._told.add(error.code())  # a refused login comes again at every attempt
             log.warning("kafka.error", error=error.name(), reason=error.str())
+
+    def _notice_silence(self) -> None:
+        if self._heard or not len(self._producer):
+            self._heard, self._heard_at = False, time.monotonic()
+        elif time.monotonic() - self._heard_at > SILENT_S:
+            self._miss(f"nothing acknowledged for {SILENT_S:g} s")
+
+    def _miss(self, reason: str) -> None:
+        if not self.unreachable:
+            log.warning("kafka.unreachable", waiting=len(self._producer), reason=reason)
+            self._unreachable_since = time.monotonic()

@@ -168,14 +168,6 @@ def test_a_body_that_no_database_can_read_is_found(applied: Applied, applier: Ap
     assert applied.rows(TENANT, "SELECT id FROM messages") == [(1,)]
 
 
-@pytest.mark.parametrize("absent", [b"{", b"5", b'"content"', b"[[]]", b"[1]", b"{}"])
-def test_absent_columns_that_are_no_list_of_names_are_found(applied: Applied, applier: Applier, absent: bytes) -> None:
-    before, wrong, after = messages(1, 2, 3)
-    stuck = run(applier, [before, wrong._replace(absent=absent), after])
-    assert (stuck.stuck, kind(stuck)) == ({0: 1}, "BadEvent")
-    assert applied.rows(TENANT, "SELECT id FROM messages") == [(1,)]
-
-
 # --- a tenant that goes, or is set aside
 
 

@@ -181,6 +181,17 @@ def test_columns_that_do_not_fit_are_findings_and_stay(target: Target) -> None:
     assert types == [("text", True), ("character varying(20)", False)]
 
 
+def test_what_may_refuse_the_audits_rows_is_said(target: Target) -> None:
+    target.execute(
+        "CREATE TABLE etl_control (id int PRIMARY KEY, tenant_id int, execution_id uuid NOT NULL, watermark_start"
+        " timestamp NOT NULL, load_type text CONSTRAINT known CHECK (load_type IN ('full', 'incremental')))",
+        what="owner",
+    )
+    says = [found.says for found in target.plan().of(Severity.FINDING)]
+    assert any(each.startswith("table etl_control asks for id, watermark_start, what known says") for each in says)
+    target.apply()
+
+
 def test_a_table_whose_rows_have_no_tenant_is_refused(target: Target) -> None:
     target.execute("CREATE TABLE contacts (id int PRIMARY KEY, name text); INSERT INTO contacts VALUES (1, 'x')")
     target.execute(f"ALTER TABLE contacts OWNER TO {target.role('owner')}")

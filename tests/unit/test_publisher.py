@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import socket
+
 import pytest
 
+from demo.servers import wait_until
 from replicator import clients
 from replicator.errors import LogRefused
 from replicator.progress import Batch
@@ -24,6 +27,21 @@ def test_a_message_of_the_largest_size_never_waits_for_an_empty_queue() -> None:
     publisher.send("topic", 0, None, value, [], batch)
     assert batch.sent == 1
     publisher.close(0)
+
+
+def test_a_broker_that_takes_the_connection_and_says_nothing_is_missed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("replicator.publisher.SILENT_S", 0.3)
+    with socket.create_server(("127.0.0.1", 0)) as mute:
+        made = Publisher({"bootstrap.servers": f"127.0.0.1:{mute.getsockname()[1]}"}, LARGEST, lambda: None)
+        made.send("topic", 0, None, b"x", [], Batch())
+        assert not made.unreachable
+
+        def is_missed() -> bool:
+            made.poll()
+            return made.unreachable
+
+        wait_until(is_missed, "the silence is noticed", 5)  # librdkafka itself gives the broker 10 s
+        made.close(0)
 
 
 @pytest.mark.parametrize("option", [{"max.in.flight": 10}, {"no.such": 1}, {"acks": "some"}])
