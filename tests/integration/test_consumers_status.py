@@ -12,6 +12,7 @@ from collections.abc import Iterator
 import pytest
 from confluent_kafka import Producer
 from confluent_kafka.admin import AdminClient, NewTopic  # type: ignore[attr-defined]  # re-exported silently
+from rich.console import Console
 
 from consumers.config import Settings
 from consumers.status import Status, gather, render
@@ -103,7 +104,7 @@ def test_a_missing_topic_is_said(target: Target, kafka_bootstrap: str, topic_pre
     assert "has no topic" in found.faults[0]
 
 
-def test_without_kafka_the_rest_is_shown_soon(target: Target) -> None:
+def test_without_kafka_the_rest_is_shown_soon(target: Target, monkeypatch: pytest.MonkeyPatch) -> None:
     begin = time.monotonic()
     done = subprocess.run(
         [sys.executable, "-m", "consumers", "status", "--json"],
@@ -120,4 +121,8 @@ def test_without_kafka_the_rest_is_shown_soon(target: Target) -> None:
     assert found["tenants"][0]["lag"] is None
     assert found["tenants"][0]["stubs"] == 1
     assert [inbox["inbox_id"] for inbox in found["unmapped"]] == [62]
-    assert render(gather(target.settings())) is not None
+    monkeypatch.setattr("consumers.lag._SECONDS", 0.1)
+    console = Console(width=200)
+    with console.capture() as shown:
+        console.print(render(gather(target.settings())))
+    assert "Kafka does not answer" in shown.get()
