@@ -14,10 +14,11 @@ PURE = {
     "replicator": (
         *("lsn", "values", "partitioner", "event", "relations", "pgoutput", "changes", "routing", "progress"),
         *("history", "window", "backfill_job"),
+        *(f"lineage.{path.stem}" for path in sorted((ROOT / "replicator" / "lineage").glob("*.py"))),
     ),
     "consumers": ("identifiers", "ordering", "upsert"),
 }
-PURE_MODULES = {f"{package}.{name}" for package, names in PURE.items() for name in names}
+PURE_MODULES = {f"{package}.{name}".removesuffix(".__init__") for package, names in PURE.items() for name in names}
 HARMLESS = {  # libraries that read and write nothing and say nothing; whatever is not named here is refused
     *("__future__", "abc", "base64", "bisect", "collections", "contextlib", "copy", "dataclasses", "datetime"),
     *("decimal", "enum", "functools", "graphlib", "hashlib", "heapq", "itertools", "json", "math", "operator", "re"),

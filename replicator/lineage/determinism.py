@@ -1,0 +1,188 @@
+"""Outputs that change without a write, and outputs that the same rows may give in two ways.
+
+A *clock* output is rewritten over the other outputs, so that it can be computed again from a stored row. An *unstable*
+output takes the order of rows from an ORDER BY that leaves ties, or from none at all.
+
+Pure: no I/O, no logging.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+from replicator.lineage.functions import reads_clock
+from replicator.lineage.query_tree import (
+    Aggregate,
+    Flat,
+    Gate,
+    Leaf,
+    Node,
+    Opaque,
+    Passed,
+    Region,
+    Subquery,
+    ast,
+    chain,
+    inside,
+    nodes,
+    number,
+    piece,
+    rebuilt,
+    text,
+)
+from replicator.lineage.same_rows import SameValues, columns_in, equal_columns, everywhere, settled
+
+
+class Dependence:
+    """What an output depends on: the pieces that a test finds in it, in its leaves, and in what decides their rows."""
+
+    def __init__(self, flat: Flat, node: Callable[[Node], str | None], leaf: Callable[[Leaf], str | None]) -> None:
+        self.flat = flat
+        self._node = node
+        self._leaf = leaf
+        self._found: dict[int, tuple[str, ...]] = {}
+
+    def of(self, expression: Node) -> tuple[str, ...]:
+        """The pieces of SQL found, each once."""
+        found: list[str] = []
+        for node in nodes(expression):
+            own = self._node(node)
+            if own is not None:
+                found.append(own)
+            if isinstance(node, ast.ColumnRef):
+                found += self._source(number(node))
+        return tuple(dict.fromkeys(found))
+
+    def of_rows(self) -> tuple[str, ...]:
+        """The pieces that decide which rows there are at all."""
+        conditions = [each for each in self.flat.conditions if all(everywhere(region) for region in each.regions)]
+        return tuple(dict.fromkeys(one for each in conditions for one in self.of(each.expression)))
+
+    def _source(self, source: int) -> tuple[str, ...]:
+        if source not in self._found:
+            self._found[source] = ()  # a row may decide about itself
+            occurrence, leaf = self.flat.occurrences.get(source), self.flat.leaves.get(source)
+            found: list[str] = []
+            if occurrence is not None:
+                found += self._conditions(lambda region: region in chain(occurrence.place.region), partial=True)
+            if leaf is not None:
+                found += [own] if (own := self._leaf(leaf)) else []
+                found += [one for part in self.flat.parts(leaf) for one in self.of(part)]
+            if isinstance(leaf, Subquery):
+                found += self._conditions(lambda region: leaf.region in chain(region), partial=False)
+            self._found[source] = tuple(dict.fromkeys(found))
+        return self._found[source]
+
+    def _conditions(self, about: Callable[[Region], bool], *, partial: bool) -> Iterable[str]:
+        for condition in self.flat.conditions:
+            for region in condition.regions:
+                if about(region) and not (partial and everywhere(region)):
+                    yield from self.of(condition.expression)
+
+
+def clock_dependence(flat: Flat) -> Dependence:
+    """What reads the clock."""
+    return Dependence(flat, lambda node: piece(node) if reads_clock(node) else None, lambda _: None)
+
+
+def clock_columns(flat: Flat, clock: Dependence, same: SameValues) -> dict[str, str | None]:
+    """Each clock output as an expression over the others; None: it cannot be written so."""
+    clocked = {name for name, value in flat.outputs.items() if clock.of(value)}
+    stored: dict[str, str] = {}
+    for name, value in flat.outputs.items():
+        if name not in clocked and not isinstance(value, ast.A_Const):
+            stored.setdefault(text(same.canonical(value)), name)
+    return {name: _rewritten(flat, flat.outputs[name], stored, same) for name in flat.outputs if name in clocked}
+
+
+class _NotStored(Exception):
+    pass
+
+
+def _rewritten(flat: Flat, expression: Node, stored: dict[str, str], same: SameValues) -> str | None:
+    def replacement(node: Node) -> Node | None:
+        if isinstance(node, ast.A_Const | ast.TypeName | ast.String):
+            return node
+        name = stored.get(text(same.canonical(node))) if _is_expression(node) else None
+        if name is not None:
+            return ast.ColumnRef(fields=(ast.String(name),))
+        if isinstance(node, ast.ColumnRef):
+            leaf = flat.leaves.get(number(node))
+            opened = leaf.value if isinstance(leaf, Passed) else settled(flat, node)
+            if opened is None:
+                raise _NotStored
+            return rebuilt(opened, replacement)
+        return None
+
+    try:
+        return text(rebuilt(expression, replacement))
+    except _NotStored:
+        return None
+
+
+def _is_expression(node: Node) -> bool:
+    return isinstance(
+        node, ast.ColumnRef | ast.A_Expr | ast.FuncCall | ast.TypeCast | ast.CaseExpr | ast.CoalesceExpr | ast.BoolExpr
+    )
+
+
+def unstable_dependence(flat: Flat) -> Dependence:
+    """What depends on an order with ties."""
+    return Dependence(flat, lambda _: None, lambda leaf: _unstable(flat, leaf))
+
+
+def _unstable(flat: Flat, leaf: Leaf) -> str | None:
+    match leaf:
+        case Aggregate() if leaf.ordered:
+            call = leaf.call.arg if isinstance(leaf.call, ast.A_Indirection) else leaf.call
+            parts = call.args or () if isinstance(call, ast.FuncCall) else call
+            return None if _determined(flat, leaf.gate, (*leaf.order, *leaf.gate.keys), parts) else piece_of(leaf.call)
+        case Passed() if leaf.gate.chooses:
+            given = (*leaf.gate.order, *leaf.gate.keys)
+            return None if _determined(flat, leaf.gate, given, leaf.value) else leaf.gate.sql
+        case Opaque() if leaf.ordered and leaf.gate is not None:
+            return None if _determined(flat, leaf.gate, (*leaf.order, *leaf.partition), None) else leaf.sql
+        case Subquery() if leaf.array is not None:
+            return None if _determined(flat, leaf.array, tuple(leaf.array.order), leaf.parts) else leaf.array.sql
+        case _:
+            return None
+
+
+def piece_of(flattened: Node) -> str:
+    """A flattened expression for people: columns without the numbers of their sources."""
+    bare = rebuilt(
+        flattened, lambda node: ast.ColumnRef(fields=node.fields[1:]) if isinstance(node, ast.ColumnRef) else None
+    )
+    return piece(bare)
+
+
+def _determined(flat: Flat, gate: Gate, given: Iterable[Node], value: Node | None) -> bool:
+    """Whether rows within a gate that agree in `given` agree in `value` too; no value: whether they are one row."""
+    printed = {text(each) for each in given}
+    fixed = {column for each in given if isinstance(each, ast.ColumnRef) for column in columns_in(each)}
+    within = {source for source, each in flat.occurrences.items() if inside(each.place.gate, gate)}
+    known: set[int] = set()
+    size = -1
+    while size != len(fixed) + len(known):
+        size = len(fixed) + len(known)
+        for source in within:
+            table = flat.catalog.tables[flat.occurrences[source].table]
+            uniques = [columns for columns in (table.key, *table.unique) if columns]
+            if any(all((source, column) in fixed for column in columns) for columns in uniques):
+                known.add(source)
+        for condition in flat.conditions:
+            for left, right in equal_columns(condition.expression):
+                sides = [each in fixed or each[0] in known or _outside(flat, each[0], gate) for each in (left, right)]
+                if any(sides) and all(inside(region.gate, gate) or region.always for region in condition.regions):
+                    fixed |= {left, right}
+    if value is None:
+        return within <= known
+    return all(
+        column in fixed or column[0] in known or _outside(flat, column[0], gate) or text(value) in printed
+        for column in columns_in(value)
+    )
+
+
+def _outside(flat: Flat, source: int, gate: Gate) -> bool:
+    occurrence = flat.occurrences.get(source)
+    return occurrence is not None and not inside(occurrence.place.gate, gate)

@@ -1,0 +1,234 @@
+"""An expression of a SELECT to one over numbered occurrences and leaves: columns, aggregates, windows, subqueries.
+
+What cannot be followed is named: functions and operators outside pg_catalog, values that depend on the session. Pure:
+no I/O, no logging.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import count
+
+from pglast.enums import A_Expr_Kind
+
+from replicator.lineage import functions
+from replicator.lineage.query_tree import (
+    Aggregate,
+    Condition,
+    Flat,
+    Gate,
+    Leaf,
+    Node,
+    Opaque,
+    Place,
+    Problem,
+    Region,
+    Subquery,
+    ast,
+    piece,
+    rebuilt,
+    refer,
+    text,
+)
+from replicator.lineage.scopes import Refused, Scope, Source, columns, named_window
+
+Ctes = dict[str, tuple[Node, Scope | None, "Ctes"]]
+"""CTE's name → its definition, the query level around it, and the CTEs that it may name."""
+_ROWS_FRAME = 0x4  # FRAMEOPTION_ROWS of parsenodes.h: peers are told apart
+_SEPARATES_PEERS = frozenset({"row_number", "ntile", "lag", "lead", "first_value", "last_value", "nth_value"})
+
+
+class Expressions:
+    """Expressions at a place in a query; `query` opens a subquery."""
+
+    def __init__(self, flat: Flat) -> None:
+        self.flat = flat
+        self.numbers = count(1)
+        self.touched: list[Scope] = []
+        self.known: dict[tuple[int, str], Node] = {}
+
+    def query(self, select: Node, place: Place, scope: Scope | None, ctes: Ctes) -> Source:
+        raise NotImplementedError
+
+    def leaf(self, leaf: Leaf) -> Node:
+        source = next(self.numbers)
+        self.flat.leaves[source] = leaf
+        return refer(source)
+
+    def shared_leaf(self, leaf: Leaf, owner: object, printed: Node) -> Node:
+        """One leaf for what is written twice in one place."""
+        key = (id(owner), text(printed))
+        if key not in self.known:
+            self.known[key] = self.leaf(leaf)
+        return self.known[key]
+
+    def problem(self, sql: str, reason: str) -> None:
+        problem = Problem(sql=sql, reason=reason)
+        if problem not in self.flat.problems:
+            self.flat.problems.append(problem)
+
+    def member(self, node: Node, place: Place, scope: Scope, ctes: Ctes) -> list[tuple[Node, Node]]:
+        source = self.query(node.subselect, place, scope, ctes)
+        tested = node.testexpr.args if isinstance(node.testexpr, ast.RowExpr) else (node.testexpr,)
+        pairs = [(self.expression(test, place, scope, ctes), source.at(index)) for index, test in enumerate(tested)]
+        for pair in pairs:
+            condition = Condition(expression=equality(*pair), regions=(place.region,), place=place)
+            self.flat.conditions.append(condition)
+        return pairs
+
+    def expression(self, tree: Node, place: Place, scope: Scope, ctes: Ctes, *, truth: bool = False) -> Node:
+        """The expression over numbered sources. `truth`: only whether it is true matters, NULL is as good as false."""
+
+        def replacement(node: Node) -> Node | None:
+            if functions.reads_session(node):
+                self.problem(piece(node), "its value depends on the session, or is another one each time")
+            match node:
+                case ast.ColumnRef():
+                    return self.column(node, scope)
+                case ast.SubLink():
+                    return self.subquery(node, place, scope, ctes, truth=truth and _only_and_or(tree, node))
+                case ast.A_Indirection() if _is_pick(node):
+                    return self.aggregate(node, node.arg, place, scope, ctes)
+                case ast.FuncCall():
+                    return self.call(node, place, scope, ctes)
+                case ast.JsonObjectAgg() | ast.JsonArrayAgg() | ast.GroupingFunc():
+                    return self.aggregate(node, node, place, scope, ctes)
+                case ast.A_Expr() if node.name and functions.foreign(node.name, frozenset()):
+                    self.problem(piece(node), "an operator outside pg_catalog: what it reads is not known")
+                case ast.ParamRef() | ast.CurrentOfExpr():
+                    raise Refused(piece(node), "a parameter has no value here")
+            return None
+
+        return rebuilt(tree, replacement)
+
+    def column(self, node: Node, scope: Scope) -> Node:
+        star = isinstance(node.fields[-1], ast.A_Star)
+        names = [each.sval for each in node.fields[: len(node.fields) - star]]
+        found = None if star else scope.find(names)
+        if found is not None:
+            outer, self.touched = self.touched, []  # what the column is made of belongs to other queries
+            value = found[1]()
+            self.touched = [*outer, found[0]]
+            return value
+        row = scope.whole(names[-1])
+        if row is None or (len(names) > 1 and not star):
+            raise Refused(piece(node), "this column is not known here")
+        self.touched.append(row[0])
+        return self.leaf(Opaque(parts=tuple(make() for _, make in columns(row[1]))))
+
+    def call(self, node: Node, place: Place, scope: Scope, ctes: Ctes) -> Node | None:
+        if functions.foreign(node.funcname, self.flat.catalog.functions):
+            self.problem(piece(node), "a function outside pg_catalog: what it reads is not known")
+        if node.over is not None:
+            return self.window(node, place, scope, ctes)
+        if functions.is_aggregate(node):
+            return self.aggregate(node, node, place, scope, ctes)
+        if functions.called(node) in functions.SET_RETURNING:
+            parts = tuple(self.expression(each, place, scope, ctes) for each in node.args or ())
+            return self.leaf(Opaque(parts=parts, sql=piece(node)))
+        return None
+
+    def window(self, node: Node, place: Place, scope: Scope, ctes: Ctes) -> Node:
+        window = named_window(node.over, scope.windows)
+        argument = tuple(self.expression(each, place, scope, ctes) for each in (*(node.args or ()),))
+        if node.agg_filter is not None:
+            argument = (*argument, self.expression(node.agg_filter, place, scope, ctes))
+        return self.leaf(
+            Opaque(
+                parts=argument,
+                partition=tuple(self.expression(each, place, scope, ctes) for each in window.partitionClause or ()),
+                order=tuple(self.expression(each.node, place, scope, ctes) for each in window.orderClause or ()),
+                gate=scope.groups,
+                ordered=functions.called(node) in _SEPARATES_PEERS | functions.ORDERED
+                or bool(window.frameOptions & _ROWS_FRAME),
+                sql=piece(node),
+            )
+        )
+
+    def aggregate(self, whole: Node, call: Node, place: Place, scope: Scope, ctes: Ctes) -> Node:
+        """The leaf for an aggregate, which belongs to the innermost level that its arguments name."""
+        outer, self.touched = self.touched, []
+        inner = replace(place, region=scope.groups.region, gate=scope.groups)
+        parts = {
+            attribute: self.expression(getattr(call, attribute), inner, scope, ctes)
+            for attribute in call
+            if attribute in ("args", "agg_filter", "agg_order", "func", "constructor", "arg")
+        }
+        owner = max(self.touched, key=Scope.depth, default=scope)
+        self.touched = [*outer, *self.touched]
+        if not owner.groups.active:
+            owner.groups.active = True
+            owner.groups.region.always = False
+        if not isinstance(call, ast.FuncCall):
+            resolved = rebuilt(call, lambda node: self.column(node, scope) if isinstance(node, ast.ColumnRef) else None)
+            return self.leaf(Aggregate(gate=owner.groups, call=resolved, ordered=True))
+        resolved = rebuilt(call, lambda each: None)
+        for attribute, part in parts.items():
+            setattr(resolved, attribute, part)
+        printed = rebuilt(whole, lambda each: resolved if each is call else None)
+        return self.shared_leaf(_aggregate(owner.groups, resolved, printed), owner.groups, printed)
+
+    def subquery(self, node: Node, place: Place, scope: Scope, ctes: Ctes, *, truth: bool) -> Node:
+        region = Region(parent=place.region, gate=place.gate, always=False)
+        here = replace(place, region=region)
+        kind, operator = node.subLinkType.name, node.operName[-1].sval if node.operName else "="
+        if (kind, operator) in (("ANY_SUBLINK", "="), ("ALL_SUBLINK", "<>")):
+            pairs = self.member(node, here, scope, ctes)
+            if not truth or kind == "ALL_SUBLINK":
+                self.flat.memberships += [(*pair, region, piece(node)) for pair in pairs]
+            return self.leaf(Subquery(region=region, value=None, parts=tuple(each for pair in pairs for each in pair)))
+        array = kind == "ARRAY_SUBLINK"
+        source = self.query(node.subselect, replace(here, ordered=array), scope, ctes)
+        if kind == "EXISTS_SUBLINK":
+            return self.leaf(Subquery(region=region, value=None))
+        parts = source.all()
+        if node.testexpr is not None:
+            parts = (*parts, self.expression(node.testexpr, place, scope, ctes))
+        scalar = parts[0] if kind == "EXPR_SUBLINK" else None
+        return self.leaf(Subquery(region=region, value=scalar, parts=parts, array=source.gate if array else None))
+
+
+def equality(left: Node, right: Node) -> Node:
+    """`left = right`."""
+    return ast.A_Expr(kind=A_Expr_Kind.AEXPR_OP, name=(ast.String("="),), lexpr=left, rexpr=right)
+
+
+def is_membership(node: Node) -> bool:
+    """`x IN (SELECT …)`."""
+    return (
+        isinstance(node, ast.SubLink)
+        and node.subLinkType.name == "ANY_SUBLINK"
+        and (node.operName is None or node.operName[-1].sval == "=")
+    )
+
+
+def _only_and_or(tree: Node, wanted: Node) -> bool:
+    """Whether nothing but AND and OR stands between a condition and a part of it."""
+    if tree is wanted:
+        return True
+    if isinstance(tree, ast.BoolExpr) and tree.boolop.name in ("AND_EXPR", "OR_EXPR"):
+        return any(_only_and_or(each, wanted) for each in tree.args)
+    return False
+
+
+def _is_pick(node: Node) -> bool:
+    """`(array_agg(…))[n]`."""
+    return (
+        isinstance(node.arg, ast.FuncCall)
+        and functions.is_aggregate(node.arg)
+        and functions.called(node.arg) == "array_agg"
+        and len(node.indirection) == 1
+        and isinstance(node.indirection[0], ast.A_Indices)
+        and not node.indirection[0].is_slice
+    )
+
+
+def _aggregate(gate: Gate, call: Node, whole: Node) -> Aggregate:
+    name, order = functions.called(call), tuple(each.node for each in call.agg_order or ())
+    pick = None
+    if name in functions.PICKS or isinstance(whole, ast.A_Indirection):
+        pick = call.args[0]
+    elif call.agg_within_group and name in ("mode", "percentile_disc"):
+        pick = order[0]
+    ordered = name in functions.ORDERED
+    return Aggregate(gate=gate, call=whole, pick=pick, filter=call.agg_filter, order=order, ordered=ordered)

@@ -1,0 +1,136 @@
+"""What must be known of PostgreSQL's own functions: which aggregate, which pick, which read the clock or the session.
+
+Sources: chapters 9.9 (date/time), 9.21 (aggregates), 9.26 (set-returning) and 9.27 (system information) of PostgreSQL's
+manual. Pure data.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+from replicator.lineage.query_tree import Node, ast, nodes
+
+
+def _names(words: str) -> frozenset[str]:
+    return frozenset(words.split())
+
+
+AGGREGATES: Final = _names(
+    "any_value array_agg avg bit_and bit_or bit_xor bool_and bool_or corr count covar_pop covar_samp every "
+    "json_agg json_agg_strict json_object_agg json_object_agg_strict json_object_agg_unique "
+    "json_object_agg_unique_strict jsonb_agg jsonb_agg_strict jsonb_object_agg jsonb_object_agg_strict "
+    "jsonb_object_agg_unique jsonb_object_agg_unique_strict max min mode percentile_cont percentile_disc "
+    "range_agg range_intersect_agg regr_avgx regr_avgy regr_count regr_intercept regr_r2 regr_slope regr_sxx "
+    "regr_sxy regr_syy stddev stddev_pop stddev_samp string_agg sum var_pop var_samp variance xmlagg"
+)
+ORDERED: Final = _names(
+    "any_value array_agg json_agg json_agg_strict json_object_agg json_object_agg_strict "
+    "json_object_agg_unique json_object_agg_unique_strict jsonb_agg jsonb_agg_strict jsonb_object_agg "
+    "jsonb_object_agg_strict jsonb_object_agg_unique jsonb_object_agg_unique_strict string_agg xmlagg"
+)
+"""Aggregates whose value depends on the order of their rows."""
+PICKS: Final = frozenset({"min", "max", "any_value"})
+"""Aggregates whose value is one of their argument's values; `(array_agg(…))[n]` is another."""
+SET_RETURNING: Final = _names(
+    "generate_series generate_subscripts json_array_elements json_array_elements_text json_each "
+    "json_each_text json_object_keys json_populate_recordset json_to_recordset jsonb_array_elements "
+    "jsonb_array_elements_text jsonb_each jsonb_each_text jsonb_object_keys jsonb_path_query "
+    "jsonb_populate_recordset jsonb_to_recordset regexp_matches regexp_split_to_table string_to_table unnest"
+)
+CLOCK: Final = _names("clock_timestamp now statement_timestamp timeofday transaction_timestamp")
+VOLATILE: Final = _names(
+    "currval gen_random_uuid lastval nextval random random_normal setseed setval txid_current "
+    "pg_current_xact_id uuidv4 uuidv7 pg_sleep"
+)
+SESSION: Final = _names(
+    "current_catalog current_database current_query current_schema current_schemas current_setting "
+    "current_user database_to_xml getpgusername inet_client_addr inet_client_port inet_server_addr "
+    "has_table_privilege pg_backend_pid query_to_xml session_user table_to_xml row_security_active"
+)
+STRICT: Final = _names(
+    "abs btrim ceil ceiling date date_part date_trunc extract floor initcap length lower lpad ltrim md5 "
+    "regexp_replace replace reverse round rpad rtrim split_part substring substr timezone to_char trunc upper "
+    "date_bin left right strpos"
+)
+"""Functions that surely give NULL for a NULL argument; many others do too, but nothing here relies on it."""
+_CLOCK_VALUES = ("SVFOP_CURRENT_DATE", "SVFOP_CURRENT_TIME", "SVFOP_LOCALTIME")  # …STAMP and …_N too
+_CLOCK_WORD = re.compile(r"\s*(now|today|tomorrow|yesterday)\b", re.IGNORECASE)
+_TIME_TYPES = frozenset({"date", "time", "timetz", "timestamp", "timestamptz"})
+_FAMILIES: Final = {
+    **dict.fromkeys(("smallint", "integer", "bigint"), "integer"),
+    **dict.fromkeys(("text", "character varying", "varchar"), "text"),
+    **{name: name for name in ("uuid", "date", "boolean", "bytea")},
+    **dict.fromkeys(("timestamp without time zone", "timestamp"), "timestamp"),
+    **dict.fromkeys(("timestamp with time zone",), "timestamptz"),
+}
+
+
+def called(node: Node) -> str:
+    """A function's bare name."""
+    return str(node.funcname[-1].sval)
+
+
+def foreign(names: tuple[Node, ...], known: frozenset[str]) -> bool:
+    """Whether a function's or an operator's name means one outside pg_catalog; `known`: such names, unqualified."""
+    if len(names) > 1:
+        return bool(names[0].sval != "pg_catalog")
+    return names[0].sval in known
+
+
+def is_aggregate(node: Node) -> bool:
+    """Whether a node is an aggregate's call, and not a window function's."""
+    if isinstance(node, ast.JsonObjectAgg | ast.JsonArrayAgg):
+        return True
+    if not isinstance(node, ast.FuncCall) or node.over is not None:
+        return False
+    flagged = node.agg_star or node.agg_distinct or node.agg_filter or node.agg_order or node.agg_within_group
+    return bool(flagged) or called(node) in AGGREGATES
+
+
+def reads_clock(node: Node) -> bool:
+    """Whether one node's value changes as time passes."""
+    if isinstance(node, ast.SQLValueFunction):
+        return bool(node.op.name.startswith(_CLOCK_VALUES))
+    if isinstance(node, ast.FuncCall):
+        return called(node) in CLOCK or (called(node) == "age" and len(node.args or ()) == 1)
+    if isinstance(node, ast.TypeCast) and node.typeName.names[-1].sval in _TIME_TYPES:
+        inner = node.arg.arg if isinstance(node.arg, ast.TypeCast) else node.arg
+        constant = inner.val if isinstance(inner, ast.A_Const) else None
+        return isinstance(constant, ast.String) and bool(_CLOCK_WORD.match(constant.sval))
+    return False
+
+
+def reads_session(node: Node) -> bool:
+    """Whether one node's value depends on who asks, or is another one each time."""
+    if isinstance(node, ast.SQLValueFunction):
+        return not reads_clock(node)
+    return isinstance(node, ast.FuncCall) and called(node) in VOLATILE | SESSION
+
+
+def contains_aggregate(tree: Node) -> bool:
+    """Whether an aggregate stands in an expression, subqueries left out."""
+    return any(is_aggregate(node) for node in _own(tree))
+
+
+def windows(tree: Node) -> list[Node]:
+    """Calls of window functions in an expression, subqueries left out."""
+    return [node for node in _own(tree) if isinstance(node, ast.FuncCall) and node.over is not None]
+
+
+def _own(tree: Node) -> list[Node]:
+    if isinstance(tree, tuple):
+        return [node for each in tree for node in _own(each)]
+    if not isinstance(tree, ast.Node) or isinstance(tree, ast.SubLink):
+        return []
+    return [tree, *(node for attribute in tree for node in _own(getattr(tree, attribute)))]
+
+
+def changing(tree: Node) -> bool:
+    """Whether an expression may have another value the next time."""
+    return any(reads_clock(node) or reads_session(node) for node in nodes(tree))
+
+
+def family(type_name: str | None) -> str | None:
+    """A name for types that print equal values alike and compare with each other; None: not known to."""
+    return _FAMILIES.get(re.sub(r"\(\d+\)", "", type_name).strip()) if type_name else None

@@ -1,0 +1,347 @@
+"""From a changed base row to the keys whose result it may have changed: the shortest way along equal values.
+
+A walk starts at one instance and binds others, one layer after another, until every key column has a value. What it
+concludes holds for each result in which the changed row took part, and for each that it kept from being there: where
+the row may be missing (an outer join's nullable side), conditions from further out that name it prove nothing.
+Reading a row too many is harmless, one too few is not.
+
+Pure: no I/O, no logging.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from math import inf
+
+from replicator.lineage.equalities import Equalities
+from replicator.lineage.query_tree import MARK, MARKED, BaseTable, Name, Region, chain
+from replicator.lineage.worlds import Fact, Term
+
+_COLUMN = re.compile(MARK + r'\.("(?:[^"]|"")+"|[^\W]\w*)')  # after the start's number has been taken out
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Path:
+    """How a changed row of a table leads to keys. A key with a NULL in it is none."""
+
+    table: Name
+    start: tuple[str, ...]
+    """Columns of the changed row, its old and its new values, that the path begins with."""
+    direct: tuple[str, ...] | None = None
+    """The columns of the row that are the key, in the key's order."""
+    lookup: str | None = None
+    """Else: a SELECT of distinct keys, in the key's order, for psycopg: one `%s` for each start column in order, each
+    an array, all of one length; the n-th elements are one row's values. An array's value is given as its text. Percent
+    signs are doubled, so parameters must be passed even where there are none."""
+    description: str = ""
+    """For people."""
+
+
+@dataclass(slots=True, eq=False)
+class Walk:
+    """What is known once an instance's row is given."""
+
+    world: Equalities
+    start: int
+    known: set[Region]
+    firm: dict[Region, None]
+    facts: list[Fact]
+    bound: dict[int, int] = field(default_factory=dict)
+    """Instance → layer."""
+    values: dict[tuple[int, str], Term] = field(default_factory=dict)
+    """(instance, expression) → the equal expression of a bound instance."""
+
+    def value(self, term: Term, before: float = inf) -> Term | None:
+        """The expression of an instance, bound before a layer, that a term's value can be taken from."""
+        if term.source is None:
+            return term
+        known = self.values.get((term.source, term.sql), term)
+        return next((each for each in (known, term) if self.bound.get(_source(each), before) < before), None)
+
+    def valid(self, fact: Fact) -> bool:
+        """Whether a fact holds, given what is there."""
+        return all(region in self.known for region in fact.regions)
+
+    def reached(self, term: Term) -> bool:
+        """Whether a term's row is there if its value is."""
+        here = self.world.instances[_source(term)].region
+        return all(region in self.known or region in term.implies for region in chain(here))
+
+    def know(self, regions: Iterable[Region]) -> None:
+        """Add regions that are there, and those that are there with them."""
+        new = [region for region in regions if region not in self.known]
+        for region in new:
+            self.known.update(chain(region))
+        if new:
+            for region in self.firm:  # outer ones first
+                if region.parent in self.known:
+                    self.known.add(region)
+
+
+def firm_regions(world: Equalities) -> dict[Region, None]:
+    """Regions that are there whenever what is around them is: an outer join whose side is needed is an inner one.
+
+    Outer ones come first.
+    """
+    regions = {region for each in world.instances.values() for region in chain(each.region)}
+    firm = {region for region in regions if region.always}
+    for term in world.key:
+        firm.update(region for one in (term.implies if term else ()) for region in chain(one))
+    size = 0
+    while size != len(firm):
+        size = len(firm)
+        for fact in world.facts:
+            if fact.identity:
+                continue
+            for region in fact.implies - firm:
+                around = set(chain(region.parent))
+                if all(one in around or one in firm for each in fact.regions for one in chain(each)):
+                    firm.add(region)
+    return dict.fromkeys(sorted(firm, key=lambda region: len(list(chain(region)))))
+
+
+def walk(world: Equalities, start: int, firm: dict[Region, None]) -> tuple[Path, set[int]] | None:
+    """The shortest path from an instance to the key, and the instances on it; None: there is none."""
+    keys = world.key
+    own = list(chain(world.instances[start].region))
+    absent = [region for region in own if region not in firm]
+    facts = [fact for fact in world.facts if fact.needs <= firm.keys() and not _silent(fact, absent, world)]
+    state = Walk(world, start, {world.flat.root}, firm, facts, {start: 0})
+    state.know([*own, *(region for term in keys if term is not None for region in term.implies)])
+    layer = 0
+    while True:
+        _transfer(state)
+        found = [None if term is None else state.value(term) for term in keys]
+        if all(found):
+            return _path(state, [term for term in found if term is not None])
+        layer += 1
+        if not _bind(state, layer):
+            return None
+
+
+def _silent(fact: Fact, absent: list[Region], world: Equalities) -> bool:
+    """Whether a fact from beyond a region that may be absent names a row in it: it proves nothing for that row."""
+    for region in absent:
+        outside = not any(region in chain(each) for each in fact.regions)
+        if outside and any(region in chain(world.instances[source].region) for source in fact.sources):
+            return True
+    return False
+
+
+def _transfer(state: Walk) -> None:
+    """Equal values stand for one another, without a look at the row that has them."""
+    size = -1
+    while size != len(state.values) + len(state.known):
+        size = len(state.values) + len(state.known)
+        for fact in state.facts:
+            if not state.valid(fact):
+                continue
+            if not fact.identity:
+                state.know(fact.implies)
+            if fact.sides is None or not fact.transfers:
+                continue
+            for here, there in (fact.sides, fact.sides[::-1]):
+                value = state.value(here)
+                if value is None or state.value(there) is not None or not state.reached(there):
+                    continue
+                state.values[(_source(there), there.sql)] = value
+
+
+def _bind(state: Walk, layer: int) -> bool:
+    """Bind each instance that an equality leads to, else each that another predicate leads to."""
+    for only_equal in (True, False):
+        new = {
+            source
+            for fact in state.facts
+            if (fact.sides is not None) == only_equal or not only_equal
+            for source in _leads_to(fact, state)
+        }
+        if new:
+            state.bound.update(dict.fromkeys(new, layer))
+            for source in new:
+                state.know([state.world.instances[source].region])
+            return True
+    return False
+
+
+def _leads_to(fact: Fact, state: Walk) -> list[int]:
+    """Unbound instances that a fact gives rows of."""
+    if not state.valid(fact):
+        return []
+    if fact.sides is not None:
+        return [
+            _source(there)
+            for here, there in (fact.sides, fact.sides[::-1])
+            if state.value(here) is not None and there.source not in state.bound and state.reached(there)
+        ]
+    open_sources = [source for source in fact.sources if source not in state.bound]
+    if len(fact.sources) < 2 or len(open_sources) != 1:
+        return []
+    region = state.world.instances[open_sources[0]].region
+    there_now = all(each in state.known or each in fact.implies for each in chain(region))
+    return open_sources if there_now else []
+
+
+@dataclass(frozen=True, slots=True)
+class _Step:
+    """A predicate that binds an instance, and the bound instances that it takes values from."""
+
+    sql: str
+    origins: frozenset[int]
+    start_columns: frozenset[str]
+    equal: bool = False
+    covers: frozenset[str] = frozenset()
+    """The plain columns of the bound instance that it fixes."""
+
+
+def _steps(state: Walk, source: int) -> list[_Step]:
+    """All predicates by which an instance is bound to instances of earlier layers."""
+    steps = []
+    layer = state.bound[source]
+    for fact in state.facts:
+        if source not in fact.sources or len(fact.sources) < 2 or not state.valid(fact):
+            continue
+        if fact.sides is None:
+            others = fact.sources - {source}
+            if all(state.bound.get(other, layer) < layer for other in others):
+                steps.append(_Step(fact.sql, others, _start_columns(fact.sql, state.start)))
+            continue
+        here, there = fact.sides if fact.sides[1].source == source else fact.sides[::-1]
+        value = state.value(here, layer)
+        if value is None:
+            continue
+        sql = f"{there.sql} = {value.sql}"
+        if fact.identity and not (_never_null(value, state) and _never_null(there, state)):
+            sql = f"({sql} OR {there.sql} IS NULL AND {value.sql} IS NULL)"
+        origins = frozenset() if value.source is None else frozenset((value.source,))
+        covers = frozenset() if there.column is None else frozenset((there.column,))
+        steps.append(_Step(sql, origins, _start_columns(value.sql, state.start), True, covers))
+    return list(dict.fromkeys(steps))
+
+
+def _chosen(steps: list[_Step], state: Walk, source: int) -> list[_Step]:
+    """The predicates worth their start columns: those of a unique key on either side if there is one, else all."""
+    instances, tables = state.world.instances, state.world.flat.catalog.tables
+    lowest = min(sum(state.bound[each] for each in step.origins) for step in steps)
+    steps = [step for step in steps if sum(state.bound[each] for each in step.origins) == lowest]
+    steps = [step for step in steps if step.equal] or steps
+    own_key = set(tables[instances[state.start].table].key)
+    by_key = [step for step in steps if step.start_columns and step.start_columns <= own_key]
+    if by_key:
+        return by_key
+    for unique in _unique_keys(tables[instances[source].table]):
+        covering = [step for step in steps if step.covers & unique]
+        if unique <= frozenset().union(*(step.covers for step in covering)):
+            return covering
+    return steps
+
+
+def _unique_keys(table: BaseTable) -> list[frozenset[str]]:
+    return [frozenset(columns) for columns in (table.key, *table.unique) if columns]
+
+
+def _path(state: Walk, keys: list[Term]) -> tuple[Path, set[int]]:
+    table = state.world.instances[state.start].table
+    plain = [term.column for term in keys if term.source == state.start and term.column is not None]
+    if len(plain) == len(keys):
+        direct = tuple(plain)
+        start = tuple(dict.fromkeys(direct))
+        return Path(table=table, start=start, direct=direct, description=_direct_text(table, start)), set()
+    needed: dict[int, list[_Step]] = {}
+    pending = [term.source for term in keys if term.source not in (None, state.start)]
+    while pending:
+        source = pending.pop()
+        if source is None or source in needed or source == state.start:
+            continue
+        needed[source] = _chosen(_steps(state, source), state, source)
+        pending += [origin for step in needed[source] for origin in step.origins]
+    return _lookup(state, keys, needed), set(needed)
+
+
+def _lookup(state: Walk, keys: list[Term], needed: dict[int, list[_Step]]) -> Path:
+    order = sorted(needed, key=lambda source: (state.bound[source], source))
+    instances, tables = state.world.instances, state.world.flat.catalog.tables
+    aliases = {state.start: "s", **{source: f"t{n}" for n, source in enumerate(order, 1)}}
+    joins, told = [], []
+    given = {column for steps in needed.values() for step in steps for column in step.start_columns}
+    for n, source in enumerate(order):
+        earlier = {state.start, *order[:n]}
+        steps = needed[source] + [
+            step
+            for step in _steps(state, source)
+            if step.origins <= earlier and step.start_columns <= given and step not in needed[source]
+        ]
+        conditions = [
+            fact.sql for fact in state.facts if fact.sources == {source} and fact.sides is None and state.valid(fact)
+        ]
+        predicates = list(dict.fromkeys([*(step.sql for step in steps), *conditions]))
+        joins.append(f"JOIN {quoted(instances[source].table)} AS {aliases[source]} ON {' AND '.join(predicates)}")
+        told.append(f"{instances[source].table[1]} {aliases[source]} ({' AND '.join(predicates)})")
+    selected = [term.sql for term in keys]
+    nulls = [f"{term.sql} IS NOT NULL" for term in keys if not _never_null(term, state)]
+    sql = " ".join(("SELECT DISTINCT", ", ".join(selected), "FROM {start}", *joins))
+    sql += f" WHERE {' AND '.join(nulls)}" if nulls else ""
+    start = sorted(_start_columns(sql, state.start))
+    table = instances[state.start].table
+    types = tables[table].columns
+    unnested = _unnested({column: types[column] for column in start})
+    written = _named(sql, aliases).replace("%", "%%").replace("{start}", unnested, 1)
+    names_for_people = {**aliases, state.start: table[1]}
+    told_text = " → ".join((f"{table[1]}({', '.join(start)})", *(_named(each, names_for_people) for each in told)))
+    reached = ", ".join(_named(term.sql, names_for_people) for term in keys)
+    return Path(table=table, start=tuple(start), lookup=written, description=f"{told_text} → {reached}")
+
+
+def _unnested(types: dict[str, str]) -> str:
+    """The start values as a FROM item `s`; arrays of arrays would come apart, so an array's elements are its text."""
+    if not types:
+        return "(SELECT 1) AS s"  # a key of constants
+    names = ", ".join(quote(column) for column in types)
+    elements = {column: "text" if kind.endswith("[]") else kind for column, kind in types.items()}
+    rows = f"unnest({', '.join(f'%s::{kind}[]' for kind in elements.values())})"
+    if elements == types:
+        return f"{rows} AS s({names})"
+    values = ", ".join(f"CAST(u.{quote(column)} AS {kind}) AS {quote(column)}" for column, kind in types.items())
+    return f"(SELECT {values} FROM {rows} AS u({names})) AS s"
+
+
+def _direct_text(table: Name, columns: tuple[str, ...]) -> str:
+    return f"{table[1]}({', '.join(columns)})"
+
+
+def _never_null(term: Term, state: Walk) -> bool:
+    if term.source is None or term.column is None or (term.source == state.start and term.column is None):
+        return False
+    table = state.world.flat.catalog.tables[state.world.instances[term.source].table]
+    return term.column in table.not_null or term.column in table.key
+
+
+def _start_columns(sql: str, start: int) -> frozenset[str]:
+    """The start instance's columns that a piece of SQL names."""
+    return frozenset(_unquoted(found) for found in _COLUMN.findall(sql.replace(f"{MARK}{start}.", f"{MARK}.")))
+
+
+def _named(sql: str, aliases: dict[int, str]) -> str:
+    return MARKED.sub(lambda match: aliases[int(match[1])], sql)
+
+
+def _source(term: Term) -> int:
+    if term.source is None:
+        raise ValueError("a constant belongs to no row")
+    return term.source
+
+
+def _unquoted(name: str) -> str:
+    return name[1:-1].replace('""', '"') if name.startswith('"') else name
+
+
+def quote(name: str) -> str:
+    """An identifier, quoted."""
+    return '"' + name.replace('"', '""') + '"'
+
+
+def quoted(name: Name) -> str:
+    """A table's name, quoted."""
+    return f"{quote(name[0])}.{quote(name[1])}"

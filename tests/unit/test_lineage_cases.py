@@ -1,0 +1,85 @@
+"""What is said of each small SELECT of the golden file, and of nothing but the SELECT."""
+
+from __future__ import annotations
+
+import pytest
+
+from replicator.lineage import Path, derive
+from tests.lineage_cases import Case, cases, catalog
+
+CASES = cases()
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.says)
+def test_a_select_has_the_lineage_that_the_golden_file_names(case: Case) -> None:
+    lineage = derive(case.select, case.key, catalog(case.views))
+    assert {table: set(columns) for (_, table), columns in lineage.sources.items()} == case.used
+    assert tuple(path.description for path in lineage.paths) == case.paths
+    assert tuple(f"{problem.reason}: {problem.sql}" for problem in lineage.problems) == case.refused
+    assert dict(lineage.clock) == case.clock
+    assert tuple(lineage.unstable) == case.unstable
+
+
+def test_the_golden_file_is_read_whole() -> None:
+    assert len(CASES) >= 70
+    assert all(case.used or case.refused for case in CASES)
+
+
+def test_a_direct_path_names_the_columns_of_the_key_in_its_order() -> None:
+    select = "SELECT v.number, v.tenant_id FROM visits v JOIN steps s USING (tenant_id, number)"
+    lineage = derive(select, ("number", "tenant_id"), catalog({}))
+    assert [(path.table[1], path.direct) for path in lineage.paths] == [
+        ("visits", ("number", "tenant_id")),
+        ("steps", ("number", "tenant_id")),
+    ]
+
+
+def test_a_lookup_takes_one_array_for_each_start_column_and_gives_the_key_in_its_order() -> None:
+    select = "SELECT s.id, v.at FROM steps s LEFT JOIN visits v ON v.tenant_id = s.tenant_id AND v.number = s.number"
+    lineage = derive(select, ("id",), catalog({}))
+    (path,) = [path for path in lineage.paths if path.lookup]
+    assert path.start == ("number", "tenant_id")
+    assert path.lookup == (
+        'SELECT DISTINCT t1.id FROM unnest(%s::integer[], %s::integer[]) AS s("number", "tenant_id")'
+        ' JOIN "public"."steps" AS t1 ON t1.tenant_id = s.tenant_id AND t1.number = s.number'
+    )
+
+
+def test_percent_signs_of_the_definition_are_not_parameters() -> None:
+    select = "SELECT c.id, ct.name FROM conversations c JOIN contacts ct ON ct.id = c.contact_id AND c.status % 2 = 0"
+    (_, path) = derive(select, ("id",), catalog({})).paths
+    assert path.lookup is not None
+    assert "% 2".replace("%", "%%") in path.lookup
+
+
+def test_the_start_columns_are_those_that_the_identities_must_carry() -> None:
+    select = "SELECT c.id, ct.name, m.content FROM conversations c JOIN contacts ct ON ct.id = c.contact_id"
+    lineage = derive(f"{select} JOIN messages m ON m.conversation_id = c.id", ("id",), catalog({}))
+    assert lineage.starts() == {
+        ("public", "conversations"): {"id"},
+        ("public", "contacts"): {"id"},
+        ("public", "messages"): {"conversation_id"},
+    }
+
+
+def test_a_path_by_hand_stands_in_where_none_is_found() -> None:
+    select = "SELECT c.id, i.name FROM conversations c CROSS JOIN inboxes i"
+    by_hand = Path(table=("public", "inboxes"), start=(), lookup="SELECT id FROM conversations", description="all")
+    assert derive(select, ("id",), catalog({})).problems
+    lineage = derive(select, ("id",), catalog({}), (by_hand,))
+    assert by_hand in lineage.paths
+    assert not lineage.problems
+
+
+def test_a_key_must_be_an_output() -> None:
+    (problem,) = derive("SELECT id FROM conversations", ("number",), catalog({})).problems
+    assert (problem.sql, problem.reason) == ("number", "the key must be outputs of the relation")
+
+
+@pytest.mark.parametrize(
+    "sql", ["SELECT", "SELECT 1; SELECT 2", "DELETE FROM tags", "SELECT id FROM tags WHERE id = $1"]
+)
+def test_what_is_not_one_select_is_a_problem_and_no_error(sql: str) -> None:
+    lineage = derive(sql, ("id",), catalog({}))
+    assert lineage.problems
+    assert not lineage.paths
