@@ -148,7 +148,7 @@ def map_add(
 
 def _show_plan(plan: Plan, *, with_steps: bool) -> None:
     for step in plan.steps if with_steps else ():
-        print(f"{step.version:03d} {step.does}")
+        print(f"{step.version:03d} {step.does}" if step.version else f"    {step.does}")
     for finding in plan.findings:
         print(f"{finding.severity.value}: {finding.says}")
     if not plan.steps:

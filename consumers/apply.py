@@ -142,10 +142,11 @@ class Applier:
     ) -> dict[Place, Mark]:
         moved = new_marks(tenant, stretch, ends_of(stretch), marks)
         named = {event.inbox for event in stretch if event.inbox is not None}
+        without_inbox = {name for name, relation in self._layout.relations.items() if relation.inbox is None}
         work = Work(
             tenant=tenant,
             topic_id=topic_id,
-            steps=steps(stretch),
+            steps=steps(stretch, without_inbox),
             inboxes=frozenset(named.union(*(event.inboxes for event in stretch))),
             marks=moved,
         )
@@ -219,10 +220,13 @@ class Applier:
         """A session that is of no use any more is made anew at the next try."""
         session: Session | None = getattr(self._own, "session", None)
         if session is not None and session.connection.broken:
-            del self._own.session
-            with self._lock:
-                self._sessions.discard(session)
-            session.close()
+            self._drop(session)
+
+    def _drop(self, session: Session) -> None:
+        del self._own.session
+        with self._lock:
+            self._sessions.discard(session)
+        session.close()
 
 
 def _may_be_halved(stretch: Sequence[Event], verdict: Verdict) -> bool:

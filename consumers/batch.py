@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
@@ -49,8 +50,8 @@ _OPS: Final = UPSERTS | {"d", "t"}
 _MOST_DIGITS: Final = 18
 """Of an inbox: PostgreSQL's bigint takes them all."""
 
-Holders = Callable[[str, Sequence[int] | None], Iterable[int]]
-"""(table, ids or None for any) → tenants that hold such a row."""
+Holders = Callable[[str, Sequence[int] | None], Mapping[int | None, Iterable[int]]]
+"""(table, ids or None for any) → by id (None for any) the tenants that hold such a row."""
 
 
 @dataclass(slots=True)
@@ -98,9 +99,10 @@ class View:
 class _Sorting:
     """One pass over the messages."""
 
-    def __init__(self, view: View) -> None:
+    def __init__(self, view: View, held: Mapping[tuple[str, int | None], Iterable[int]]) -> None:
+        """`held`: by table and id (None: any) the tenants that hold a row of which a broadcast tells."""
         self.batch = Batch()
-        self._view = view
+        self._view, self._held = view, held
         self._streamed: dict[Place, Position] = {}
         self._active: dict[str, set[int]] = defaultdict(set)
 
@@ -139,14 +141,12 @@ class _Sorting:
             self.batch.counts.unmapped[inbox] += 1
 
     def _broadcast(self, message: Message, head: Head) -> None:
-        ids: list[int] | None = None
-        if head.key:
-            try:
-                ids = [identifier(head.key)]
-            except BadEvent:  # the target has no row of such a key
-                self._unreadable(message)
-                return
-        for tenant in {*self._view.holders(head.table, ids), *self._active[head.table]}:
+        try:
+            told = _told(head)
+        except BadEvent:  # the target has no row of such a key
+            self._unreadable(message)
+            return
+        for tenant in {*self._held.get(told, ()), *self._active[head.table]}:
             self._give(tenant, _event(message, head, None))
 
     def _give(self, tenant: int, event: Event) -> None:
@@ -209,12 +209,36 @@ class _Sorting:
         self._give(owner.tenant, _event(message, head, inbox))
 
 
-def sort_out(messages: Iterable[Message], view: View) -> Batch:
+def sort_out(messages: Sequence[Message], view: View) -> Batch:
     """Raises LogTooNew for a marker that a newer replicator wrote."""
-    sorting = _Sorting(view)
+    sorting = _Sorting(view, _holders(messages, view.holders))
     for message in messages:
         sorting.take(message)
     return sorting.batch
+
+
+def _holders(messages: Iterable[Message], ask: Holders) -> dict[tuple[str, int | None], Iterable[int]]:
+    """Who holds what the broadcasts tell of, asked once for each table: a broadcast stands in every partition."""
+    told: set[tuple[str, int | None]] = set()
+    for message in messages:
+        if message.key is None:
+            with suppress(KeyError, ValueError, AttributeError, BadEvent):  # `_Sorting` says what is wrong with it
+                head = unpack_head(message.headers)
+                if head.op in _OPS:
+                    told.add(_told(head))
+    found: dict[tuple[str, int | None], Iterable[int]] = {}
+    for table in sorted({table for table, _ in told}):
+        ids = sorted(number for name, number in told if name == table and number is not None)
+        answers = [ask(table, ids)] if ids else []
+        if (table, None) in told:
+            answers.append(ask(table, None))
+        found |= {(table, number): tenants for answer in answers for number, tenants in answer.items()}
+    return found
+
+
+def _told(head: Head) -> tuple[str, int | None]:
+    """The row of which a broadcast tells; None: any of its table. Raises BadEvent for a key that no row can have."""
+    return head.table, identifier(head.key) if head.key else None
 
 
 def begins_backfill(message: Message) -> bool:

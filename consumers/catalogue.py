@@ -28,6 +28,7 @@ class Relation:
     forced: bool
     indexed: str
     """For an index: its table."""
+    comment: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,6 +37,8 @@ class Column:
     """As format_type prints it."""
     required: bool
     """NOT NULL without a default: whoever inserts must give a value."""
+    fills_itself: bool
+    """It has a default, or counts."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,6 +101,14 @@ class Catalogue:
         )
         return [str(name) for (name,) in rows]
 
+    def knows_type(self, name: str) -> bool:
+        """Whether a column may have this type; the name must parse as one."""
+        return bool(self._rows("SELECT 1 FROM pg_type WHERE oid = to_regtype(%s) AND typtype <> 'p'", name))
+
+    def readers(self, view: str) -> list[str]:
+        """Roles, besides the owner, that were given SELECT."""
+        return [str(name) for (name,) in self._rows(_READERS, self._name(view))]
+
     def has_rows(self, table: str) -> bool:
         """Whether the table holds any row that this session sees."""
         return bool(self._rows(f"SELECT EXISTS (SELECT FROM {self._name(table)})".encode())[0][0])
@@ -142,14 +153,22 @@ class Catalogue:
 
     def _relations(self) -> dict[str, Relation]:
         return {
-            name: Relation(kind=kind, owner=owner, is_ours=ours, secured=secured, forced=forced, indexed=indexed or "")
-            for name, kind, owner, ours, secured, forced, indexed in self._rows(_RELATIONS, self.schema)
+            name: Relation(
+                kind=kind,
+                owner=owner,
+                is_ours=ours,
+                secured=secured,
+                forced=forced,
+                indexed=indexed or "",
+                comment=comment or "",
+            )
+            for name, kind, owner, ours, secured, forced, indexed, comment in self._rows(_RELATIONS, self.schema)
         }
 
     def _columns(self) -> dict[str, dict[str, Column]]:
         found: dict[str, dict[str, Column]] = defaultdict(dict)
-        for table, name, type_name, required in self._rows(_COLUMNS, self.schema):
-            found[table][name] = Column(type=type_name, required=required)
+        for table, name, type_name, required, fills_itself in self._rows(_COLUMNS, self.schema):
+            found[table][name] = Column(type=type_name, required=required, fills_itself=fills_itself)
         return dict(found)
 
     def _unique_keys(self) -> tuple[set[str], dict[str, set[frozenset[str]]]]:
@@ -191,7 +210,7 @@ class Catalogue:
 
 _RELATIONS: LiteralString = """
     SELECT c.relname, c.relkind::text, pg_get_userbyid(c.relowner), pg_has_role(c.relowner, 'USAGE'),
-        c.relrowsecurity, c.relforcerowsecurity, t.relname
+        c.relrowsecurity, c.relforcerowsecurity, t.relname, obj_description(c.oid, 'pg_class')
     FROM pg_class c
     LEFT JOIN pg_index i ON i.indexrelid = c.oid
     LEFT JOIN pg_class t ON t.oid = i.indrelid
@@ -199,10 +218,10 @@ _RELATIONS: LiteralString = """
 
 _COLUMNS: LiteralString = """
     SELECT c.relname, a.attname, format_type(a.atttypid, a.atttypmod),
-        a.attnotnull AND NOT a.atthasdef AND a.attidentity = ''
+        a.attnotnull AND NOT a.atthasdef AND a.attidentity = '', a.atthasdef OR a.attidentity <> ''
     FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid
     WHERE c.relnamespace = (SELECT oid FROM pg_namespace WHERE nspname = %s)
-        AND c.relkind IN ('r', 'p') AND a.attnum > 0 AND NOT a.attisdropped
+        AND c.relkind IN ('r', 'p', 'v') AND a.attnum > 0 AND NOT a.attisdropped
     ORDER BY c.relname, a.attnum"""
 
 _UNIQUE_KEYS: LiteralString = """
@@ -245,6 +264,11 @@ _FUNCTIONS: LiteralString = """
     WHERE p.pronamespace = (SELECT oid FROM pg_namespace WHERE nspname = %s)"""
 
 _ROLES: LiteralString = "SELECT rolname, rolsuper, rolbypassrls, rolcanlogin FROM pg_roles"
+
+_READERS: LiteralString = """
+    SELECT r.rolname FROM pg_class c CROSS JOIN LATERAL aclexplode(c.relacl) AS given JOIN pg_roles r
+        ON r.oid = given.grantee
+    WHERE c.oid = %s::regclass AND given.privilege_type = 'SELECT' AND r.oid <> c.relowner ORDER BY r.rolname"""
 
 _SEQUENCES: LiteralString = """
     SELECT s.relname FROM pg_depend d JOIN pg_class s ON s.oid = d.objid AND s.relkind = 'S'

@@ -41,7 +41,7 @@ class _Comparison:
 
     def __init__(self, catalogue: Catalogue, migration: Migration) -> None:
         self._now, self._migration = catalogue, migration
-        self._is_recorded = catalogue.applied.get(migration.version) == migration.checksum
+        self._is_recorded = migration.version == 0 or catalogue.applied.get(migration.version) == migration.checksum
 
     def items(self) -> Iterator[Item]:
         for statement in self._migration.statements:

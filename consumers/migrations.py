@@ -35,6 +35,7 @@ class Migration:
     """One file. The checksum is that of its text before names are put in: it is the same in every installation."""
 
     version: int
+    """0: statements that no file holds."""
     name: str
     checksum: str
     statements: tuple[Statement, ...]

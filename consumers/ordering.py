@@ -7,13 +7,16 @@ an inbox touches only a row of that inbox. Only events of one inbox are known to
 partial row of another inbox goes into a step of its own. What concerns many rows (a truncate, a sweep) stands between
 two steps.
 
+Rows that say no inbox (contacts) may be at several: their absence at one says nothing of the others. What it comes to
+depends on what refers to the row, so it is looked at after all else of its step.
+
 Pure: values in, values out. Never knows which rows the target holds.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
 
@@ -106,14 +109,17 @@ class Sweep:
 Step = Rows | Truncate | Begin | Sweep
 
 
-def steps(events: Iterable[Event]) -> list[Step]:
-    """What is to be done for these events of one tenant. Raises BadEvent for an event that can't be read."""
+def steps(events: Iterable[Event], without_inbox: Container[str] = ()) -> list[Step]:
+    """What is to be done for these events of one tenant. Raises BadEvent for an event that can't be read.
+
+    `without_inbox`: tables whose rows say none.
+    """
     done: list[Step] = []
     rows: dict[tuple[str, bytes], list[Event]] = defaultdict(list)
 
     def close() -> None:
         if rows:
-            done.extend(_collapse(rows))
+            done.extend(_collapse(rows, without_inbox))
             rows.clear()
 
     for event in events:
@@ -133,13 +139,16 @@ def steps(events: Iterable[Event]) -> list[Step]:
     return done
 
 
-def _collapse(rows: dict[tuple[str, bytes], list[Event]]) -> list[Rows]:
+def _collapse(rows: dict[tuple[str, bytes], list[Event]], without_inbox: Container[str]) -> list[Rows]:
     """One step, or a few: nearly every row needs the first one alone."""
     layers: list[Rows] = []
+    absences: dict[str, list[Delete]] = defaultdict(list)
     for (table, key), events in rows.items():
         if len(events) > 1:
             events.sort(key=_position)
-        for depth, (deletes, live) in enumerate(_fold(identifier(key), events)):
+        row = identifier(key)
+        folded = _fold_unplaced(row, events, absences[table]) if table in without_inbox else _fold(row, events)
+        for depth, (deletes, live) in enumerate(folded):
             if depth == len(layers):
                 layers.append(Rows())
             if deletes:
@@ -149,6 +158,8 @@ def _collapse(rows: dict[tuple[str, bytes], list[Event]]) -> list[Rows]:
     for layer in layers:
         for found in layer.upserts.values():
             found.sort()
+    if last := {table: deletes for table, deletes in absences.items() if deletes}:
+        layers.append(Rows({}, last))
     return layers
 
 
@@ -174,6 +185,26 @@ def _fold(row: int, events: list[Event]) -> Iterator[tuple[list[Delete], Upsert 
             before = live.position._replace(ordinal=live.position.ordinal - 1)
             deletes.append(Delete(row, None, before))
             live = None
+    yield deletes, live
+
+
+def _fold_unplaced(
+    row: int, events: list[Event], absences: list[Delete]
+) -> Iterator[tuple[list[Delete], Upsert | None]]:
+    """The same for a row that says no inbox. Absences at an inbox that no later row contradicts go to `absences`."""
+    deletes: list[Delete] = []
+    live: Upsert | None = None
+    after: list[Delete] = []
+    for event in events:
+        if event.op in UPSERTS:
+            live = _later(live, row, event)
+            after = []
+        elif event.inbox is None:
+            deletes.append(Delete(row, None, event.position))
+            live, after = None, []
+        else:
+            after.append(Delete(row, event.inbox, event.position))
+    absences.extend(after)
     yield deletes, live
 
 

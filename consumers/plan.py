@@ -19,11 +19,14 @@ class Severity(Enum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Step:
-    """One statement that would be carried out, and the number of the file that it comes from."""
+    """One statement that would be carried out, and the number of the file that it comes from, or 0."""
 
     version: int
     does: str
     sql: str
+    """Empty: it is not the target that is asked."""
+    asks_for: str = ""
+    """The table whose rows the replicator is asked for, once everything before is committed."""
     makes_role: str = ""
     """The role that it creates: roles are the whole server's, so a setup of another database may be faster."""
 

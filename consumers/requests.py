@@ -22,7 +22,7 @@ from consumers.config import Settings
 from consumers.inbound import kafka_base
 from consumers.tenants import Owner
 from consumers.upsert import Relation
-from replicator import CAPTURED, MOST_INBOXES, BackfillRequest, KeysRequest, Request, Topics, encode_request
+from replicator import MOST_INBOXES, BackfillRequest, KeysRequest, Request, Topics, encode_request
 
 log = structlog.get_logger(__name__)
 
@@ -69,7 +69,7 @@ class Requests:
             }
         )
         self._backfills: dict[int, _Asking] = {}
-        self._stubs = _Stubs(settings.stub_patience_s)
+        self._stubs = Stubs(settings.stub_patience_s)
 
     def send(self, request: Request) -> None:
         """Leaves it to librdkafka."""
@@ -117,17 +117,16 @@ class Requests:
             if inbox in owners:
                 inboxes[owners[inbox].tenant].append(inbox)
         for tenant, own in inboxes.items():
-            for name in CAPTURED:
-                if (relation := relations.get(name)) is not None:
-                    for request in self._stubs.overdue(connection, relation, tenant, own):
-                        self.send(request)
+            for relation in relations.values():
+                for request in self._stubs.overdue(connection, relation, tenant, own):
+                    self.send(request)
 
     def close(self) -> None:
         """What is still queued has some seconds."""
         self._producer.flush(2)
 
 
-class _Stubs:
+class Stubs:
     """When stubs are to be asked for, in a rotation over each table of each tenant."""
 
     def __init__(self, patience_s: float) -> None:

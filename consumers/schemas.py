@@ -10,7 +10,7 @@ import threading
 import time
 from typing import Final
 
-from confluent_kafka import Consumer, KafkaException, TopicPartition
+from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, TopicPartition
 
 from consumers.config import Settings
 from consumers.errors import LogUnavailable, VersionUnknown
@@ -18,6 +18,8 @@ from consumers.inbound import kafka_base
 from replicator import TableSchema, Topics
 
 _SECONDS: Final = 5.0
+_SECONDS_ONCE: Final = 5.0
+"""For a command, at which somebody looks."""
 
 
 class Schemas:
@@ -67,3 +69,50 @@ class Schemas:
             if record.error() is None and (value := record.value()):
                 schema = TableSchema.decode(value)
                 self._known[schema.table, schema.version] = schema
+
+
+def latest(settings: Settings) -> dict[str, TableSchema]:
+    """The newest version of each table, none if the topic is not there. Raises LogUnavailable after some seconds."""
+    topic = Topics(settings.topic_prefix).schemas
+    faults: list[KafkaError] = []
+    consumer = Consumer(
+        {
+            **kafka_base(settings),
+            "log_level": 0,  # librdkafka would print each failed connection over the plan
+            "group.id": f"{topic}.setup",  # never used: nothing is committed
+            "enable.auto.commit": False,
+            "enable.partition.eof": True,
+            "error_cb": faults.append,
+        }
+    )
+    try:
+        deadline = time.monotonic() + _SECONDS_ONCE
+        while (known := _topics(consumer)) is None:
+            if time.monotonic() > deadline or any(f.code() == KafkaError._ALL_BROKERS_DOWN for f in faults):
+                raise LogUnavailable("Kafka does not answer")
+        return _newest(consumer, topic, deadline) if topic in known else {}
+    finally:
+        consumer.close()
+
+
+def _topics(consumer: Consumer) -> set[str] | None:
+    """All: to ask for one by its name may make it. None: no answer yet."""
+    try:
+        return set(consumer.list_topics(timeout=0.2).topics)
+    except KafkaException:
+        consumer.poll(0)  # serves the errors that librdkafka keeps
+        return None
+
+
+def _newest(consumer: Consumer, topic: str, deadline: float) -> dict[str, TableSchema]:
+    found: dict[str, TableSchema] = {}
+    consumer.assign([TopicPartition(topic, 0, OFFSET_BEGINNING)])
+    while time.monotonic() < deadline:
+        for record in consumer.consume(500, timeout=0.1):
+            error = record.error()
+            if error is not None and error.code() == KafkaError._PARTITION_EOF:
+                return found
+            if error is None and (value := record.value()):
+                schema = TableSchema.decode(value)
+                found[schema.table] = schema
+    raise LogUnavailable(f"{topic} can't be read")

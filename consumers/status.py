@@ -60,7 +60,7 @@ class TenantStatus:
     freshness: Freshness
     parked: tuple[Parked, ...]
     stubs: int
-    """Parent rows that are awaited."""
+    """Parent rows that are awaited: nothing was heard of them yet."""
     backfilling: tuple[int, ...]
     """Inboxes whose rows are not complete yet."""
 
@@ -115,7 +115,7 @@ class _Reading:
             ).fetchall()
         )
         self._parked = _parked(connection)
-        self._stubs = _stub_count(connection, settings.target_schema)
+        self._stubs = _stub_count(connection)
         connection.commit()
 
     def tenant(self, tenant: int, name: str | None) -> TenantStatus:
@@ -186,17 +186,11 @@ def _parked(connection: psycopg.Connection[Any]) -> dict[int, list[Parked]]:
     return found
 
 
-def _stub_count(connection: psycopg.Connection[Any], schema: str) -> sql.Composed:
+def _stub_count(connection: psycopg.Connection[Any]) -> sql.Composed:
     """A query over every replicated table; each has a partial index for it."""
-    tables = connection.execute(
-        "SELECT c.relname FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid AND a.attname = 'synced_at'"
-        " WHERE c.relkind IN ('r', 'p') AND c.relnamespace = %s::regnamespace",
-        [schema],
-    )
-    counts = [
-        sql.SQL("(SELECT count(*) FROM {} WHERE tenant_id = own.id AND synced_at IS NULL)").format(sql.Identifier(name))
-        for (name,) in tables
-    ]
+    stubs = sql.SQL("(SELECT count(*) FROM {} WHERE tenant_id = own.id AND synced_at IS NULL AND source_epoch = 0)")
+    tables = connection.execute("SELECT relation FROM replication_relations() ORDER BY 1")
+    counts = [stubs.format(sql.Identifier(name)) for (name,) in tables]
     return sql.SQL("SELECT {} FROM (SELECT %s::integer AS id) AS own").format(sql.SQL(" + ").join(counts))
 
 

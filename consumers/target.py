@@ -23,7 +23,7 @@ from consumers.errors import BadEvent, TargetRefused
 from consumers.ordering import Begin, Rows, Step, Sweep, Truncate, Upsert
 from consumers.upsert import Form, Relation
 from consumers.watermark import Mark, Place
-from replicator import CAPTURED, PINNED_SETTINGS, KeysRequest, TableSchema
+from replicator import PINNED_SETTINGS, REPLICATED, KeysRequest, TableSchema
 
 _MOST_STAGED: Final = 5_000
 _MOST_STAGED_BYTES: Final = 32 << 20
@@ -221,11 +221,17 @@ class Session:
         position: tuple[int, int, int],
         given: dict[str, Any],
         inboxes: list[int] | None = None,
+        spared: list[int] | None = None,
     ) -> None:
         epoch, point, ordinal = position
         statement = upsert.stage_older(relation, of_inboxes=inboxes is not None)
         self._staged += self._execute(
-            statement, **given, epoch=epoch, point=point, ordinal=ordinal, **({"inboxes": inboxes} if inboxes else {})
+            statement,
+            **given,
+            epoch=epoch,
+            point=point,
+            ordinal=ordinal,
+            **({"inboxes": inboxes, "spared": spared or []} if inboxes else {}),
         )
 
     def _sweep(self, step: Sweep, given: dict[str, Any]) -> int:
@@ -241,12 +247,12 @@ class Session:
         inboxes = [inbox for (inbox,) in begun]
         if not inboxes:
             return 0
-        swept = [name for name in marker.tables if name in self.relations and self.relations[name].inbox]
-        before = marker.start._replace(ordinal=marker.start.ordinal - 1)
+        swept = [name for name in marker.tables if name in self.relations]
         for name in swept:
-            self._stage_older(self.relations[name], before, given, inboxes)
+            start = marker.start_of(name)
+            spared = list(marker.spared.get(name, ()))
+            self._stage_older(self.relations[name], start._replace(ordinal=start.ordinal - 1), given, inboxes, spared)
         gone = self._delete(swept, given)
-        is_complete = set(CAPTURED) <= set(marker.tables)
         # An inbox that still waits after a backfill of some tables waits for another one.
         self._execute(
             "UPDATE inbox_tenant_mapping SET backfilled_at = CASE WHEN %(complete)s THEN now() END,"
@@ -255,7 +261,7 @@ class Session:
             " AND (%(complete)s OR backfilled_at IS NULL)",
             tenant=given["tenant"],
             inboxes=inboxes,
-            complete=is_complete,
+            complete=marker.is_complete,
         )
         return gone
 
@@ -389,41 +395,54 @@ def refuse_unbound(connection: Connection[Any], relations: Mapping[str, Relation
 
 def read_relations(connection: Connection[Any]) -> dict[str, Relation]:
     """The replicated tables of the current schema, with the graph of their foreign keys. Raises TargetRefused."""
+    try:
+        known = {
+            name: (key, inbox or "")
+            for name, key, inbox in connection.execute("SELECT relation, key, inbox FROM replication_relations()")
+        }
+    except psycopg.errors.UndefinedFunction:
+        raise TargetRefused("the target is not set up, or for an older version of this program") from None
+    if not set(REPLICATED) <= known.keys():
+        lacking = ", ".join(sorted(set(REPLICATED) - known.keys()))
+        raise TargetRefused(f"the target is not set up: {lacking} missing or without its own columns")
     columns: dict[str, dict[str, str]] = defaultdict(dict)
     documents: dict[str, set[str]] = defaultdict(set)
     for table, name, kind, is_document in connection.execute(_COLUMNS):
         columns[table][name] = kind
         if is_document:
             documents[table].add(name)
-    replicated = {table for table, found in columns.items() if found.keys() >= upsert.OWN_COLUMNS and "id" in found}
-    if not set(CAPTURED) <= replicated:
-        lacking = ", ".join(sorted(set(CAPTURED) - replicated))
-        raise TargetRefused(f"the target is not set up: {lacking} missing or without its own columns")
     parents: dict[str, set[tuple[str, str]]] = defaultdict(set)
     children: dict[str, set[tuple[str, str]]] = defaultdict(set)
-    for child, parent, key in connection.execute(_FOREIGN_KEYS):
-        own = [name for name in key if name != "tenant_id"]
-        if child in replicated and parent in replicated and len(own) == 1:
-            parents[child].add((own[0], parent))
-            children[parent].add((child, own[0]))
+    for child, parent, own, referenced in connection.execute(_FOREIGN_KEYS):
+        if child in known and parent in known and known[parent][0] == referenced:
+            parents[child].add((own, parent))
+            children[parent].add((child, own))
     return {
-        table: Relation(
-            name=table,
-            columns=columns[table],
-            documents=frozenset(documents[table]),
-            parents=tuple(sorted(parents[table])),
-            children=tuple(sorted(children[table])),
+        name: Relation(
+            name=name,
+            columns=columns[name],
+            documents=frozenset(documents[name]),
+            parents=tuple(sorted(parents[name])),
+            children=tuple(sorted(children[name])),
+            key=key,
+            inbox_column=inbox,
+            parent_keys={parent: known[parent][0] for _, parent in parents[name]},
+            child_inboxes={child: known[child][1] for child, _ in children[name]},
         )
-        for table in replicated
+        for name, (key, inbox) in known.items()
     }
 
 
-def holders(connection: Connection[Any], table: str, ids: Sequence[int] | None) -> list[int]:
-    """Tenants that hold one of these rows (None: any row) of a replicated table."""
+def holders(connection: Connection[Any], table: str, ids: Sequence[int] | None) -> dict[int | None, list[int]]:
+    """By id the tenants that hold such a row of a replicated table; ids None: those that hold any, under None."""
     packed = None if ids is None else orjson.dumps(list(ids)).decode()
+    found: dict[int | None, list[int]] = defaultdict(list)
     with connection.transaction():  # the function sets the tenant locally
-        found = connection.execute("SELECT tenant_id FROM replication_tenants_holding(%s, %s::jsonb)", [table, packed])
-        return [tenant for (tenant,) in found]
+        for tenant, held in connection.execute(
+            "SELECT tenant_id, held FROM replication_holders(%s, %s::jsonb)", [table, packed]
+        ):
+            found[held].append(tenant)
+    return found
 
 
 _COLUMNS: Final = """
@@ -437,8 +456,14 @@ _COLUMNS: Final = """
         AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated = ''
     ORDER BY c.relname, a.attnum"""
 
+# Of two columns, the tenant's and another: (child, parent, the child's other column, the parent's).
 _FOREIGN_KEYS: Final = """
-    SELECT c.relname, p.relname, ARRAY(
-        SELECT a.attname::text FROM pg_attribute AS a WHERE a.attrelid = c.oid AND a.attnum = ANY (k.conkey))
-    FROM pg_constraint AS k JOIN pg_class AS c ON c.oid = k.conrelid JOIN pg_class AS p ON p.oid = k.confrelid
-    WHERE k.contype = 'f' AND c.relnamespace = current_schema()::regnamespace AND p.relnamespace = c.relnamespace"""
+    SELECT c.relname, p.relname, o.attname, r.attname
+    FROM pg_constraint AS k
+    JOIN pg_class AS c ON c.oid = k.conrelid
+    JOIN pg_class AS p ON p.oid = k.confrelid
+    CROSS JOIN LATERAL unnest(k.conkey, k.confkey) AS pair (own, referenced)
+    JOIN pg_attribute AS o ON o.attrelid = c.oid AND o.attnum = pair.own
+    JOIN pg_attribute AS r ON r.attrelid = p.oid AND r.attnum = pair.referenced
+    WHERE k.contype = 'f' AND c.relnamespace = current_schema()::regnamespace AND p.relnamespace = c.relnamespace
+        AND cardinality(k.conkey) = 2 AND o.attname <> 'tenant_id'"""

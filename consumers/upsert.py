@@ -5,13 +5,16 @@ and compares with the stored row's own position. Placeholders are psycopg's name
 %(form)s. Foreign keys stay on: a parent that is missing is made as a stub before its child; one that is deleted while
 it has children is wiped to a stub; one that may have lost its last child is noted in `pg_temp.orphans`.
 
+A relation without an inbox column (contacts) belongs to a tenant by what refers to it: its absence at one inbox deletes
+what nothing refers to and wipes nothing, and it goes, synced or not, with its last reference.
+
 Pure: knows the shape of the target's tables, never a connection.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from graphlib import TopologicalSorter
 from typing import Final
 
@@ -58,10 +61,20 @@ class Relation:
     """Foreign keys as (own column, parent table), tenants left out."""
     children: tuple[tuple[str, str], ...]
     """(child table, its column) of every foreign key to this table."""
+    key: str = "id"
+    """The column that, after the tenant's, is unique."""
+    inbox_column: str = ""
+    """Where the name alone does not tell it."""
+    parent_keys: Mapping[str, str] = field(default_factory=dict)
+    """The key of each parent whose key is not `id`."""
+    child_inboxes: Mapping[str, str] = field(default_factory=dict)
+    """The inbox column of each child whose inbox column is not `inbox_id`; empty: it has none."""
 
     @property
     def inbox(self) -> str | None:
         """The column of the inbox; None: rows have no inbox of their own."""
+        if self.inbox_column:
+            return self.inbox_column
         if self.name == "inboxes":
             return "id"
         return "inbox_id" if "inbox_id" in self.columns else None
@@ -69,7 +82,7 @@ class Relation:
     @property
     def data(self) -> tuple[str, ...]:
         """The source's columns but the key."""
-        return tuple(name for name in self.columns if name not in OWN_COLUMNS and name != "id")
+        return tuple(name for name in self.columns if name not in OWN_COLUMNS and name != self.key)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -150,19 +163,21 @@ def wipe(relation: Relation) -> str | None:
     )
     return (
         f"UPDATE {quoted(relation.name)} AS t SET {sets} FROM ("
-        "SELECT DISTINCT ON (t.id) t.id, d.epoch, d.point, d.ordinal"
-        f" FROM pg_temp.staged_deletes AS d JOIN {quoted(relation.name)} AS t ON {_hits(relation)}"
-        " ORDER BY t.id, d.epoch DESC, d.point DESC, d.ordinal DESC"
-        ") AS w WHERE t.tenant_id = %(tenant)s AND t.id = w.id"
+        "SELECT DISTINCT ON (d.id) d.id, d.epoch, d.point, d.ordinal"
+        f" FROM pg_temp.staged_deletes AS d JOIN {quoted(relation.name)} AS t ON {_hits(relation, wiping=True)}"
+        " ORDER BY d.id, d.epoch DESC, d.point DESC, d.ordinal DESC"
+        f") AS w WHERE t.tenant_id = %(tenant)s AND {_key(relation)} = w.id"
     )
 
 
 def stage_older(relation: Relation, *, of_inboxes: bool) -> str:
-    """Stages the delete of rows not beyond (%(epoch)s, %(point)s, %(ordinal)s): all, or synced ones of %(inboxes)s."""
-    scope = f" AND t.{quoted(relation.inbox or '')} = ANY (%(inboxes)s) AND t.synced_at IS NOT NULL"
+    """Stages the delete of rows not beyond (%(epoch)s, %(point)s, %(ordinal)s): all, or synced ones of %(inboxes)s but
+    those of %(spared)s.
+    """
+    scope = f" AND {_within(relation)} AND t.synced_at IS NOT NULL AND {_key(relation)} <> ALL (%(spared)s::bigint[])"
     return (
         "INSERT INTO pg_temp.staged_deletes SELECT %(load)s, %(step)s,"
-        f" {literal(relation.name)}, t.id, NULL, %(epoch)s, %(point)s, %(ordinal)s"
+        f" {literal(relation.name)}, {_key(relation)}, NULL, %(epoch)s, %(point)s, %(ordinal)s"
         f" FROM {quoted(relation.name)} AS t WHERE t.tenant_id = %(tenant)s"
         f" AND {_STORED} <= (%(epoch)s::bigint, %(point)s::bigint, %(ordinal)s::bigint){scope if of_inboxes else ''}"
     )
@@ -171,15 +186,17 @@ def stage_older(relation: Relation, *, of_inboxes: bool) -> str:
 def make_parents(form: Form) -> list[str]:
     """Stubs for parents that rows of this form name and that do not exist. Rows that are too old name none."""
     table = quoted(form.relation.name)
+    key, keys = _key(form.relation), form.relation.parent_keys
     return [
-        f"INSERT INTO {quoted(parent)} (tenant_id, id) SELECT %(tenant)s, n.id FROM ("
+        f"INSERT INTO {quoted(parent)} (tenant_id, {quoted(keys.get(parent, 'id'))}) SELECT %(tenant)s, n.id FROM ("
         f"SELECT DISTINCT r.{quoted(column)} AS id FROM pg_temp.staged_rows AS s"
         f" CROSS JOIN LATERAL json_to_record(s.doc) AS r ({quoted(column)} bigint)"
         f" WHERE {_STAGED} AND r.{quoted(column)} IS NOT NULL AND NOT EXISTS ("
-        f"SELECT FROM {table} AS t WHERE t.tenant_id = %(tenant)s AND t.id = s.id"
+        f"SELECT FROM {table} AS t WHERE t.tenant_id = %(tenant)s AND {key} = s.id"
         f" AND {_STORED} >= (s.epoch, s.point, s.ordinal))"
         ") AS n WHERE NOT EXISTS ("
-        f"SELECT FROM {quoted(parent)} AS p WHERE p.tenant_id = %(tenant)s AND p.id = n.id"
+        f"SELECT FROM {quoted(parent)} AS p"
+        f" WHERE p.tenant_id = %(tenant)s AND p.{quoted(keys.get(parent, 'id'))} = n.id"
         ") ON CONFLICT DO NOTHING"
         for column, parent in form.parents
     ]
@@ -196,7 +213,8 @@ def note_parents_left(form: Form) -> str | None:
     return (
         "INSERT INTO pg_temp.orphans (relation, id) SELECT DISTINCT p.relation, p.id"
         f" FROM pg_temp.staged_rows AS s JOIN {quoted(form.relation.name)} AS t"
-        f" ON t.tenant_id = %(tenant)s AND t.id = s.id AND {_STORED} < (s.epoch, s.point, s.ordinal)"
+        f" ON t.tenant_id = %(tenant)s AND {_key(form.relation)} = s.id"
+        f" AND {_STORED} < (s.epoch, s.point, s.ordinal)"
         f" CROSS JOIN LATERAL json_to_record(s.doc) AS r ({shape})"
         f" CROSS JOIN LATERAL (VALUES {pointers}) AS p (relation, id, soon)"
         f" WHERE {_STAGED} AND p.id IS NOT NULL AND p.id IS DISTINCT FROM p.soon"
@@ -206,17 +224,17 @@ def note_parents_left(form: Form) -> str | None:
 def upsert(form: Form) -> str:
     """Writes rows that are newer than what is stored. A partial row that meets no whole one stays a stub."""
     relation = form.relation
-    names = [quoted(name) for name in form.columns]
+    key, names = quoted(relation.key), [quoted(name) for name in form.columns]
     taken = [_taken(relation, name) for name in form.columns]
     shape = [f"{quoted(name)} {_staged_type(relation, name)}" for name in form.columns] or ["id bigint"]
     position = ["source_epoch", "source_point", "source_ordinal"]
     sets = [f"{name} = EXCLUDED.{name}" for name in [*names, *position]]
     return (
-        f"INSERT INTO {quoted(relation.name)} AS t ({', '.join(['tenant_id', 'id', *names, *position, 'synced_at'])})"
+        f"INSERT INTO {quoted(relation.name)} AS t ({', '.join(['tenant_id', key, *names, *position, 'synced_at'])})"
         f" SELECT {', '.join(['%(tenant)s', 's.id', *taken, 's.epoch', 's.point', 's.ordinal'])},"
         " CASE WHEN s.is_whole THEN now() END"
         f" FROM pg_temp.staged_rows AS s CROSS JOIN LATERAL json_to_record(s.doc) AS r ({', '.join(shape)})"
-        f" WHERE {_STAGED} ON CONFLICT (tenant_id, id) DO UPDATE SET {', '.join(sets)},"
+        f" WHERE {_STAGED} ON CONFLICT (tenant_id, {key}) DO UPDATE SET {', '.join(sets)},"
         " synced_at = CASE WHEN EXCLUDED.synced_at IS NULL AND t.synced_at IS NULL THEN NULL ELSE now() END"
         f" WHERE {_STORED} < (EXCLUDED.source_epoch, EXCLUDED.source_point, EXCLUDED.source_ordinal)"
     )
@@ -226,26 +244,31 @@ def empty(form: Form) -> str:
     """Rows of this form that were just written are stubs, whatever they were before."""
     return (
         f"UPDATE {quoted(form.relation.name)} AS t SET synced_at = NULL FROM pg_temp.staged_rows AS s"
-        f" WHERE {_STAGED} AND t.tenant_id = %(tenant)s AND t.id = s.id AND {_STORED} = (s.epoch, s.point, s.ordinal)"
+        f" WHERE {_STAGED} AND t.tenant_id = %(tenant)s AND {_key(form.relation)} = s.id"
+        f" AND {_STORED} = (s.epoch, s.point, s.ordinal)"
     )
 
 
 def partial_stubs(form: Form) -> str:
     """Rows of this form that are incomplete in the target and must be read again, as (id, inbox)."""
-    inbox = form.relation.inbox
+    relation = form.relation
     return (
-        f"SELECT t.id, {'t.' + quoted(inbox) if inbox else 'NULL'} FROM pg_temp.staged_rows AS s"
-        f" JOIN {quoted(form.relation.name)} AS t ON t.tenant_id = %(tenant)s AND t.id = s.id"
+        f"SELECT s.id, {_inbox(relation)} FROM pg_temp.staged_rows AS s"
+        f" JOIN {quoted(relation.name)} AS t ON t.tenant_id = %(tenant)s AND {_key(relation)} = s.id"
         f" WHERE {_STAGED} AND t.synced_at IS NULL"
     )
 
 
 def delete_orphans(relation: Relation) -> str:
-    """Stubs that were noted and have no child left; then their own parents are noted."""
+    """Stubs that were noted and have no child left; then their own parents are noted.
+
+    Rows without an inbox go too, filled or not: nothing says any more that they are the tenant's.
+    """
+    kind = " AND t.synced_at IS NULL" if relation.inbox else ""
     gone = (
         f"DELETE FROM {quoted(relation.name)} AS t USING (SELECT DISTINCT id FROM pg_temp.orphans"
         f" WHERE relation = {literal(relation.name)}) AS o"
-        f" WHERE t.tenant_id = %(tenant)s AND t.id = o.id AND t.synced_at IS NULL{_childless(relation)}"
+        f" WHERE t.tenant_id = %(tenant)s AND {_key(relation)} = o.id{kind}{_childless(relation)}"
     )
     if not relation.parents:
         return gone
@@ -257,28 +280,79 @@ def delete_orphans(relation: Relation) -> str:
 
 
 def stubs(relation: Relation) -> str:
-    """Up to %(limit)s stubs after %(after)s, as (id, inbox)."""
-    inbox = f"t.{quoted(relation.inbox)}" if relation.inbox else "NULL"
+    """Up to %(limit)s stubs after %(after)s, as (id, inbox).
+
+    Of rows without an inbox those that nothing was ever heard of: an absence was read, and whatever comes after it is
+    told.
+    """
+    unheard = "" if relation.inbox else " AND t.source_epoch = 0"
     return (
-        f"SELECT t.id, {inbox} FROM {quoted(relation.name)} AS t WHERE t.tenant_id = %(tenant)s"
-        " AND t.synced_at IS NULL AND t.id > %(after)s ORDER BY t.id LIMIT %(limit)s"
+        f"SELECT {_key(relation)}, {_inbox(relation)} FROM {quoted(relation.name)} AS t WHERE t.tenant_id = %(tenant)s"
+        f" AND t.synced_at IS NULL{unheard} AND {_key(relation)} > %(after)s ORDER BY 1 LIMIT %(limit)s"
     )
 
 
-def _hits(relation: Relation) -> str:
-    """A staged delete `d` and the stored row `t` that it may touch. A stub that never had an inbox is of any."""
-    inbox = f"t.{quoted(relation.inbox)}" if relation.inbox else "NULL"
+def _key(relation: Relation) -> str:
+    return f"t.{quoted(relation.key)}"
+
+
+def _inbox(relation: Relation) -> str:
+    return f"t.{quoted(relation.inbox)}" if relation.inbox else "NULL"
+
+
+def _hits(relation: Relation, *, wiping: bool = False) -> str:
+    """A staged delete `d` and the stored row `t` that it may touch.
+
+    A stub that never had an inbox is of any. So is every row without one, to be deleted but not to be wiped: while
+    something refers to it, it is at another inbox. Where nothing can refer to it, that is so if the tenant has one.
+    """
+    inbox = _inbox(relation)
+    if relation.inbox:
+        reached = f"{inbox} = d.inbox OR ({inbox} IS NULL AND t.synced_at IS NULL)"
+    elif wiping:
+        reached = "false"
+    else:
+        reached = "true" if relation.children else _no_inbox_but("d.inbox")
     return (
-        f"{_DELETED} AND d.relation = {literal(relation.name)} AND t.tenant_id = %(tenant)s AND t.id = d.id"
-        f" AND {_STORED} <= (d.epoch, d.point, d.ordinal)"
-        f" AND (d.inbox IS NULL OR {inbox} = d.inbox OR ({inbox} IS NULL AND t.synced_at IS NULL))"
+        f"{_DELETED} AND d.relation = {literal(relation.name)} AND t.tenant_id = %(tenant)s AND {_key(relation)} = d.id"
+        f" AND {_STORED} <= (d.epoch, d.point, d.ordinal) AND (d.inbox IS NULL OR {reached})"
+    )
+
+
+def _within(relation: Relation) -> str:
+    """A row `t` that only %(inboxes)s can hold.
+
+    A sweep speaks for the inboxes of one partition: those of the tenant's others are swept, and their rows read, at
+    other times. So a row without an inbox is within if nothing of another inbox refers to it. Then it was read with
+    these inboxes, or it is not there any more: for what a reference of another partition brings, its row comes after
+    that reference.
+    """
+    if relation.inbox:
+        return f"{_inbox(relation)} = ANY (%(inboxes)s)"
+    if not relation.children:
+        return _no_inbox_but("ALL (%(inboxes)s)")
+    return " AND ".join(
+        f"NOT EXISTS (SELECT FROM {quoted(child)} AS c WHERE c.tenant_id = %(tenant)s"
+        f" AND c.{quoted(column)} = {_key(relation)}{_elsewhere(relation.child_inboxes.get(child, 'inbox_id'))})"
+        for child, column in relation.children
+    )
+
+
+def _elsewhere(inbox: str) -> str:
+    return f" AND (c.{quoted(inbox)} = ANY (%(inboxes)s)) IS NOT TRUE" if inbox else ""
+
+
+def _no_inbox_but(given: str) -> str:
+    return (
+        "NOT EXISTS (SELECT FROM inbox_tenant_mapping AS m WHERE m.tenant_id = %(tenant)s AND m.is_active"
+        f" AND m.inbox_id <> {given})"
     )
 
 
 def _childless(relation: Relation) -> str:
     return "".join(
         f" AND NOT EXISTS (SELECT FROM {quoted(child)} AS c"
-        f" WHERE c.tenant_id = %(tenant)s AND c.{quoted(column)} = t.id)"
+        f" WHERE c.tenant_id = %(tenant)s AND c.{quoted(column)} = {_key(relation)})"
         for child, column in relation.children
     )
 

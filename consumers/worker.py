@@ -13,6 +13,7 @@ from __future__ import annotations
 import os
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -114,6 +115,8 @@ class Worker:
         self._pause = GrowingPause(first=0.2, longest=10.0)
         self._control: Connection[Any] | None = None
         self._layout = Layout()
+        self._tableless: frozenset[str] = frozenset()
+        """Relations with events and without a table."""
         self._mapping = TenantMapping(settings.mapping_ttl_s)
         self._ledger = Ledger(settings.pool)
         self._audit = Audit()
@@ -315,8 +318,11 @@ class Worker:
 
     def _send_off(self, control: Connection[Any], flight: Flight) -> None:
         """Sorts the messages out by tenant, and gives each tenant's to a thread."""
-        if self._mapping.is_stale or any(map(begins_backfill, flight.messages)):
+        begins = any(map(begins_backfill, flight.messages))
+        if self._mapping.is_stale or begins:
             self._mapping.read(control)
+        if begins:  # of a table, perhaps, that `consumers setup` has just made or widened
+            self._layout.read(control)
         place = flight.place
         view = View(
             owners=self._mapping.owners,
@@ -325,11 +331,12 @@ class Worker:
             partitions=self._ledger.partitions,
             parked=self._ledger.parked,
             only=place[0] if place is not None else None,
-            holders=lambda table, ids: target.holders(control, table, ids) if table in self._layout.relations else (),
+            holders=lambda table, ids: target.holders(control, table, ids) if table in self._layout.relations else {},
         )
         batch = sort_out(flight.messages, view)
         self._flight = flight  # from here on it is not made again
         flight.batch = batch
+        self._name_tableless(batch)
         marks = dict(self._ledger.marks)
         flight.jobs = [
             self._threads.submit(
@@ -343,6 +350,16 @@ class Worker:
             )
             for tenant, events in batch.events.items()
         ]
+
+    def _name_tableless(self, batch: Batch) -> None:
+        """Events of a relation that the target has no table for come to nothing: counted, and said once."""
+        events = Counter(event.table for own in batch.events.values() for event in own if event.table)
+        tableless = events.keys() - self._layout.relations.keys()
+        for table in tableless:
+            metrics.TABLELESS.labels(table=table).inc(events[table])
+        for table in tableless - self._tableless:
+            log.warning("relation.has_no_table", table=table, advice="`consumers setup` shows what it would make.")
+        self._tableless = (self._tableless | tableless).difference(self._layout.relations)
 
     def _settle(self, control: Connection[Any], flight: Flight) -> None:
         """Makes durable what the threads have done; sends them off again if somebody else was faster."""
@@ -572,6 +589,7 @@ class Worker:
             "parked": [list(place) for place in list(self._ledger.parked)],
             "applied_rows": self._applied_rows,
             "buffered_messages": len(self._buffer),
+            "without_table": sorted(self._tableless),
             "tenants": dict(self._applied),
         }
 

@@ -4,8 +4,13 @@ A witness, not a part of the product: nothing of it is imported, and both server
 one md5 per row, over the text of all columns that the source's catalogue names, in sessions that print values alike;
 here the digests are only laid side by side. The caller sees to it that nothing is on its way while both are read.
 
-Expected of a tenant are the rows of its active inboxes. Its rows of an inbox that is mapped to it but not active count
-neither way; stubs (synced_at IS NULL) are not rows yet; everything else that it holds is extra.
+Expected of a tenant are the rows of its active inboxes; a contact is of every inbox where a link or a conversation
+names it, a survey answer of its conversation's. Its rows of inboxes that are mapped to it but not active count neither
+way; stubs (synced_at IS NULL) are not rows yet; everything else that it holds is extra.
+
+What the clock alone changes has no single right value: it is read in the source, then in the target, then in the
+source again, and the target must say what the source said before or after, or a number in between. For that the
+servers' clocks must agree.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -16,8 +21,65 @@ import psycopg
 from psycopg import sql
 from rich.table import Table
 
-# The inbox of a row of each compared table.
-INBOX_COLUMN = {"inboxes": "id", "conversations": "inbox_id", "messages": "inbox_id", "contact_inboxes": "inbox_id"}
+VIEW = "vw_conversations_analytics_final"
+CLOCK = (
+    *("waiting_time_seconds", "is_snoozed", "is_waiting_long", "days_since_creation"),
+    *("is_today", "is_yesterday", "is_this_week", "is_this_month", "is_this_year"),
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Compared:
+    """What is compared under the name of a table of the target."""
+
+    expected: str
+    """Rows of the source, of the inboxes %(inboxes)s."""
+    described_by: str
+    """The source's table or view whose columns are compared."""
+    beside: tuple[str, ...] = ()
+    """Columns that the rows have beside those."""
+    key: str = "id"
+    read: str = ""
+    """What shows the rows in the target, if not the table itself."""
+    clock: tuple[str, ...] = ()
+    inbox: str = "inbox_id"
+    """Its column in the target; empty: what refers to the row says it."""
+
+
+def _streamed(table: str, inbox: str = "inbox_id") -> Compared:
+    rows = f"SELECT * FROM public.{table} WHERE {inbox} = ANY (%(inboxes)s)"
+    return Compared(expected=rows, described_by=table, inbox=inbox)
+
+
+COMPARED = {
+    "inboxes": _streamed("inboxes", "id"),
+    "conversations": _streamed("conversations"),
+    "messages": _streamed("messages"),
+    "contact_inboxes": _streamed("contact_inboxes"),
+    "contacts": Compared(
+        expected="SELECT * FROM public.contacts WHERE id IN ("
+        "SELECT contact_id FROM public.contact_inboxes WHERE inbox_id = ANY (%(inboxes)s)"
+        " UNION ALL SELECT contact_id FROM public.conversations WHERE inbox_id = ANY (%(inboxes)s))",
+        described_by="contacts",
+        inbox="",
+    ),
+    "csat_survey_responses": Compared(
+        expected="SELECT answer.*, c.inbox_id FROM public.csat_survey_responses AS answer"
+        " JOIN public.conversations AS c ON c.id = answer.conversation_id WHERE c.inbox_id = ANY (%(inboxes)s)",
+        described_by="csat_survey_responses",
+        beside=("inbox_id",),
+    ),
+    "conversations_analytics": Compared(
+        # A conversation that was surveyed twice has two rows: the newest answer counts.
+        expected=f"SELECT DISTINCT ON (conversation_id) * FROM public.{VIEW} WHERE inbox_id = ANY (%(inboxes)s)"
+        " ORDER BY conversation_id, csat_response_id DESC NULLS LAST",
+        described_by=VIEW,
+        key="conversation_id",
+        read="conversations_analytics_live",
+        clock=CLOCK,
+    ),
+}
+TABLES = tuple(COMPARED)
 EXAMPLES = 5
 # Both servers must print the same text for the same value, whatever their own settings and versions.
 SESSION = (
@@ -55,28 +117,48 @@ class _Inboxes:
     inactive: list[int]
 
 
+Row = tuple[str | None, ...]
+"""The digest of a row's columns, then those that the clock changes."""
+
+
 def compare(
-    source_dsn: str, target_dsn: str, *, schema: str = "public", tables: Sequence[str] = tuple(INBOX_COLUMN)
+    source_dsn: str, target_dsn: str, *, schema: str = "public", tables: Sequence[str] = TABLES
 ) -> list[Comparison]:
     """Compare each table for each tenant that has a mapping or a row.
 
-    LookupError if a table of the target lacks a column of the source's.
+    LookupError if the source lacks a table or the view, or a table of the target a column of the source's.
     """
     with _reading(source_dsn) as source, _reading(target_dsn) as target:
-        columns = {table: _columns(source, "public", table) for table in tables}
+        columns = {table: _columns_of(source, COMPARED[table]) for table in tables}
         for table in tables:
-            _require_columns(target, schema, table, columns[table])
+            _require_columns(target, schema, COMPARED[table].read or table, columns[table])
         owned = _tenants(target, schema, tables)
         return [
-            _compared(
-                tenant,
-                table,
-                _expected(source, table, columns[table], inboxes),
-                _present(target, schema, table, columns[table], tenant, inboxes),
-            )
+            _compare_one(source, target, schema, table, columns[table], tenant, inboxes)
             for tenant, inboxes in sorted(owned.items())
             for table in tables
         ]
+
+
+def _compare_one(
+    source: psycopg.Connection,
+    target: psycopg.Connection,
+    schema: str,
+    table: str,
+    columns: Sequence[str],
+    tenant: int,
+    inboxes: _Inboxes,
+) -> Comparison:
+    shown = COMPARED[table]
+    clock = [column for column in shown.clock if column in columns]
+    settled = [column for column in columns if column not in clock]
+    expected = _expected(source, shown, settled, clock, inboxes)
+    present = _present(target, schema, table, settled, clock, tenant, inboxes)
+    if not clock:
+        return _compared(tenant, table, expected, present, expected)
+    source.commit()  # now() stands still in a transaction
+    target.commit()
+    return _compared(tenant, table, expected, present, _expected(source, shown, (), clock, inboxes))
 
 
 def all_equal(results: Iterable[Comparison]) -> bool:
@@ -141,30 +223,89 @@ def _tenants(target: psycopg.Connection, schema: str, tables: Sequence[str]) -> 
     return owned
 
 
-def _digest(columns: Sequence[str]) -> sql.Composed:
-    texts = sql.SQL(", ").join(sql.SQL("{}::text").format(sql.Identifier(column)) for column in columns)
-    return sql.SQL("md5(ROW({})::text)").format(texts)
+def _columns_of(source: psycopg.Connection, shown: Compared) -> list[str]:
+    found = _columns(source, "public", shown.described_by)
+    if not found:
+        raise LookupError(f"the source has no {shown.described_by}")
+    return [*found, *shown.beside]
 
 
-def _expected(source: psycopg.Connection, table: str, columns: Sequence[str], inboxes: _Inboxes) -> dict[int, str]:
-    query = sql.SQL("SELECT id, {} FROM {} WHERE {} = ANY (%s)").format(
-        _digest(columns), sql.Identifier("public", table), sql.Identifier(INBOX_COLUMN[table])
+def _values(settled: Sequence[str], clock: Sequence[str]) -> sql.Composed:
+    texts = sql.SQL(", ").join(sql.SQL("{}::text").format(sql.Identifier(column)) for column in settled)
+    clocks = [sql.SQL("{}::text").format(sql.Identifier(column)) for column in clock]
+    return sql.SQL(", ").join([sql.SQL("md5(ROW({})::text)").format(texts), *clocks])
+
+
+def _expected(
+    source: psycopg.Connection,
+    shown: Compared,
+    settled: Sequence[str],
+    clock: Sequence[str],
+    inboxes: _Inboxes,
+) -> dict[int, Row]:
+    query = sql.SQL("SELECT {}, {} FROM ({}) AS r").format(
+        sql.Identifier(shown.key), _values(settled, clock), sql.SQL(shown.expected)
     )
-    return dict(source.execute(query, [inboxes.active]).fetchall())
+    return {key: tuple(values) for key, *values in source.execute(query, {"inboxes": inboxes.active})}
 
 
 def _present(
-    target: psycopg.Connection, schema: str, table: str, columns: Sequence[str], tenant: int, inboxes: _Inboxes
-) -> dict[int, str]:
+    target: psycopg.Connection,
+    schema: str,
+    table: str,
+    settled: Sequence[str],
+    clock: Sequence[str],
+    tenant: int,
+    inboxes: _Inboxes,
+) -> dict[int, Row]:
+    shown = COMPARED[table]
     query = sql.SQL(
-        "SELECT id, {} FROM {} WHERE tenant_id = %s AND synced_at IS NOT NULL AND ({} = ANY (%s)) IS NOT TRUE"
-    ).format(_digest(columns), sql.Identifier(schema, table), sql.Identifier(INBOX_COLUMN[table]))
-    return dict(target.execute(query, [tenant, inboxes.inactive]).fetchall())
+        "SELECT r.{key}, {values} FROM {read} AS r WHERE r.tenant_id = %(tenant)s AND {inactive} IS NOT TRUE"
+        " AND EXISTS (SELECT FROM {table} AS stored WHERE stored.tenant_id = r.tenant_id AND stored.{key} = r.{key}"
+        " AND stored.synced_at IS NOT NULL)"
+    ).format(
+        key=sql.Identifier(shown.key),
+        values=_values(settled, clock),
+        read=sql.Identifier(schema, shown.read or table),
+        table=sql.Identifier(schema, table),
+        inactive=_of_inactive(schema, shown),
+    )
+    given = {"tenant": tenant, "inactive": inboxes.inactive}
+    return {key: tuple(values) for key, *values in target.execute(query, given)}
 
 
-def _compared(tenant: int, table: str, expected: Mapping[int, str], present: Mapping[int, str]) -> Comparison:
+def _of_inactive(schema: str, shown: Compared) -> sql.Composed:
+    if shown.inbox:
+        return sql.SQL("(r.{} = ANY (%(inactive)s))").format(sql.Identifier(shown.inbox))
+    references = sql.SQL(" UNION ALL ").join(
+        sql.SQL("SELECT c.inbox_id FROM {} AS c WHERE c.tenant_id = r.tenant_id AND c.contact_id = r.id").format(
+            sql.Identifier(schema, table)
+        )
+        for table in ("contact_inboxes", "conversations")
+    )
+    return sql.SQL("(SELECT bool_and(c.inbox_id = ANY (%(inactive)s)) FROM ({}) AS c)").format(references)
+
+
+def _is_same(before: Row, found: Row, after: Row) -> bool:
+    return before[0] == found[0] and all(map(_is_between, before[1:], found[1:], after[1:]))
+
+
+def _is_between(before: str | None, found: str | None, after: str | None) -> bool:
+    if found in (before, after):
+        return True
+    try:
+        return int(before or "") <= int(found or "") <= int(after or "")
+    except ValueError:
+        return False
+
+
+def _compared(
+    tenant: int, table: str, expected: Mapping[int, Row], present: Mapping[int, Row], again: Mapping[int, Row]
+) -> Comparison:
+    """`again`: the clock's columns as the source has them by now."""
     missing, extra = expected.keys() - present.keys(), present.keys() - expected.keys()
-    different = {key for key in expected.keys() & present.keys() if expected[key] != present[key]}
+    both = expected.keys() & present.keys()
+    different = {key for key in both if not _is_same(expected[key], present[key], again.get(key, expected[key]))}
     return Comparison(
         tenant=tenant,
         table=table,

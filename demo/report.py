@@ -20,7 +20,6 @@ def report(console: Console, outcome: Outcome, verdict: Verdict, seconds: float)
     """Everything, in the order in which one asks."""
     console.print()
     console.print(render(outcome.comparisons))
-    console.print("contacts are in the target by their ids alone, and so are not compared")
     console.print()
     console.print(_delays(outcome))
     console.print()

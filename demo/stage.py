@@ -25,6 +25,8 @@ from demo.source.installation import install
 from demo.source.seed import seed
 
 CAPTURED = ("inboxes", "conversations", "contact_inboxes", "messages")
+DERIVED_FROM = ("contacts", "csat_survey_responses")
+VIEW = "vw_conversations_analytics_final"
 PREFIX = "demo"
 # A worker that was killed says no goodbye: so long its partitions wait (the least that brokers allow by default).
 GROUP = {"session.timeout.ms": 6000, "heartbeat.interval.ms": 1000}
@@ -105,7 +107,7 @@ def _open_source(servers: Servers, folder: GuardedFolder, dsn: str) -> dict[str,
     with psycopg.connect(dsn, autocommit=True) as connection:
         _make_role(connection, "replicator", "LOGIN REPLICATION", password)
         connection.execute("GRANT USAGE ON SCHEMA public TO replicator")
-        connection.execute(f"GRANT SELECT ON {', '.join(CAPTURED)} TO replicator")
+        connection.execute(f"GRANT SELECT ON {', '.join((*CAPTURED, *DERIVED_FROM))} TO replicator")
     settings = {
         "REPLICATOR_SOURCE_DSN": _address(servers.source, "chatwoot", "replicator", password),
         "REPLICATOR_KAFKA_BOOTSTRAP_SERVERS": servers.kafka.bootstrap,
@@ -113,6 +115,8 @@ def _open_source(servers: Servers, folder: GuardedFolder, dsn: str) -> dict[str,
         "REPLICATOR_HTTP_PORT": "0",
     }
     command(folder, ["replicator", "setup", "--apply"], {**settings, "REPLICATOR_SOURCE_DSN": dsn})
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        connection.execute(f"GRANT SELECT ON {VIEW} TO replicator")
     return settings
 
 

@@ -83,19 +83,28 @@ def check(as_json: AsJson = False) -> None:
 
 
 @app.command()
-def setup(apply: Apply = False, as_json: AsJson = False) -> None:
-    """Publication and replica identities: what is missing, as a plan, or done with --apply."""
+def setup(
+    apply: Apply = False,
+    as_json: AsJson = False,
+    replace_view: Annotated[
+        bool, typer.Option("--replace-view", help="Give the analytics view that is there our definition.")
+    ] = False,
+) -> None:
+    """Publication, replica identities, analytics view: what is missing, as a plan, or done with --apply."""
     from replicator import setup as preparing
 
     with _faults():
         settings = load()
-        steps = preparing.plan(settings)
+        steps = preparing.plan(settings, replace_view=replace_view)
         if as_json:
             print(json.dumps(preparing.to_json(steps), indent=2))
         else:
-            Console().print(preparing.render(steps))
+            Console().print(preparing.render(steps), soft_wrap=True)  # broken lines could not be copied
         if apply and steps:
-            preparing.apply(settings, steps, on_step=lambda step: Console(stderr=True).print(f"done: {step.why}"))
+            said = Console(stderr=True)
+            preparing.apply(settings, steps, lambda step: said.print(f"done: {step.why}"), replace_view=replace_view)
+            if replace_view and any(step.by_hand for step in steps):
+                raise typer.Exit(1)
 
 
 @app.command()
@@ -129,15 +138,17 @@ def backfill(
     """Ask the running replicator to read the source again; what no longer exists there is then swept."""
     from replicator import topics
     from replicator.control import send
-    from replicator.event import BackfillRequest, Topics
-    from replicator.relations import BY_NAME
+    from replicator.definitions import captured_by
+    from replicator.event import Topics
+    from replicator.request import BackfillRequest
 
     if everything == bool(inbox):
         raise typer.BadParameter("give --all or --inbox, one of them")
-    if unknown := [name for name in table or () if name not in BY_NAME]:
-        raise typer.BadParameter(f"unknown table {', '.join(unknown)}; known: {', '.join(BY_NAME)}")
     with _faults():
         settings = load()
+        known = captured_by(settings).names
+        if unknown := [name for name in table or () if name not in known]:
+            raise typer.BadParameter(f"unknown table {', '.join(unknown)}; known: {', '.join(known)}")
         request = BackfillRequest(
             id=f"asked-{int(time.time())}-{secrets.token_hex(3)}",
             tables=tuple(table) if table else None,

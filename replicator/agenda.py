@@ -5,31 +5,29 @@ Lives in the stream's loop; the backfill's thread comes in through `Calls`.
 
 from __future__ import annotations
 
+import secrets
 import time
 import uuid
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from itertools import islice
+from typing import Literal
 
 import orjson
 import structlog
 
-from replicator.backfill_job import BackfillJob, in_capture_order
+from replicator.backfill_job import BackfillJob, FanOut
 from replicator.changes import Table
-from replicator.event import (
-    MOST_INBOXES,
-    BackfillMarker,
-    BackfillRequest,
-    KeysRequest,
-    Position,
-    Request,
-    Run,
-    pack_key,
-)
+from replicator.derivation import Derivation
+from replicator.derived import Derived
+from replicator.dirty import Errand, Start
+from replicator.event import BackfillMarker, pack_key
 from replicator.memory import Memory
 from replicator.outlet import Outlet
 from replicator.progress import Batch
-from replicator.relations import BY_NAME
+from replicator.relations import Captured, StreamedRelation
+from replicator.request import MOST_INBOXES, BackfillRequest, KeysRequest, Request
 from replicator.window import Window
 
 log = structlog.get_logger(__name__)
@@ -47,11 +45,15 @@ class Agenda:
 
     def __init__(
         self,
+        captured: Captured,
         memory: Memory,
         outlet: Outlet,
         announce: Callable[[Table], None],
         open_window: Callable[[Window | None], None],
+        derivation: Derivation,
     ) -> None:
+        self._captured = captured
+        self._derivation = derivation
         self._memory = memory
         self._outlet = outlet
         self.announce = announce
@@ -63,6 +65,11 @@ class Agenda:
         """Table → key → inbox. A table without keys is not in it."""
         for record in memory.under("owed/").values():
             self._owed.setdefault(record["table"], {})[pack_key(record["key"])] = record["inbox"]
+
+    @property
+    def is_catching_up(self) -> bool:
+        """A live change is still being followed in the background."""
+        return any(job.catches_up and self._is_ready(job) for job in self.jobs.values())
 
     @property
     def owed(self) -> int:
@@ -98,7 +105,7 @@ class Agenda:
                 self._request_backfill(request, batch)
 
     def _request_keys(self, request: KeysRequest) -> None:
-        relation = BY_NAME.get(request.table)
+        relation = self._captured.by_name.get(request.table)
         if relation is None:
             log.warning("keys.refused", keys=len(request.keys), reason="their table is not captured")
             return
@@ -106,6 +113,9 @@ class Agenda:
         if len(keys) < len(request.keys):
             wide = f"a key of this table has {len(relation.key)} values"
             log.warning("keys.refused", table=relation.name, keys=len(request.keys) - len(keys), reason=wide)
+        if not isinstance(relation, StreamedRelation):
+            self._derivation.ask(relation.name, keys, request.inbox)
+            return
         for number, key in enumerate(keys):
             if self.owed >= MOST_KEYS:
                 full = f"{MOST_KEYS} keys wait already; they are asked for again"
@@ -114,7 +124,7 @@ class Agenda:
             self._owed.setdefault(relation.name, {}).setdefault(pack_key(list(key)), request.inbox)
 
     def _request_backfill(self, request: BackfillRequest, batch: Batch) -> None:
-        tables = in_capture_order(request.tables)
+        tables = self._available(request.tables)
         if reason := _unfit(request, tables):
             log.warning("backfill.refused", id=request.id, reason=reason)
             return
@@ -124,7 +134,46 @@ class Agenda:
             return
         if any(_covers(job, tables, request.inboxes) for job in self._waiting()):
             return
-        job = BackfillJob(id=request.id, tables=tables, inboxes=request.inboxes, requested_ms=_now_ms())
+        self._add(request.id, tables, request.inboxes, batch, is_complete=request.tables is None)
+
+    def read_whole(self, table: str, reason: str, batch: Batch) -> None:
+        """A derived relation is to be read as a whole. Durable with the batch."""
+        if not any(_covers(job, (table,), None) for job in self._waiting()):
+            log.info("relation.read_whole", relation=table, reason=reason)
+            self._add(f"{table}-{secrets.token_hex(4)}", (table,), None, batch, catches_up=True)
+
+    def fan_out(self, table: str, fan_out: FanOut, batch: Batch) -> None:
+        """One change concerns many keys. Durable with the batch."""
+        if fan_out not in [job.fan_out for job in self._waiting()]:
+            self._add(
+                f"{table}-fan-out-{secrets.token_hex(4)}", (table,), None, batch, fan_out=fan_out, catches_up=True
+            )
+
+    def _available(self, tables: Sequence[str] | None) -> tuple[str, ...]:
+        """Of all tables those that can be read: the sweep of one that can't be would delete what exists."""
+        wanted = self._captured.in_order(tables)
+        return wanted if tables is not None else tuple(name for name in wanted if self._derivation.can_read(name))
+
+    def _add(
+        self,
+        name: str,
+        tables: tuple[str, ...],
+        inboxes: tuple[int, ...] | None,
+        batch: Batch,
+        *,
+        is_complete: bool = False,
+        fan_out: FanOut | None = None,
+        catches_up: bool = False,
+    ) -> None:
+        job = BackfillJob(
+            id=name,
+            tables=tables,
+            inboxes=inboxes,
+            requested_ms=_now_ms(),
+            is_complete=is_complete,
+            fan_out=fan_out,
+            catches_up=catches_up,
+        )
         log.info("backfill.requested", id=job.id, tables=job.tables, inboxes=job.inboxes)
         self._remember(job, batch)
 
@@ -156,15 +205,33 @@ class Agenda:
         """Backfills that have not begun: all that changed before they do is in them."""
         return [job for job in self.jobs.values() if job.start is None]
 
-    def next_job(self) -> BackfillJob | None:
-        return next(iter(self.jobs.values()), None)
+    def derived(self, relation: str) -> Derived | None:
+        """A derived relation, if it can be read."""
+        return self._derivation.derived(relation)
 
-    def begin(self, job: BackfillJob) -> Batch:
-        """The begin marker. That the job has begun is remembered by `advance`, once every partition has the marker."""
+    def errand(self, relation: str, keys: Sequence[Start], inboxes: Sequence[int]) -> Errand:
+        """Has keys of a derived relation read behind the live ones."""
+        return self._derivation.errand(relation, keys, inboxes)
+
+    def next_job(self) -> BackfillJob | None:
+        """Fan-outs first: they are live changes. What can't be read now waits, and lets others pass."""
+        ready = [job for job in self.jobs.values() if self._is_ready(job)]
+        return next((job for job in ready if job.fan_out is not None), next(iter(ready), None))
+
+    def _is_ready(self, job: BackfillJob) -> bool:
+        chunk = job.chunk()
+        return chunk is None or self._derivation.can_read(chunk.table)
+
+    def begin(self, job: BackfillJob) -> tuple[BackfillJob, Batch]:
+        """The begin marker; whatever is read from now on is read after it. The job, as it is returned, is remembered by
+        `advance`, once every partition has the marker.
+        """
         batch = Batch()
+        job = replace(job, start_read=self._derivation.next_position())
         self.jobs[job.id] = job
-        self._outlet.marker(_marker(job, "begin", self._outlet.run), self._point(job), batch)
-        return batch
+        if job.fan_out is None:
+            self._outlet.marker(self._marker(job, "begin"), self._point(job), batch)
+        return job, batch
 
     def advance(self, job: BackfillJob) -> Batch:
         batch = Batch()
@@ -173,7 +240,8 @@ class Agenda:
 
     def finish(self, job: BackfillJob) -> Batch:
         batch = Batch()
-        self._outlet.marker(_marker(job, "end", self._outlet.run), self._point(job), batch)
+        if job.fan_out is None:
+            self._outlet.marker(self._marker(job, "end"), self._point(job), batch)
         self.jobs.pop(job.id, None)
         self._finished.append(job.id)
         self._memory.forget(f"backfill/{job.id}", batch)
@@ -185,6 +253,22 @@ class Agenda:
 
     def _point(self, job: BackfillJob) -> int:
         return job.start.point if job.start is not None else 0
+
+    def _marker(self, job: BackfillJob, boundary: Literal["begin", "end"]) -> BackfillMarker:
+        if job.start is None or job.start_read is None:
+            raise ValueError("a backfill that has not begun has no marker")
+        derived = self._captured.derived_among(job.tables)
+        return BackfillMarker(
+            id=job.id,
+            boundary=boundary,
+            tables=job.tables,
+            derived=derived,
+            is_complete=job.is_complete,
+            inboxes=job.inboxes,
+            start=job.start,
+            start_read=job.start_read,
+            spared={name: self._derivation.spared(name) for name in derived} if boundary == "end" else {},
+        )
 
 
 def _now_ms() -> int:
@@ -213,16 +297,3 @@ def _covers(job: BackfillJob, tables: tuple[str, ...], inboxes: tuple[int, ...] 
     if not set(tables) <= set(job.tables):
         return False
     return job.inboxes is None or (inboxes is not None and set(inboxes) <= set(job.inboxes))
-
-
-def _marker(job: BackfillJob, boundary: str, run: Run) -> BackfillMarker:
-    if job.start is None:
-        raise ValueError("a backfill that has not begun has no marker")
-    return BackfillMarker(
-        id=job.id,
-        boundary="begin" if boundary == "begin" else "end",
-        tables=job.tables,
-        inboxes=job.inboxes,
-        start=job.start,
-        start_read=Position(run.epoch, run.generation, 0),
-    )

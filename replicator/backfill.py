@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Protocol
 
 import orjson
@@ -21,12 +22,15 @@ from replicator.calls import Calls, Ended
 from replicator.changes import Table
 from replicator.chunk import Limits, lock_against_ddl, read_chunk, read_keys, scope
 from replicator.config import Settings
+from replicator.derived import Derived, expected_keys, keys_after, looked_up_after
+from replicator.dirty import Errand, Start
 from replicator.errors import SourceBusy, SourceRefused, SourceUnavailable
 from replicator.event import Origin, Position
 from replicator.progress import Batch
-from replicator.relations import BY_NAME, StreamedRelation
+from replicator.relations import STREAMED_BY_NAME, Captured, DerivedRelation, StreamedRelation
 from replicator.runtime import GrowingPause
-from replicator.source import Source
+from replicator.settled import SettledReads
+from replicator.source import Sample, Source
 from replicator.window import HIGH, LOW, MOST_CHANGED, Window
 
 log = structlog.get_logger(__name__)
@@ -46,8 +50,8 @@ class Work(Protocol):
     def next_job(self) -> BackfillJob | None:
         """The backfill to go on with."""
 
-    def begin(self, job: BackfillJob) -> Batch:
-        """Publishes the begin marker."""
+    def begin(self, job: BackfillJob) -> tuple[BackfillJob, Batch]:
+        """Publishes the begin marker; the job as it has begun."""
 
     def advance(self, job: BackfillJob) -> Batch:
         """Remembers how far the job is."""
@@ -67,6 +71,12 @@ class Work(Protocol):
     def announce(self, table: Table) -> None:
         """Makes the table's columns known before rows of them are published."""
 
+    def derived(self, relation: str) -> Derived | None:
+        """A derived relation, if it can be read."""
+
+    def errand(self, relation: str, keys: Sequence[Start], inboxes: Sequence[int]) -> Errand:
+        """Has these keys read behind the live ones."""
+
 
 class Backfiller:
     """The thread. `error` is set when it ended by a fault that is not the environment's."""
@@ -74,6 +84,7 @@ class Backfiller:
     def __init__(
         self,
         settings: Settings,
+        captured: Captured,
         calls: Calls,
         work: Work,
         origin: Callable[[str], Origin],
@@ -84,17 +95,22 @@ class Backfiller:
         """`born`: reads wait until a snapshot's xmin has reached this transaction id (64 bit)."""
         self._epoch = epoch
         self._settings = settings
+        self._captured = captured
         self._calls = calls
         self._work = work
         self._origin = origin
-        self._born = born
         self._rows = settings.backfill_chunk_rows
         self._stop = threading.Event()
+        self._settled = SettledReads(born, self._stop)
         self._source: Source | None = None
         self._thread = threading.Thread(target=self._run, name="backfill", daemon=True)
+        self._held_up = ""
         self.error: BaseException | None = None
-        self.waits_for = ""
+
+    @property
+    def waits_for(self) -> str:
         """What reading waits for at the moment, in words; empty when it does not wait."""
+        return self._settled.waits_for or self._held_up
 
     def start(self) -> None:
         self._thread.start()
@@ -123,7 +139,7 @@ class Backfiller:
                 if self._stop.is_set():
                     return
                 self._rows = max(100, self._rows // 2)
-                self.waits_for = str(error)
+                self._held_up = str(error)
                 log.warning("backfill.waits", reason=str(error), next_chunk_rows=self._rows)
                 self._stop.wait(pause.next())
             except BaseException as error:  # handed to the loop, which ends the run with it
@@ -139,11 +155,11 @@ class Backfiller:
             elif (job := self._calls.run(self._work.next_job)) is not None:
                 self._read_next(source, job)
             else:
-                self.waits_for = ""
+                self._held_up = ""
                 self._stop.wait(0.2)
                 continue
             pause.reset()
-            self.waits_for = ""
+            self._held_up = ""
             self._rows = min(self._settings.backfill_chunk_rows, self._rows * 2)
 
     def _read_owed(self, source: Source, table: str, keys: list[tuple[bytes, int]]) -> None:
@@ -162,7 +178,7 @@ class Backfiller:
             window.missing = [(key, inbox_of[key]) for key in possible if key not in found]
 
         try:
-            self._in_window(source, BY_NAME[table], read)
+            self._in_window(source, STREAMED_BY_NAME[table], read)
         except BaseException:
             if not self._stop.is_set():
                 self._calls.run(lambda: self._work.put_back_owed(table, keys))
@@ -179,40 +195,83 @@ class Backfiller:
             log.info("backfill.finished", id=job.id, rows=job.rows)
             return
         started = time.monotonic()
-        rows, job = self._read_chunk(source, job, chunk)
+        relation = self._captured.by_name[chunk.table]
+        if isinstance(relation, DerivedRelation):
+            rows, job = self._read_derived(source, job, chunk)
+        else:
+            rows, job = self._read_chunk(source, job, relation, chunk)
         advanced = job
         self._wait(self._calls.run(lambda: self._work.advance(advanced)))
-        least = rows / self._settings.backfill_rows_per_second
-        self._stop.wait(max(0.0, least - (time.monotonic() - started)))
+        pace = (
+            self._settings.backfill_rows_per_second if job.fan_out is None else self._settings.fan_out_keys_per_second
+        )
+        self._stop.wait(max(0.0, rows / pace - (time.monotonic() - started)))
 
     def _begin(self, source: Source, job: BackfillJob) -> BackfillJob:
-        job = replace(job, start=Position(self._epoch, source.emit("begin"), 0), expected=self._expect(source, job))
-        self._wait(self._calls.run(lambda: self._work.begin(job)))
+        expecting = replace(
+            job, start=Position(self._epoch, source.emit("begin"), 0), expected=self._expect(source, job)
+        )
+        begun, batch = self._calls.run(lambda: self._work.begin(expecting))
+        self._wait(batch)
+        job = begun
         # Only now: a crash before this begins the job again. An end without a begin would sweep nothing.
-        self._wait(self._calls.run(lambda: self._work.advance(job)))
+        self._wait(self._calls.run(lambda: self._work.advance(begun)))
         log.info("backfill.began", id=job.id, tables=job.tables, inboxes=job.inboxes, expected=job.expected)
         return job
 
-    def _expect(self, source: Source, job: BackfillJob) -> int:
+    def _expect(self, source: Source, job: BackfillJob) -> int | None:
+        """The planner's guess; None where it has none worth showing."""
+        if job.fan_out is not None:
+            return None
         total = 0
         for name in job.tables:
+            relation = self._captured.by_name[name]
+            if isinstance(relation, DerivedRelation):
+                if job.inboxes is not None:
+                    continue
+                derived = self._calls.run(lambda name=name: self._work.derived(name))  # type: ignore[misc]  # mypy can't see the default
+                if derived is not None:
+                    with source.reading():
+                        total += expected_keys(source.connection, derived)
+                continue
             for inbox in job.inboxes if job.inboxes is not None else (None,):
-                where, parameters = scope(Chunk(relation=BY_NAME[name], inbox=inbox, after=None))
+                where, parameters = scope(relation, Chunk(table=name, inbox=inbox, after=None))
                 total += source.estimate_rows(name, where, parameters)
         return total
 
-    def _read_chunk(self, source: Source, job: BackfillJob, chunk: Chunk) -> tuple[int, BackfillJob]:
+    def _read_derived(self, source: Source, job: BackfillJob, chunk: Chunk) -> tuple[int, BackfillJob]:
+        """Finds the next keys, and has them read behind the live ones."""
+        derived = self._calls.run(lambda: self._work.derived(chunk.table))
+        if derived is None:
+            raise SourceUnavailable(f"{chunk.table} can't be read at the moment")
+        most = self._rows
+        with source.reading():
+            if job.fan_out is not None:
+                keys = looked_up_after(
+                    source.connection, derived, job.fan_out.path, job.fan_out.start, chunk.after, most
+                )
+            else:
+                keys = keys_after(source.connection, derived, chunk.inbox, chunk.after, most)
+        inboxes = job.fan_out.inboxes if job.fan_out is not None else ()
+        errand = self._calls.run(lambda: self._work.errand(chunk.table, keys, inboxes))
+        self._wait(errand)
+        return len(keys), job.advanced(len(keys), keys[-1] if len(keys) == most else None)
+
+    def _read_chunk(
+        self, source: Source, job: BackfillJob, relation: StreamedRelation, chunk: Chunk
+    ) -> tuple[int, BackfillJob]:
         limits = Limits(rows=self._rows, bytes=self._settings.backfill_chunk_bytes)
-        if chunk.after is None and source.may_be_null(chunk.relation.name, chunk.order):
-            chunk = replace(chunk, by_key=True)
+        order = relation.order(chunk.inbox)
+        if len(chunk.after) != len(order) if chunk.after is not None else source.may_be_null(relation.name, order):
+            chunk = replace(chunk, by_key=True)  # and goes on as it began
         after = None
 
         def read(window: Window) -> None:
             nonlocal after
             assert window.table is not None  # noqa: S101  # set by _in_window
-            window.rows, after = read_chunk(source, source.connection, window.table, chunk, limits)
+            window.rows, after = read_chunk(source, source.connection, window.table, relation, chunk, limits)
 
-        window = self._in_window(source, chunk.relation, read)
+        window = self._in_window(source, relation, read)
         return len(window.rows), job.advanced(len(window.rows), after)
 
     def _in_window(self, source: Source, relation: StreamedRelation, read: Callable[[Window], None]) -> Window:
@@ -236,38 +295,28 @@ class Backfiller:
     def _wait_born(self, source: Source) -> None:
         """Before a window is opened: what is older than the slot may stay open for hours."""
         pause = GrowingPause(first=0.01, longest=1.0)
-        while (xmin := source.sample().snapshot.xmin) < self._born:
-            self.waits_for = (
-                f"transactions older than the replication slot, still open on the source ({self._born - xmin} ids back)"
-            )
+        while (xmin := source.sample().snapshot.xmin) < self._settled.born:
+            back = self._settled.born - xmin
+            self._held_up = f"transactions older than the replication slot, still open on the source ({back} ids back)"
             self._pause(pause.next())
-        self._born = 0
+        self._settled.born, self._held_up = 0, ""
 
     def _read_settled(
         self, source: Source, relation: StreamedRelation, window: Window, read: Callable[[Window], None]
     ) -> None:
         """Reads in a snapshot that sees everything delivered before the low watermark."""
-        pause = GrowingPause(first=0.01, longest=1.0)
-        while True:
-            with source.reading():
-                # Before the snapshot: a rewrite or truncation of the table is invisible to an older one.
-                lock_against_ddl(source, source.connection, relation)
-                snapshot = source.sample().snapshot
-                unsettled = [xid for xid in window.unsettled if not snapshot.sees(xid)]
-                if not unsettled:
-                    self.waits_for = ""
-                    columns = [each for each in source.columns(relation.name) if each.name not in relation.excluded]
-                    names = source.type_names({(each.type_oid, each.type_modifier) for each in columns})
-                    table = Table(relation, columns, names, self._origin(relation.name))
-                    window.table = table
-                    read(window)
-                    break
-            self.waits_for = (
-                f"{len(unsettled)} delivered transactions that are not yet visible on the source"
-                " (synchronous replication?)"
-            )
-            _refuse_overflown(window)
-            self._pause(pause.next())
+
+        def under_todays_columns(_: Sample) -> Table:
+            columns = [each for each in source.columns(relation.name) if each.name not in relation.excluded]
+            names = source.type_names({(each.type_oid, each.type_modifier) for each in columns})
+            window.table = Table(relation, columns, names, self._origin(relation.name))
+            read(window)
+            return window.table
+
+        # Before the snapshot: a rewrite or truncation of the table is invisible to an older one.
+        locked = partial(lock_against_ddl, source, source.connection, relation)
+        overflown = partial(_refuse_overflown, window)
+        table = self._settled.read(source, window.unsettled, under_todays_columns, first=locked, meanwhile=overflown)
         self._calls.run(lambda: self._work.announce(table))
 
     def _pause(self, seconds: float) -> None:
@@ -282,10 +331,11 @@ class Backfiller:
                 raise Ended
             _refuse_overflown(window)
             if time.monotonic() > since + SLOW_S:
-                self.waits_for = f"the {boundary} watermark in the stream, which is behind"
+                self._held_up = f"the {boundary} watermark in the stream, which is behind"
+        self._held_up = ""
         _refuse_overflown(window)
 
-    def _wait(self, batch: Batch) -> None:
+    def _wait(self, batch: Batch | Errand) -> None:
         """Until the batch is acknowledged, however long Kafka is away."""
         while not batch.complete:
             self._pause(0.005)

@@ -5,12 +5,10 @@ Pure.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from replicator.event import Position
-from replicator.relations import BY_NAME, STREAMED, StreamedRelation
 from replicator.values import JsonValue
 
 Cursor = tuple[JsonValue, ...]
@@ -20,16 +18,21 @@ Cursor = tuple[JsonValue, ...]
 class Chunk:
     """The next rows of a backfill: those of one table, perhaps of one inbox, after a cursor."""
 
-    relation: StreamedRelation
+    table: str
     inbox: int | None
     after: Cursor | None
     by_key: bool = False
     """Though it is of one inbox: a row with NULL in a column of the scan is neither before nor after a cursor."""
 
-    @property
-    def order(self) -> tuple[str, ...]:
-        """The unique columns that rows are read by."""
-        return self.relation.key if self.inbox is None or self.by_key else self.relation.scan
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FanOut:
+    """One change that concerns many keys: they are read in the background, and nothing is swept."""
+
+    path: str
+    start: tuple[JsonValue, ...]
+    inboxes: tuple[int, ...]
+    """Where the change's row was and is."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,23 +43,29 @@ class BackfillJob:
     tables: tuple[str, ...]
     inboxes: tuple[int, ...] | None
     requested_ms: int
+    is_complete: bool = False
+    """It reads every captured relation."""
     start: Position | None = None
     """Where it began in the stream; None: it waits."""
+    start_read: Position | None = None
+    """And among the reads of derived relations: kept, because a later run's reads count from another generation."""
     at_table: int = 0
     at_inbox: int = 0
     after: Cursor | None = None
     rows: int = 0
     expected: int | None = None
     """The planner's estimate of all its rows."""
+    catches_up: bool = False
+    """It follows a change of the stream: until it ends the stream's rows are not all there."""
+    fan_out: FanOut | None = None
+    """Set: only the keys that this leads to."""
 
     def chunk(self) -> Chunk | None:
         """What to read next; None: all is read."""
         if self.at_table >= len(self.tables) or self.inboxes == ():
             return None
         inbox = self.inboxes[self.at_inbox] if self.inboxes is not None else None
-        relation = BY_NAME[self.tables[self.at_table]]
-        by_key = self.after is not None and len(self.after) != len(relation.scan)  # goes on as it began
-        return Chunk(relation=relation, inbox=inbox, after=self.after, by_key=by_key)
+        return Chunk(table=self.tables[self.at_table], inbox=inbox, after=self.after)
 
     def advanced(self, rows: int, after: Cursor | None) -> BackfillJob:
         """After a chunk of so many rows; `after` is None if it was the last of its table (and inbox)."""
@@ -72,12 +81,18 @@ class BackfillJob:
             "tables": self.tables,
             "inboxes": self.inboxes,
             "requested_ms": self.requested_ms,
+            "complete": self.is_complete,
             "start": None if self.start is None else list(self.start),
+            "start_read": None if self.start_read is None else list(self.start_read),
             "at_table": self.at_table,
             "at_inbox": self.at_inbox,
             "after": self.after,
             "rows": self.rows,
             "expected": self.expected,
+            "catches_up": self.catches_up,
+            "fan_out": None
+            if self.fan_out is None
+            else {"path": self.fan_out.path, "start": self.fan_out.start, "inboxes": self.fan_out.inboxes},
         }
 
     @classmethod
@@ -88,15 +103,20 @@ class BackfillJob:
             tables=tuple(record["tables"]),
             inboxes=None if record["inboxes"] is None else tuple(record["inboxes"]),
             requested_ms=record["requested_ms"],
+            is_complete=record["complete"],
             start=None if record["start"] is None else Position(*record["start"]),
+            start_read=None if record["start_read"] is None else Position(*record["start_read"]),
             at_table=record["at_table"],
             at_inbox=record["at_inbox"],
             after=None if record["after"] is None else tuple(record["after"]),
             rows=record["rows"],
             expected=record["expected"],
+            catches_up=record["catches_up"],
+            fan_out=_fan_out(record["fan_out"]),
         )
 
 
-def in_capture_order(tables: Sequence[str] | None) -> tuple[str, ...]:
-    """Known tables among these (None: all), parents before children."""
-    return tuple(relation.name for relation in STREAMED if tables is None or relation.name in tables)
+def _fan_out(record: dict[str, Any] | None) -> FanOut | None:
+    if record is None:
+        return None
+    return FanOut(path=record["path"], start=tuple(record["start"]), inboxes=tuple(record["inboxes"]))

@@ -13,7 +13,9 @@ from typing import Protocol
 
 import structlog
 
-from replicator.changes import RenderedRow, Table, type_keys
+from replicator.causes import Causes, Outdated
+from replicator.changes import RenderedRow, Table, fill_from_old, type_keys
+from replicator.derivation import Derivation
 from replicator.errors import ProtocolError
 from replicator.event import Cause, Origin
 from replicator.lsn import format_lsn
@@ -31,7 +33,7 @@ from replicator.pgoutput import (
     Update,
 )
 from replicator.progress import Batch, Progress
-from replicator.relations import BY_NAME
+from replicator.relations import STREAMED_BY_NAME
 from replicator.routing import Routed, route_delete, route_insert, route_update
 from replicator.source import MESSAGE_PREFIX
 from replicator.window import HIGH, LOW, Window
@@ -57,6 +59,7 @@ class Capture:
         origin: Callable[[str], Origin],
         announce: Callable[[Table], None],
         owe: Callable[[str, bytes, int, Batch], None],
+        derivation: Derivation,
     ) -> None:
         """`names`: OID → captured table. A table is known by its OID: at the slot's place it may have another name.
 
@@ -69,6 +72,9 @@ class Capture:
         self._origin = origin
         self._announce = announce
         self._owe = owe
+        self._derivation = derivation
+        self._relations: dict[int, Relation] = {}
+        self._causes: dict[int, Causes] = {}
         self._tables: dict[int, Table | None] = {}
         self._transaction: Begin | None = None
         self._cause = Cause(0, 0, 0, 0)
@@ -100,43 +106,71 @@ class Capture:
     def _begin(self, begin: Begin) -> None:
         self._transaction = begin
         self._index = 0
+        self._derivation.begin_transaction()
         self._cause = Cause(begin.xid, begin.commit_lsn, begin.committed_us // 1000, time.time_ns() // 1_000_000)
 
     def _commit(self, commit: Commit) -> None:
         begin = self._begun()
         self._transaction = None
+        self._derivation.end_transaction()
         self.transactions += 1
         self.last_commit_ms = begin.committed_us // 1000
         self._progress.committed(begin.xid, commit.commit_lsn, commit.end_lsn)
 
+    def trace_again(self) -> None:
+        """What leads from base tables to derived relations is another now."""
+        for relation in self._relations.values():
+            self._trace(relation)
+
+    def _trace(self, relation: Relation) -> None:
+        self._causes.pop(relation.oid, None)
+        reach = self._derivation.reaches.get((relation.schema, relation.name))
+        if reach is None:
+            return
+        try:
+            self._causes[relation.oid] = Causes(relation, reach, self._derivation.fingerprints)
+        except Outdated as error:
+            self._derivation.outdated(reach, str(error))
+
     def _relation(self, relation: Relation) -> None:
+        self._relations[relation.oid] = relation
+        self._trace(relation)
         name = self._names.get(relation.oid)
         if name is None:
             self._tables[relation.oid] = None
             return
         types = self._catalog.type_names(type_keys(relation))
-        table = Table(BY_NAME[name], relation.columns, types, self._origin(name))
+        table = Table(STREAMED_BY_NAME[name], relation.columns, types, self._origin(name))
         self._announce(table)
         self._tables[relation.oid] = table
 
     def _insert(self, change: Insert) -> None:
         if (table := self._table(change.relation)) is not None:
             self._publish(table, route_insert(table, change))
+        if (causes := self._causes.get(change.relation)) is not None:
+            self._derivation.touch(causes.of_insert(change.new), self._begun().commit_lsn)
         self._index += 1
 
     def _update(self, change: Update) -> None:
         if (table := self._table(change.relation)) is not None:
             self._publish(table, route_update(table, change))
+        if (causes := self._causes.get(change.relation)) is not None:
+            new = fill_from_old(change.new, change.old) if change.old_kind == "O" else change.new
+            self._derivation.touch(causes.of_update(change.old, new), self._begun().commit_lsn)
         self._index += 1
 
     def _delete(self, change: Delete) -> None:
         if (table := self._table(change.relation)) is not None:
             self._publish(table, route_delete(table, change))
+        if (causes := self._causes.get(change.relation)) is not None:
+            self._derivation.touch(causes.of_delete(change.old), self._begun().commit_lsn)
         self._index += 1
 
     def _truncate(self, change: Truncate) -> None:
         begin = self._begun()
         for oid in change.relations:
+            if (emptied := self._relations.get(oid)) is not None:
+                self._derivation.truncated((emptied.schema, emptied.name))
             if (table := self._table(oid)) is not None:
                 self._outlet.truncate(table, begin.commit_lsn, self._index, self._cause, self._progress.batch)
                 if (window := self._open_window(table.relation.name)) is not None:

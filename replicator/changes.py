@@ -14,9 +14,9 @@ from typing import NamedTuple
 import orjson
 
 from replicator.errors import ProtocolError, SourceRefused
-from replicator.event import Origin, TableSchema, pack_key
+from replicator.event import ClockColumn, Origin, TableSchema, pack_key
 from replicator.pgoutput import Absent, Column, RawRow, Relation
-from replicator.relations import StreamedRelation
+from replicator.relations import DerivedRelation, StreamedRelation
 from replicator.values import JsonValue, converter, is_value_of
 
 _GARBLED = (ValueError, KeyError)
@@ -54,15 +54,20 @@ class Table:
 
     def __init__(
         self,
-        relation: StreamedRelation,
+        relation: StreamedRelation | DerivedRelation,
         columns: Sequence[Column],
         type_names: Mapping[tuple[int, int], str],
         origin: Origin,
+        clock: Sequence[ClockColumn] = (),
     ) -> None:
-        """`type_names` maps (type OID, modifier) to SQL. Raises SourceRefused if the key or the inbox is gone."""
+        """`type_names` maps (type OID, modifier) to SQL; columns of the clock are left out of rows.
+
+        Raises SourceRefused if the key or the inbox is gone.
+        """
         self.relation = relation
         self._columns = tuple(columns)
-        self._picked = [i for i, column in enumerate(columns) if column.name not in relation.excluded]
+        ticking = {column.name for column in clock}
+        self._picked = [i for i, column in enumerate(columns) if column.name not in relation.excluded | ticking]
         self._names = [columns[i].name for i in self._picked]
         self._converters = [converter(column.type_oid) for column in columns]
         at = {column.name: i for i, column in enumerate(columns)}
@@ -80,7 +85,10 @@ class Table:
                 (columns[i].name, type_names[columns[i].type_oid, columns[i].type_modifier]) for i in self._picked
             ),
             key=relation.key,
-            inbox=relation.inbox,
+            inbox=relation.inbox if relation.inbox not in relation.excluded else "",
+            is_derived=isinstance(relation, DerivedRelation),
+            clock=tuple(clock),
+            order=tuple(column.name for column in columns if column.name not in relation.excluded) if clock else (),
         )
         self.version = self.schema.version
         self.origin = origin.render()
@@ -130,6 +138,10 @@ class Table:
     def cursor(self, row: RawRow, columns: Sequence[str]) -> tuple[JsonValue, ...]:
         """The values of these columns of a whole row."""
         return tuple(self._value(row, self._picked[self._names.index(column)]) for column in columns)
+
+    def position_of(self, column: str) -> int | None:
+        """Where a column stands in a row; None: the table has none of this name."""
+        return next((i for i, each in enumerate(self._columns) if each.name == column), None)
 
     def _check_width(self, row: RawRow) -> None:
         if len(row) != len(self._columns):

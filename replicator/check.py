@@ -14,6 +14,8 @@ from rich.text import Text
 
 from replicator import topics
 from replicator.config import Settings
+from replicator.derived_inspection import read_derived
+from replicator.derived_rules import judge_derived
 from replicator.errors import ReplicatorError, SourceRefused, SourceUnavailable
 from replicator.facts import SourceFacts
 from replicator.findings import KAFKA_OWNER, OPERATOR, Finding, Severity, ok, refusal
@@ -85,7 +87,13 @@ def _source(settings: Settings) -> list[Finding]:
             refusal("source", "connection", str(error), "see REPLICATOR_SOURCE_DSN and the way there", whose=OPERATOR)
         ]
     reached = ok("source", f"{facts.server.database} as {facts.role.name}", "answers")
-    return [reached, *judge_source(facts, settings)]
+    return [reached, *judge_source(facts, settings), *_derived(facts, settings)]
+
+
+def _derived(facts: SourceFacts, settings: Settings) -> list[Finding]:
+    if any(finding.severity is Severity.REFUSAL for finding in judge_tables(facts, settings)):
+        return []  # what they are made of must be there first
+    return judge_derived(read_derived(settings), facts, settings)
 
 
 def _kafka(settings: Settings) -> list[Finding]:

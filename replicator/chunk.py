@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from psycopg import Connection, sql
+from psycopg.pq.abc import PGresult
 
 from replicator.backfill_job import Chunk, Cursor
 from replicator.changes import RenderedRow, Table
@@ -29,31 +30,38 @@ class Limits:
     bytes: int
 
 
-def scope(chunk: Chunk) -> tuple[sql.Composed, list[Any]]:
+def scope(relation: StreamedRelation, chunk: Chunk) -> tuple[sql.Composed, list[Any]]:
     """The WHERE clause of a chunk, and its parameters."""
+    order = relation.key if chunk.by_key else relation.order(chunk.inbox)
     conditions: list[sql.Composable] = []
     parameters: list[Any] = []
     if chunk.inbox is not None:
-        conditions.append(sql.SQL("{} = %s").format(sql.Identifier(chunk.relation.inbox)))
+        conditions.append(sql.SQL("{} = %s").format(sql.Identifier(relation.inbox)))
         parameters.append(chunk.inbox)
     if chunk.after is not None:
         conditions.append(
-            sql.SQL("({}) > ({})").format(_columns(chunk.order), sql.SQL(", ").join([sql.SQL("%s")] * len(chunk.order)))
+            sql.SQL("({}) > ({})").format(_columns(order), sql.SQL(", ").join([sql.SQL("%s")] * len(order)))
         )
         parameters.extend(chunk.after)
     return sql.SQL(" AND ").join(conditions or [sql.SQL("true")]), parameters
 
 
 def read_chunk(
-    source: Source, connection: Connection[Any], table: Table, chunk: Chunk, limits: Limits
+    source: Source,
+    connection: Connection[Any],
+    table: Table,
+    relation: StreamedRelation,
+    chunk: Chunk,
+    limits: Limits,
 ) -> tuple[list[RenderedRow], Cursor | None]:
     """The chunk's rows, and the cursor after them; None: there are no more."""
-    where, parameters = scope(chunk)
+    where, parameters = scope(relation, chunk)
+    order = relation.key if chunk.by_key else relation.order(chunk.inbox)
     statement = sql.SQL("DECLARE chunk NO SCROLL CURSOR FOR SELECT {} FROM {} WHERE {} ORDER BY {} LIMIT {}").format(
         _columns(_names(table)),
-        source.qualified(chunk.relation.name),
+        source.qualified(relation.name),
         where,
-        _columns(chunk.order),
+        _columns(order),
         sql.Literal(limits.rows),
     )
     connection.execute(statement, parameters)
@@ -62,7 +70,7 @@ def read_chunk(
     raw: list[bytes | None] = []
     fetch = FIRST_FETCH_ROWS
     while size < limits.bytes:
-        fetched = _raw_rows(connection, sql.SQL("FETCH {} FROM chunk").format(sql.Literal(fetch)), ())
+        fetched = _rows(connection, sql.SQL("FETCH {} FROM chunk").format(sql.Literal(fetch)), ())
         for raw in fetched:
             row = table.render(list(raw))
             size += len(row.json)
@@ -72,7 +80,7 @@ def read_chunk(
         fetch = max(1, min(fetch * 10, (limits.bytes - size) * len(rows) // size))
     ended = size < limits.bytes and len(rows) < limits.rows
     connection.execute("CLOSE chunk")
-    return rows, None if ended or not rows else table.cursor(list(raw), chunk.order)
+    return rows, None if ended or not rows else table.cursor(list(raw), order)
 
 
 def read_keys(
@@ -87,7 +95,7 @@ def read_keys(
         _columns(relation.key),
         sql.SQL(", ").join([one] * len(keys)),
     )
-    found = _raw_rows(connection, statement, [value for key in keys for value in key])
+    found = _rows(connection, statement, [value for key in keys for value in key])
     return [table.render(list(raw)) for raw in found]
 
 
@@ -96,12 +104,15 @@ def lock_against_ddl(source: Source, connection: Connection[Any], relation: Stre
     connection.execute(sql.SQL("LOCK TABLE {} IN ACCESS SHARE MODE").format(source.qualified(relation.name)))
 
 
-def _raw_rows(connection: Connection[Any], statement: sql.Composed, parameters: Any) -> list[list[bytes | None]]:
-    result = connection.execute(statement, parameters).pgresult
-    if result is None:
-        return []
+def raw_rows(result: PGresult) -> list[list[bytes | None]]:
+    """Values as the text that PostgreSQL printed."""
     width = range(result.nfields)
     return [[result.get_value(i, j) for j in width] for i in range(result.ntuples)]
+
+
+def _rows(connection: Connection[Any], statement: sql.Composed, parameters: Any) -> list[list[bytes | None]]:
+    result = connection.execute(statement, parameters).pgresult
+    return raw_rows(result) if result is not None else []
 
 
 def _columns(names: Sequence[str]) -> sql.Composed:

@@ -6,11 +6,20 @@ Secrets are `SecretStr`, so that no log line and no error message can print them
 from __future__ import annotations
 
 import json
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 import psycopg
 from psycopg.conninfo import conninfo_to_dict
-from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, SecretStr, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    SecretStr,
+    ValidationError,
+)
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from replicator.errors import SettingsError
@@ -44,6 +53,43 @@ def _masked(options: dict[str, Any]) -> dict[str, str]:
     return dict.fromkeys(options, "**********")
 
 
+_NAME: Final = r"^[a-z_][a-z0-9_]{0,62}$"
+
+
+class OwnRelation(BaseModel):
+    """A derived relation of the operator's own: a SELECT over the source, its key and its inbox."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    select: str
+    """Run with the source's schema as its search path; at most one row of a key is published at an inbox."""
+    key: Annotated[str, Field(pattern=_NAME)]
+    """An integer column of the SELECT."""
+    inbox: Annotated[str, Field(pattern=_NAME)]
+    """The column that holds the inbox id."""
+    excluded: tuple[str, ...] = ()
+    """Columns that are not published."""
+    newest: str = ""
+    """Of several rows of one key at one inbox the one where this integer column is greatest is taken."""
+    paths: tuple[OwnPath, ...] = ()
+    """How base rows lead to keys where the SELECT alone can't tell."""
+
+
+class OwnPath(BaseModel):
+    """From rows of one base table to keys of a derived relation."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    table: Annotated[str, Field(pattern=_NAME)]
+    columns: tuple[str, ...]
+    """Where the path starts."""
+    lookup: str
+    """A SELECT of keys; `$1`, `$2`, … are arrays of the columns' values."""
+
+
+OwnRelations = Annotated[
+    dict[Annotated[str, Field(pattern=_NAME)], OwnRelation], NoDecode, BeforeValidator(_json_object)
+]
 Dsn = Annotated[SecretStr, AfterValidator(_dsn)]
 KafkaOptions = Annotated[
     dict[str, str | int | float | bool],
@@ -64,6 +110,8 @@ class Settings(BaseSettings):
     source_dsn: Dsn
     """The source database; the role needs REPLICATION and SELECT on the captured tables."""
     source_schema: str = "public"
+    view: Annotated[str, Field(pattern=r"^([A-Za-z_][A-Za-z0-9_$]{0,62})?$")] = "vw_conversations_analytics_final"
+    """The analytics view, in the source schema; empty: there is none, and none is made."""
     slot: Annotated[str, Field(pattern=r"^[a-z0-9_]{1,63}$")] = "inbox_replicator"
     publication: Annotated[str, Field(pattern=r"^[a-z_][a-z0-9_]{0,62}$")] = "inbox_replicator"
     accept_default_identity: bool = False
@@ -79,6 +127,17 @@ class Settings(BaseSettings):
     max_message_bytes: Annotated[int, Field(ge=1 << 20, le=256 << 20)] = 16 << 20
     kafka_options: KafkaOptions = {}
     """Any librdkafka option (TLS, SASL), as a JSON object."""
+
+    derived: OwnRelations = {}
+    """Derived relations beside the shipped ones, by the name of their table in the target, as a JSON object."""
+    fan_out_keys: Annotated[int, Field(ge=1, le=100_000)] = 1_000
+    """Keys of a derived relation that one change may concern before they are read in the background..."""
+    fan_out_keys_per_second: Annotated[int, Field(ge=1)] = 2_000
+    """...at this pace."""
+    dirty_keys: Annotated[int, Field(ge=1_000)] = 100_000
+    """Keys that wait to be read, at the most; beyond that a relation is read as a whole."""
+    fingerprints: Annotated[int, Field(ge=0)] = 50_000
+    """Rows of which it is remembered what they were, so that a change that matters to nobody is not followed."""
 
     backfill_rows_per_second: Annotated[int, Field(ge=1)] = 20_000
     backfill_chunk_rows: Annotated[int, Field(ge=1, le=100_000)] = 2_000

@@ -13,7 +13,8 @@ from confluent_kafka import KafkaException, TopicPartition
 
 from replicator import clients
 from replicator.errors import LogUnavailable
-from replicator.event import Request, Topics, decode_request, encode_request
+from replicator.event import Topics
+from replicator.request import Request, decode_request, encode_request
 
 log = structlog.get_logger(__name__)
 

@@ -11,8 +11,9 @@ Pure: values in, bytes out. Never knows where the bytes come from or go to.
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
-from typing import Any, Final, Literal, NamedTuple, TypeVar
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final, Literal, NamedTuple
 
 import orjson
 
@@ -25,7 +26,6 @@ Op = Literal["c", "u", "d", "r", "t", "m"]
 """Create, update, delete, read (backfill), truncate, message (marker): Debezium's letters."""
 
 Headers = list[tuple[str, bytes]]
-T = TypeVar("T")
 
 
 class Topics(NamedTuple):
@@ -252,10 +252,20 @@ class BackfillMarker:
     id: str
     boundary: Literal["begin", "end"]
     tables: tuple[str, ...]
+    derived: tuple[str, ...] = ()
+    """Those of the tables that are derived relations."""
+    is_complete: bool = False
+    """It reads every captured relation: at its end an inbox lacks nothing."""
     inboxes: tuple[int, ...] | None
     """None: every inbox."""
     start: Position
     start_read: Position
+    spared: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    """By derived relation: keys that exist and could not be read. What the target has of them is not swept."""
+
+    def start_of(self, table: str) -> Position:
+        """Where rows of this table must stand at least to outlive the sweep."""
+        return self.start_read if table in self.derived else self.start
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -282,9 +292,12 @@ def encode_marker(marker: Marker, run: Run, point: int) -> tuple[Headers, bytes]
                 "id": marker.id,
                 "boundary": marker.boundary,
                 "tables": marker.tables,
+                "derived": marker.derived,
+                "complete": marker.is_complete,
                 "inboxes": marker.inboxes,
                 "start": list(marker.start),
                 "start_read": list(marker.start_read),
+                "spared": marker.spared,
             }
     replication = {"epoch": run.epoch, "generation": run.generation, "point": point, "ordinal": 0}
     return pack_head(head), orjson.dumps({"op": "m", "message": content, "replication": replication})
@@ -304,11 +317,23 @@ def decode_marker(body: bytes) -> Marker:
                 id=content["id"],
                 boundary=content["boundary"],
                 tables=tuple(content["tables"]),
+                derived=tuple(content["derived"]),
+                is_complete=content["complete"],
                 inboxes=None if inboxes is None else tuple(inboxes),
                 start=Position(*content["start"]),
                 start_read=Position(*content["start_read"]),
+                spared={table: tuple(keys) for table, keys in content["spared"].items()},
             )
     raise ValueError(f"unknown marker {content['kind']!r}: this worker is older than the replicator")
+
+
+class ClockColumn(NamedTuple):
+    """A column that changes without any write (`now()`): never in an event, computed at reading."""
+
+    name: str
+    type_name: str
+    expression: str
+    """SQL over the relation's other columns that means the same under every session's TimeZone."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -319,6 +344,11 @@ class TableSchema:
     columns: tuple[tuple[str, str], ...]
     key: tuple[str, ...]
     inbox: str
+    """Empty: rows do not say their inbox (a contact may be at several)."""
+    is_derived: bool = False
+    clock: tuple[ClockColumn, ...] = ()
+    order: tuple[str, ...] = ()
+    """All columns in the relation's own order, those of the clock included; empty: as in `columns`."""
 
     @property
     def version(self) -> str:
@@ -328,7 +358,15 @@ class TableSchema:
     def encode(self) -> bytes:
         """The record of the schemas topic, under the Kafka key `<table>:<version>`."""
         return orjson.dumps(
-            {"table": self.table, "columns": self.columns, "key": self.key, "inbox": self.inbox},
+            {
+                "table": self.table,
+                "columns": self.columns,
+                "key": self.key,
+                "inbox": self.inbox,
+                "derived": self.is_derived,
+                "clock": [list(each) for each in self.clock],
+                "order": self.order,
+            },
             option=orjson.OPT_SORT_KEYS,
         )
 
@@ -340,93 +378,7 @@ class TableSchema:
             columns=tuple((name, type_name) for name, type_name in content["columns"]),
             key=tuple(content["key"]),
             inbox=content["inbox"],
+            is_derived=content["derived"],
+            clock=tuple(ClockColumn(*each) for each in content["clock"]),
+            order=tuple(content["order"]),
         )
-
-
-MOST_INBOXES = 10_000
-"""In one request for a backfill: its progress is one record of the state topic."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BackfillRequest:
-    """Asks the replicator to read a scope again. The same id is the same request, however often it is sent."""
-
-    id: str
-    tables: tuple[str, ...] | None
-    """None: every captured relation."""
-    inboxes: tuple[int, ...] | None
-    """None: every inbox. At most `MOST_INBOXES`."""
-    known: str = ""
-    """The backfill that the asker already waits for, if any: while it is under way nothing new is begun."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class KeysRequest:
-    """Asks the replicator to read single rows again (invariant 6)."""
-
-    table: str
-    inbox: int
-    keys: tuple[tuple[JsonValue, ...], ...]
-
-
-Request = BackfillRequest | KeysRequest
-
-
-def encode_request(request: Request) -> bytes:
-    """The record of the control topic."""
-    match request:
-        case BackfillRequest():
-            return orjson.dumps(
-                {
-                    "kind": "backfill",
-                    "id": request.id,
-                    "tables": request.tables,
-                    "inboxes": request.inboxes,
-                    "known": request.known,
-                }
-            )
-        case KeysRequest():
-            return orjson.dumps({"kind": "keys", "table": request.table, "inbox": request.inbox, "keys": request.keys})
-
-
-def decode_request(record: bytes) -> Request:
-    """The inverse of `encode_request`. Raises ValueError, KeyError or TypeError for anything else."""
-    content = orjson.loads(record)
-    match content["kind"]:
-        case "backfill":
-            return BackfillRequest(
-                id=_only(str, content["id"]),
-                tables=_some_or_all(str, content["tables"]),
-                inboxes=_some_or_all(int, content["inboxes"]),
-                known=_only(str, content["known"]),
-            )
-        case "keys":
-            return KeysRequest(
-                table=_only(str, content["table"]),
-                inbox=_only(int, content["inbox"]),
-                keys=tuple(tuple(_scalar(value) for value in _list(key)) for key in _list(content["keys"])),
-            )
-    raise ValueError("unknown kind of request")
-
-
-def _only(kind: type[T], value: Any) -> T:
-    """Nothing is converted: `"12"` is neither the number 12 nor the list of its digits."""
-    if type(value) is not kind:
-        raise TypeError(f"expected {kind.__name__}, not {type(value).__name__}")
-    return value
-
-
-def _some_or_all(kind: type[T], values: Any) -> tuple[T, ...] | None:
-    """None stands for everything."""
-    return None if values is None else tuple(_only(kind, value) for value in _list(values))
-
-
-def _list(value: Any) -> list[Any]:
-    return _only(list, value)
-
-
-def _scalar(value: Any) -> JsonValue:
-    if value is not None and type(value) not in (str, int, bool):
-        raise TypeError(f"expected a value of a key, not {type(value).__name__}")
-    scalar: JsonValue = value
-    return scalar

@@ -6,7 +6,7 @@ Pure data: knows neither where a fact comes from nor what is wanted.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,8 +80,8 @@ class PublishedTable:
 
     schema: str
     name: str
-    has_columns: bool
-    """Published with a list of columns."""
+    columns: frozenset[str] | None
+    """The columns that it lists; None: it publishes all."""
     has_filter: bool
     """Published with a row filter."""
 
@@ -168,6 +168,40 @@ class SourceFacts:
     publication: PublicationFacts | None
     tables: Mapping[str, TableFacts]
     """By the names of the captured relations; what does not exist is not in it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PathFacts:
+    """One way from rows of a base table to keys of a derived relation."""
+
+    table: str
+    columns: tuple[str, ...]
+    """Where it starts."""
+    says: str
+    scanned: tuple[str, ...]
+    """Tables that its look-up reads as a whole, because no index helps."""
+    fault: str
+    """Why the look-up can't be run; empty: it can."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DerivedFacts:
+    """A derived relation."""
+
+    name: str
+    problem: str = ""
+    """Why it can't be followed; empty: it can."""
+    paths: tuple[PathFacts, ...] = ()
+    used: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    """Columns that it is made of, by base table."""
+    clock: Mapping[str, str | None] = field(default_factory=dict)
+    """Columns that change without any write, and the expression that computes each."""
+    unstable: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Columns whose order leaves ties, and the pieces of SQL."""
+    scanned: tuple[str, ...] = ()
+    """Tables that reading one key reads as a whole."""
+    fault: str = ""
+    """Why a key can't be read."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

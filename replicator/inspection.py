@@ -25,7 +25,7 @@ from replicator.facts import (
     SourceFacts,
     TableFacts,
 )
-from replicator.relations import STREAMED
+from replicator.relations import base_tables
 from replicator.replication import Replication
 from replicator.source import Source
 
@@ -198,7 +198,11 @@ def _publication(settings: Settings, source: Source) -> PublicationFacts | None:
         return None
     ((oid, publication, owned),) = rows
     tables = source.rows(
-        "SELECT n.nspname, c.relname, to_jsonb(r) FROM pg_publication_rel r JOIN pg_class c ON c.oid = r.prrelid"
+        # A column list is a list of numbers (PostgreSQL 15): older servers have none.
+        "SELECT n.nspname, c.relname, to_jsonb(r),"
+        " ARRAY(SELECT a.attname::text FROM pg_attribute a WHERE a.attrelid = r.prrelid"
+        " AND to_jsonb(r) -> 'prattrs' @> to_jsonb(a.attnum))"
+        " FROM pg_publication_rel r JOIN pg_class c ON c.oid = r.prrelid"
         " JOIN pg_namespace n ON n.oid = c.relnamespace WHERE r.prpubid = %s::bigint::oid ORDER BY 1, 2",
         (oid,),
     )
@@ -211,10 +215,10 @@ def _publication(settings: Settings, source: Source) -> PublicationFacts | None:
             PublishedTable(
                 schema=schema,
                 name=name,
-                has_columns=entry.get("prattrs") is not None,
+                columns=frozenset(columns) if entry.get("prattrs") is not None else None,
                 has_filter=entry.get("prqual") is not None,
             )
-            for schema, name, entry in tables
+            for schema, name, entry, columns in tables
         ),
     )
 
@@ -231,7 +235,8 @@ def _published_schemas(source: Source, publication: int) -> tuple[str, ...]:
 
 
 def _tables(settings: Settings, source: Source) -> dict[str, TableFacts]:
-    rows = source.rows(_TABLES, (settings.source_schema, [relation.name for relation in STREAMED]))
+    names = [relation.name for relation in base_tables(with_view=bool(settings.view))]
+    rows = source.rows(_TABLES, (settings.source_schema, names))
     oids = [row[0] for row in rows]
     columns: dict[int, dict[str, ColumnFacts]] = {oid: {} for oid in oids}
     for oid, name, type_name, not_null in source.rows(_COLUMNS, (oids,)):

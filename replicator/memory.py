@@ -13,6 +13,8 @@ The records:
 | `control` | the next offset of the control topic |
 | `backfill/<id>` | a backfill that is asked for or under way, with its progress |
 | `owed/<table>/<key>` | a row that must be read again, with its inbox |
+| `derived/<relation>` | the digest of the definition that its rows were last read under |
+| `dirty/<relation>/<path>/<start>` | a key of a derived relation that is owed, or the start of a look-up |
 | `status` | what `replicator status` shows |
 """
 

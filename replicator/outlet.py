@@ -68,6 +68,22 @@ class Outlet:
         head = Head("d", table.relation.name, key, position, self.run.generation, "", b"", True, "")
         self._send(table, head, cause, NULL, NULL, None, inbox, batch)
 
+    def derived_row(self, table: Table, row: RenderedRow, read: int, cause: Cause, batch: Batch) -> None:
+        """A row of a derived relation, from this run's so manieth read."""
+        position = Position(self.run.epoch, self.run.generation, 2 * read + 1)
+        head = Head(
+            "r", table.relation.name, row.key, position, self.run.generation, table.version, row.absent, True, ""
+        )
+        self._send(table, head, cause, NULL, row.json, None, row.inbox, batch)
+
+    def derived_absence(
+        self, table: Table, key: bytes, inbox: int | None, read: int, cause: Cause, batch: Batch
+    ) -> None:
+        """A key that gave no row, at an inbox where it was expected, or (None) at any."""
+        position = Position(self.run.epoch, self.run.generation, 2 * read)
+        head = Head("d", table.relation.name, key, position, self.run.generation, "", b"", True, "")
+        self._send(table, head, cause, NULL, NULL, None, inbox, batch)
+
     def marker(self, marker: Marker, point: int, batch: Batch) -> None:
         """A marker goes to every partition."""
         headers, body = encode_marker(marker, self.run, point)

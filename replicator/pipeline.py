@@ -23,11 +23,15 @@ import structlog
 from replicator import metrics
 from replicator.agenda import Agenda
 from replicator.backfill import Backfiller
+from replicator.backfill_job import FanOut
 from replicator.calls import Calls
 from replicator.capture import Capture
 from replicator.changes import Table
 from replicator.config import Settings
 from replicator.control import Control
+from replicator.definitions import Definitions, captured_by, read_definitions
+from replicator.derivation import Derivation
+from replicator.deriver import Deriver
 from replicator.errors import Action, ReplicatorError, SourceChanged, action_for
 from replicator.event import HeartbeatMarker, Origin, Topics
 from replicator.history import changed_tables
@@ -36,7 +40,7 @@ from replicator.memory import Succession
 from replicator.pgoutput import Commit, Keepalive, decode_frame
 from replicator.progress import Batch, Progress
 from replicator.publisher import Publisher
-from replicator.relations import CAPTURED
+from replicator.relations import STREAMED_BY_NAME, base_tables
 from replicator.replication import Replication
 from replicator.runtime import GrowingPause, Stop
 from replicator.source import Sample, Source
@@ -54,6 +58,8 @@ CONFIRM_S = 1.0
 FEEDBACK_S = 5.0
 """The server ends a session that says nothing for wal_sender_timeout (60 s by default)."""
 CONTROL_S = 0.25
+DERIVED_S = 0.05
+BEAT_S = 0.2
 LOOK_S = 5.0
 """How often a run looks whether it still is what it was when it began."""
 STATUS_S = 2.0
@@ -82,6 +88,8 @@ class Run:
 
     def __init__(self, settings: Settings, kafka: Mapping[str, Any], stop: Stop) -> None:
         self._settings = settings
+        self._captured = captured_by(settings)
+        self._base_tables = [table.name for table in base_tables(with_view=bool(settings.view))]
         self._kafka = kafka
         self._stop = stop
         self._received = 0
@@ -89,9 +97,14 @@ class Run:
         self._confirming: tuple[int, Batch] | None = None
         self._housekeeping = Batch()
         self._sample: Sample | None = None
+        self._reached: float | None = None
+        """When the stream had passed the sample."""
+        self._told = False
+        """Every partition knows that all before the sample is published."""
         self._announced: set[str] = set()
         self._every_confirm, self._every_feedback = Every(CONFIRM_S), Every(FEEDBACK_S)
         self._every_seal, self._every_control = Every(SEAL_S), Every(CONTROL_S)
+        self._every_derived, self._every_beat = Every(DERIVED_S), Every(BEAT_S)
         self._every_status, self._every_heartbeat = Every(STATUS_S), Every(settings.heartbeat_s)
         self._every_look = Every(LOOK_S)
         self._replication: Replication | None = None
@@ -115,28 +128,48 @@ class Run:
             with Source(self._settings) as source:
                 replication = Replication(self._settings)
                 try:
-                    tenure = take_over(self._settings, self._kafka, source, replication, publisher)
+                    found = read_definitions(source, self._captured)
+                    tables = (*STREAMED_BY_NAME, *found.available)
+                    tenure = take_over(self._settings, self._kafka, source, replication, publisher, tables)
                     self._replication = replication
-                    self._stream(tenure, source, replication, publisher)
+                    self._stream(tenure, found, source, replication, publisher)
                 finally:
                     replication.close()
         finally:
             publisher.close(1.0)
 
-    def _stream(self, tenure: Tenure, source: Source, replication: Replication, publisher: Publisher) -> None:
+    def _stream(
+        self, tenure: Tenure, found: Definitions, source: Source, replication: Replication, publisher: Publisher
+    ) -> None:
         self._received = self._confirmed = tenure.confirmed
         self._tenure, self._publisher, self._source = tenure, publisher, source
         self._progress = Progress(tenure.confirmed)
-        self._agenda = Agenda(tenure.memory, tenure.outlet, self._announce, self._open_window)
+        self._derivation = Derivation(
+            self._captured,
+            tenure.memory,
+            tenure.outlet,
+            self._progress,
+            self._announce,
+            self._origin,
+            self._read_whole,
+            self._fan_out,
+            most_dirty=self._settings.dirty_keys,
+            fingerprints=self._settings.fingerprints,
+        )
+        self._agenda = Agenda(
+            self._captured, tenure.memory, tenure.outlet, self._announce, self._open_window, self._derivation
+        )
         self._capture = Capture(
-            {oid: name for name, (oid, *_) in tenure.published.items()},
+            {oid: name for name, (oid, *_) in tenure.published.items() if name in STREAMED_BY_NAME},
             source,
             tenure.outlet,
             self._progress,
             self._origin,
             self._announce,
             self._agenda.owe,
+            self._derivation,
         )
+        self._install(found)
         calls = Calls()
         control = tenure.memory.records.get("control")
         topics = Topics(self._settings.topic_prefix)
@@ -148,17 +181,36 @@ class Run:
         )
         self._succession = Succession(self._kafka, topics, tenure.outlet.run, tenure.remembered_until)
         self._backfiller = Backfiller(
-            self._settings, calls, self._agenda, self._origin, epoch=tenure.outlet.run.epoch, born=tenure.born
+            self._settings,
+            self._captured,
+            calls,
+            self._agenda,
+            self._origin,
+            epoch=tenure.outlet.run.epoch,
+            born=tenure.born,
+        )
+        self._deriver = Deriver(
+            self._settings,
+            self._captured,
+            calls,
+            self._derivation,
+            self._install,
+            self._origin,
+            known=found.digest,
+            born=tenure.born,
         )
         self._backfiller.start()
+        self._deriver.start()
         try:
             while not self._stop.asked:
                 self._turn(replication, calls)
             self._drain(replication)
         finally:
             self._backfiller.stop()
+            self._deriver.stop()
             calls.close()
             self._backfiller.join(5)
+            self._deriver.join(1)
             self._control.close()
             self._succession.close()
 
@@ -166,8 +218,9 @@ class Run:
         arrived = self._take_frames(replication)
         self._publisher.poll()
         calls.serve()
-        if self._backfiller.error is not None:
-            raise self._backfiller.error
+        for error in (self._backfiller.error, self._deriver.error):
+            if error is not None:
+                raise error
         self._on_the_clock(replication)
         if not arrived:
             replication.wait(WAIT_S, calls.wake)
@@ -193,7 +246,8 @@ class Run:
     def _keepalive(self, replication: Replication, keepalive: Keepalive) -> None:
         if self._capture.between_transactions:
             self._received = max(self._received, keepalive.wal_end)
-            self._progress.idle_at(keepalive.wal_end)
+            if self._derivation.is_clean:
+                self._progress.idle_at(keepalive.wal_end)
         if keepalive.reply_requested:
             replication.feedback(self._received, self._confirmed)
 
@@ -201,10 +255,15 @@ class Run:
         now = time.monotonic()
         if self._every_seal.due(now):
             self._progress.seal()
+        if self._every_beat.due(now):
+            self._heartbeat(now)
         if self._every_heartbeat.due(now):
-            self._heartbeat(replication)
+            self._take_sample(replication)
         self._finish_confirming(replication)
+        if self._every_derived.due(now):
+            self._derivation.finish()
         if self._every_confirm.due(now):
+            self._derivation.write_down()
             self._confirm()
         if self._every_feedback.due(now):
             replication.feedback(self._received, self._confirmed)
@@ -215,17 +274,26 @@ class Run:
         if self._every_status.due(now):
             self._write_status()
 
-    def _heartbeat(self, replication: Replication) -> None:
-        """Everything committed before the last sample is published: tell every partition. Then take the next."""
+    def _heartbeat(self, now: float) -> None:
+        """Once everything committed before the sample is published, derived rows too: tells every partition."""
         sample = self._sample
-        if sample is not None and self._received >= sample.flushed_lsn and self._capture.between_transactions:
+        if sample is None or self._told:
+            return
+        if self._reached is None:
+            if self._received < sample.flushed_lsn or not self._capture.between_transactions:
+                return
+            self._reached = now
+        if self._derivation.is_done(self._reached) and not self._agenda.is_catching_up:
             self._renew_housekeeping()
             marker = HeartbeatMarker(source_ms=sample.at_ms)
             self._tenure.outlet.marker(marker, self._received, self._housekeeping)
-            self._sample = None
-        if self._sample is None:
-            self._sample = self._source.sample()
-            replication.feedback(self._received, self._confirmed, ask_reply=True)
+            self._told = True
+
+    def _take_sample(self, replication: Replication) -> None:
+        """Of the source, once the last one has been told to every partition."""
+        if self._sample is None or self._told:
+            self._sample, self._reached, self._told = self._source.sample(), None, False
+        replication.feedback(self._received, self._confirmed, ask_reply=True)
 
     def _confirm(self) -> None:
         """Begins to confirm: what the slot will be told is remembered first."""
@@ -233,7 +301,7 @@ class Run:
             self._progress.settle(self._source.sample().snapshot)
         if self._confirming is not None:
             return
-        lsn = self._progress.confirm()
+        lsn = self._progress.confirm(self._derivation.hold())
         if lsn > self._confirmed:
             batch = Batch()
             self._tenure.memory.write("confirmed", {"lsn": lsn}, batch)
@@ -250,7 +318,7 @@ class Run:
     def _look(self) -> None:
         """Whether the run is the latest, and tables are published as they were when it began."""
         self._succession.check()
-        if changed := changed_tables(self._tenure.published, self._source.published(CAPTURED)):
+        if changed := changed_tables(self._tenure.published, self._source.published(self._base_tables)):
             raise SourceChanged(f"the publication was changed, or a table of it: {', '.join(changed)}")
 
     def _take_requests(self) -> None:
@@ -297,6 +365,8 @@ class Run:
             "kafka_reachable": not self._publisher.unreachable,
             "owed_keys": self._agenda.owed,
             "backfill_waits_for": self._backfiller.waits_for,
+            "derived": self._derivation.describe(),
+            "derived_waits_for": self._deriver.waits_for,
             "backfills": [job.to_record() for job in self._agenda.jobs.values()],
         }
 
@@ -309,6 +379,17 @@ class Run:
         self._publisher.wait_for(batch, KAFKA_SECONDS)
         self._announced.add(table.version)
         log.info("schema.announced", table=table.relation.name, version=table.version)
+
+    def _read_whole(self, relation: str, reason: str, batch: Batch) -> None:
+        self._agenda.read_whole(relation, reason, batch)
+
+    def _fan_out(self, relation: str, fan_out: FanOut, batch: Batch) -> None:
+        self._agenda.fan_out(relation, fan_out, batch)
+
+    def _install(self, found: Definitions) -> None:
+        """Derived relations as the source has them now."""
+        self._derivation.install(found.relations, found.keys)
+        self._capture.trace_again()
 
     def _open_window(self, window: Window | None) -> None:
         self._capture.window = window

@@ -11,7 +11,7 @@ from typing import Final
 
 from replicator.config import Settings
 from replicator.facts import IndexFacts, SourceFacts, TableFacts
-from replicator.relations import STREAMED, StreamedRelation
+from replicator.relations import BaseTable, base_tables
 from replicator.remedies import (
     Step,
     add_tables,
@@ -33,7 +33,7 @@ _BRIEF_LOCK: Final = "an ACCESS EXCLUSIVE lock for a moment; it is given up and 
 def missing(facts: SourceFacts, settings: Settings) -> list[Step]:
     """Everything that a person's `--apply` would run, in order."""
     steps: list[Step] = []
-    for relation in STREAMED:
+    for relation in base_tables(with_view=bool(settings.view)):
         table = facts.tables[relation.name]
         accepted = settings.accept_default_identity and names_key(relation, table)
         if not is_sufficient(relation, table) and not accepted:
@@ -46,7 +46,7 @@ def is_broken(table: TableFacts) -> bool:
     return table.identity == "n" or (table.identity == "i" and table.identity_index is None)
 
 
-def is_sufficient(relation: StreamedRelation, table: TableFacts) -> bool:
+def is_sufficient(relation: BaseTable, table: TableFacts) -> bool:
     """The stream names the old key and the old inbox of every row."""
     if table.identity == "f":
         return True
@@ -55,7 +55,7 @@ def is_sufficient(relation: StreamedRelation, table: TableFacts) -> bool:
     return set(relation.identity.columns or relation.key) <= _held(table)
 
 
-def names_key(relation: StreamedRelation, table: TableFacts) -> bool:
+def names_key(relation: BaseTable, table: TableFacts) -> bool:
     """The stream names at least the old key: without it a DELETE says nothing, and ends the run."""
     return table.identity == "f" or (not is_broken(table) and set(relation.key) <= _held(table))
 
@@ -65,7 +65,7 @@ def _held(table: TableFacts) -> set[str]:
     return set(table.identity_index.columns if table.identity_index is not None else table.primary_key)
 
 
-def mending(relation: StreamedRelation, table: TableFacts, settings: Settings) -> list[Step]:
+def mending(relation: BaseTable, table: TableFacts, settings: Settings) -> list[Step]:
     """The way to the identity that `relations` asks for."""
     name = table_name(settings, relation.name)
     if relation.identity.kind == "default":
@@ -73,7 +73,7 @@ def mending(relation: StreamedRelation, table: TableFacts, settings: Settings) -
     if _needs_full(relation, table):
         why = "the inbox may be NULL here, so no index can carry the old one"
         return [_identity(name, identity_full(settings, relation.name), why, ", and longer UPDATE records in the WAL")]
-    why = "UPDATE and DELETE then name the old inbox"
+    why = f"UPDATE and DELETE then name the old {relation.identity.columns[0]}"
     if usable := _usable_index(relation, table):
         return [_identity(name, identity_using(settings, relation.name, usable.name), why)]
     index, leftover = _new_index(relation, table)
@@ -105,11 +105,13 @@ def mending(relation: StreamedRelation, table: TableFacts, settings: Settings) -
 def publishing(facts: SourceFacts, settings: Settings) -> list[Step]:
     """The publication with the captured tables that exist. One that publishes whole schemas is left alone."""
     publication = facts.publication
-    existing = [relation.name for relation in STREAMED if relation.name in facts.tables]
+    wanted = base_tables(with_view=bool(settings.view))
+    existing = [relation for relation in wanted if relation.name in facts.tables]
+    version = facts.server.version
     if publication is None:
         needs = "CREATE on the database, and the owner of the tables"
         why = "names the tables whose changes are streamed"
-        return [_publication(settings, create_publication(settings, existing), why, needs)]
+        return [_publication(settings, create_publication(settings, existing, version), why, needs)]
     needs = f"the owner of publication {quoted(settings.publication)} and of the tables"
     steps = []
     if left_out := OPERATIONS - publication.operations:
@@ -117,10 +119,10 @@ def publishing(facts: SourceFacts, settings: Settings) -> list[Step]:
         steps.append(_publication(settings, publish_everything(settings), why, needs))
     published = {table.name for table in publication.tables if table.schema == settings.source_schema}
     covered = publication.all_tables or settings.source_schema in publication.schemas
-    lacking = [] if covered else [name for name in existing if name not in published]
+    lacking = [] if covered else [each for each in existing if each.name not in published]
     if lacking:
-        why = f"lacked {', '.join(lacking)}"
-        steps.append(_publication(settings, add_tables(settings, lacking), why, needs))
+        why = f"lacked {', '.join(each.name for each in lacking)}"
+        steps.append(_publication(settings, add_tables(settings, lacking, version), why, needs))
     return steps
 
 
@@ -143,14 +145,14 @@ def _size(table: TableFacts) -> str:
     return f"{rows}, {table.bytes / (1 << 20):,.0f} MiB"
 
 
-def _needs_full(relation: StreamedRelation, table: TableFacts) -> bool:
+def _needs_full(relation: BaseTable, table: TableFacts) -> bool:
     """No index can be the identity: that is asked for, or one of its columns may be NULL."""
     return relation.identity.kind == "full" or not all(
         column in table.columns and table.columns[column].not_null for column in relation.identity.columns
     )
 
 
-def _usable_index(relation: StreamedRelation, table: TableFacts) -> IndexFacts | None:
+def _usable_index(relation: BaseTable, table: TableFacts) -> IndexFacts | None:
     """An index that exists and could be the identity as it is."""
 
     def is_usable(index: IndexFacts) -> bool:
@@ -161,7 +163,7 @@ def _usable_index(relation: StreamedRelation, table: TableFacts) -> IndexFacts |
     return next(filter(is_usable, table.indexes), None)
 
 
-def _new_index(relation: StreamedRelation, table: TableFacts) -> tuple[str, bool]:
+def _new_index(relation: BaseTable, table: TableFacts) -> tuple[str, bool]:
     """A name, and whether an invalid index of that name, ours, has to go first."""
     indexes = {index.name: index for index in table.indexes}
     for number in count(1):

@@ -111,15 +111,22 @@ class Progress:
         return not self._unsettled and self.acknowledged_all
 
     def idle_at(self, wal_end: int) -> None:
-        """The server has nothing before `wal_end` that was not delivered, and no transaction is half delivered."""
+        """The server has nothing before `wal_end` that was not delivered, no transaction is half delivered, and no
+        row is dirty.
+        """
         if self.idle:
             self._acknowledged = max(self._acknowledged, wal_end)
 
-    def confirm(self) -> int:
-        """The LSN up to which the slot may forget. Never less than what was returned before."""
+    def confirm(self, dirty: int | None = None) -> int:
+        """The LSN up to which the slot may forget. Never less than what was returned before.
+
+        `dirty`: the first commit of which a dirtied row is neither acknowledged nor durable as owed.
+        """
         while self._sealed and self._sealed[0].complete:
             self._acknowledged = max(self._acknowledged, self._sealed.popleft().end_lsn)
         # The server sends a transaction again if its commit record does not lie before the confirmed LSN.
         bound = self._unsettled[0].commit_lsn if self._unsettled else self._acknowledged
+        if dirty is not None:
+            bound = min(bound, dirty)
         self._confirmed = max(self._confirmed, min(self._acknowledged, bound))
         return self._confirmed

@@ -1,16 +1,19 @@
 """What is captured, as data.
 
 A streamed relation is a table with an inbox column of its own: its row changes go straight from the stream to the
-topic. Derived relations (a SELECT with a key and an inbox, captured by reading again) will stand beside it here; until
-then a contact reaches the target only as a stub.
+topic. A derived relation is everything else: a SELECT with a key and an inbox, of which the rows of changed keys are
+read again. Which base rows lead to which keys is found by `lineage`, from the SELECT itself.
 
 Pure data: nothing here knows how a relation is read or published.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
+
+from replicator.lineage import Path
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,6 +45,40 @@ class StreamedRelation:
     excluded: frozenset[str] = frozenset()
     """Columns that never leave the source."""
 
+    def order(self, inbox: int | None) -> tuple[str, ...]:
+        """The unique columns by which its rows, or one inbox's, are read."""
+        return self.key if inbox is None else self.scan
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DerivedRelation:
+    """A SELECT over the source whose rows are read again when what they are made of changes.
+
+    At most one row of a key is published at an inbox.
+    """
+
+    name: str
+    """Of the table in the target."""
+    select: str
+    """Run with the source's schema as the search path."""
+    key: tuple[str, ...]
+    """One column of the SELECT, an integer."""
+    inbox: str
+    """The column of the SELECT that holds the inbox id."""
+    excluded: frozenset[str] = frozenset()
+    """Columns that are not published. The inbox, where a row may be at several: the row then says none."""
+    paths: tuple[Path, ...] = ()
+    """How base rows lead to keys where the SELECT alone can't tell."""
+    newest: str = ""
+    """Of several rows of one key at one inbox the one where this column is greatest is taken."""
+
+    def order(self, inbox: int | None) -> tuple[str, ...]:
+        """Keys are read in their own order, whatever the scope."""
+        del inbox
+        return self.key
+
+
+Relation = StreamedRelation | DerivedRelation
 
 STREAMED: Final[tuple[StreamedRelation, ...]] = (
     StreamedRelation(name="inboxes", inbox="id", identity=Identity(kind="default")),
@@ -57,7 +94,88 @@ STREAMED: Final[tuple[StreamedRelation, ...]] = (
 )
 """Parents before children: the order of an initial load."""
 
-BY_NAME: Final[dict[str, StreamedRelation]] = {relation.name: relation for relation in STREAMED}
+STREAMED_BY_NAME: Final[dict[str, StreamedRelation]] = {relation.name: relation for relation in STREAMED}
 
-CAPTURED: Final[tuple[str, ...]] = tuple(BY_NAME)
-"""Names of all captured relations: what a complete backfill reads."""
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CauseTable:
+    """A table that is streamed only because derived relations are made of it: none of its rows is published as such."""
+
+    name: str
+    key: tuple[str, ...] = ("id",)
+    identity: Identity = Identity(kind="default")
+    is_read: bool = True
+    """Our role reads it itself, not only through the view."""
+    columns: tuple[str, ...] = ()
+    """The only ones that leave the source, where the server can leave columns out (PostgreSQL 15); empty: all."""
+
+
+BaseTable = StreamedRelation | CauseTable
+
+_CAUSES: Final = (
+    CauseTable(name="contacts"),
+    CauseTable(name="csat_survey_responses", identity=Identity(columns=("conversation_id", "id"))),
+)
+_CAUSES_OF_THE_VIEW: Final = (
+    CauseTable(name="users", is_read=False, columns=("id", "name", "email")),  # beside passwords and tokens
+    CauseTable(name="teams", is_read=False),
+    CauseTable(name="accounts", is_read=False),
+)
+
+
+def base_tables(*, with_view: bool) -> tuple[BaseTable, ...]:
+    """Every table that is in the publication."""
+    return (*STREAMED, *_CAUSES, *(_CAUSES_OF_THE_VIEW if with_view else ()))
+
+
+CONTACTS: Final = DerivedRelation(
+    name="contacts",
+    select=(
+        "SELECT c.*, at.inbox_id FROM contacts AS c JOIN ("
+        "SELECT contact_id, inbox_id FROM contact_inboxes"
+        " UNION SELECT contact_id, inbox_id FROM conversations"
+        ") AS at ON at.contact_id = c.id"
+    ),
+    key=("id",),
+    inbox="inbox_id",
+    excluded=frozenset({"inbox_id"}),
+)
+SURVEY_ANSWERS: Final = DerivedRelation(
+    name="csat_survey_responses",
+    select="SELECT r.*, c.inbox_id FROM csat_survey_responses AS r JOIN conversations AS c ON c.id = r.conversation_id",
+    key=("id",),
+    inbox="inbox_id",
+)
+ANALYTICS: Final = "conversations_analytics"
+"""The analytics view's name in the target."""
+
+
+def analytics(view: str) -> DerivedRelation:
+    """The analytics view, of which a conversation that was surveyed twice has two rows. `view` is quoted as SQL."""
+    return DerivedRelation(
+        name=ANALYTICS,
+        select=f"SELECT * FROM {view}",
+        key=("conversation_id",),
+        inbox="inbox_id",
+        newest="csat_response_id",
+    )
+
+
+class Captured:
+    """Every relation of one installation, in the order of an initial load: what others derive from first."""
+
+    def __init__(self, derived: Sequence[DerivedRelation]) -> None:
+        self.derived: Final[tuple[DerivedRelation, ...]] = tuple(derived)
+        self.by_name: Final[dict[str, Relation]] = {**STREAMED_BY_NAME, **{each.name: each for each in derived}}
+        self.names: Final[tuple[str, ...]] = tuple(self.by_name)
+
+    def in_order(self, tables: Sequence[str] | None) -> tuple[str, ...]:
+        """Known names among these (None: all)."""
+        return tuple(name for name in self.names if tables is None or name in tables)
+
+    def derived_among(self, tables: Sequence[str]) -> tuple[str, ...]:
+        return tuple(each.name for each in self.derived if each.name in tables)
+
+
+REPLICATED: Final[tuple[str, ...]] = (*STREAMED_BY_NAME, CONTACTS.name, SURVEY_ANSWERS.name, ANALYTICS)
+"""The tables that every target has."""

@@ -6,15 +6,31 @@ Pure text. Nothing here drops or narrows what exists, but for an index that a fa
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
 from replicator.config import Settings
-from replicator.relations import StreamedRelation
+from replicator.reference_view import ReferenceView
+from replicator.relations import BaseTable, CauseTable
 
 _PLAIN: Final = re.compile(r"[a-z_][a-z0-9_]*")
+COLUMN_LISTS: Final = 150_000
+"""`server_version_num` from which on a publication can name columns."""
 _RESERVED: Final = frozenset({"all", "analyse", "default", "group", "limit", "order", "table", "user", "to"})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Difference:
+    """What a step changes about one column of a view."""
+
+    view: str
+    column: str
+    """Empty: about the rows, not a column."""
+    change: str
+    """`added`, `removed`, `type`, `order` (its place), `definition`, `rows` (FROM, WHERE, GROUP BY)."""
+    now: str = ""
+    then: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,6 +46,9 @@ class Step:
     """Whose right it takes."""
     patient: bool = False
     """It may take hours and wait for others' transactions, because nobody waits for it meanwhile."""
+    by_hand: bool = False
+    """Shown to whoever has the right or has to decide; `--apply` leaves it out."""
+    differences: tuple[Difference, ...] = ()
 
 
 def quoted(name: str) -> str:
@@ -44,17 +63,17 @@ def table_name(settings: Settings, table: str) -> str:
     return f"{quoted(settings.source_schema)}.{quoted(table)}"
 
 
-def create_publication(settings: Settings, tables: Iterable[str]) -> str:
+def create_publication(settings: Settings, tables: Iterable[BaseTable], version: int) -> str:
     """Exactly these tables: with FOR ALL TABLES, deletes in tables without a primary key would fail."""
-    listed = ", ".join(table_name(settings, table) for table in tables)
+    listed = ", ".join(_published(settings, table, version) for table in tables)
     return (
         f"CREATE PUBLICATION {quoted(settings.publication)} FOR TABLE {listed} "
         "WITH (publish = 'insert, update, delete, truncate')"
     )
 
 
-def add_tables(settings: Settings, tables: Iterable[str]) -> str:
-    listed = ", ".join(table_name(settings, table) for table in tables)
+def add_tables(settings: Settings, tables: Iterable[BaseTable], version: int) -> str:
+    listed = ", ".join(_published(settings, table, version) for table in tables)
     return f"ALTER PUBLICATION {quoted(settings.publication)} ADD TABLE {listed}"
 
 
@@ -62,16 +81,27 @@ def publish_everything(settings: Settings) -> str:
     return f"ALTER PUBLICATION {quoted(settings.publication)} SET (publish = 'insert, update, delete, truncate')"
 
 
-def publish_plainly(settings: Settings, table: str) -> str:
-    """The table again, without a list of columns and without a filter."""
-    publication, name = quoted(settings.publication), table_name(settings, table)
+def publish_anew(settings: Settings, table: BaseTable, version: int) -> str:
+    """The table again, without a filter, and with the columns that it should have."""
+    publication, name = quoted(settings.publication), table_name(settings, table.name)
     return (
         f"BEGIN; ALTER PUBLICATION {publication} DROP TABLE {name}; "
-        f"ALTER PUBLICATION {publication} ADD TABLE {name}; COMMIT"
+        f"ALTER PUBLICATION {publication} ADD TABLE {_published(settings, table, version)}; COMMIT"
     )
 
 
-def create_index(settings: Settings, relation: StreamedRelation, name: str) -> str:
+def _published(settings: Settings, table: BaseTable, version: int) -> str:
+    name = table_name(settings, table.name)
+    columns = listed_columns(table, version)
+    return f"{name} ({', '.join(map(quoted, columns))})" if columns else name
+
+
+def listed_columns(table: BaseTable, version: int) -> tuple[str, ...]:
+    """The columns that a publication on this server should name; empty: none, it publishes all."""
+    return table.columns if isinstance(table, CauseTable) and version >= COLUMN_LISTS else ()
+
+
+def create_index(settings: Settings, relation: BaseTable, name: str) -> str:
     columns = ", ".join(quoted(column) for column in relation.identity.columns)
     table = table_name(settings, relation.name)
     return f"CREATE UNIQUE INDEX CONCURRENTLY {quoted(name)} ON {table} ({columns})"
@@ -91,6 +121,34 @@ def identity_full(settings: Settings, table: str) -> str:
 
 def identity_default(settings: Settings, table: str) -> str:
     return f"ALTER TABLE {table_name(settings, table)} REPLICA IDENTITY DEFAULT"
+
+
+def create_views(settings: Settings, views: Iterable[ReferenceView], options: Mapping[str, tuple[str, ...]]) -> str:
+    """All of these or none. A view that `options` names is replaced, and keeps these options, its rights and all that
+    depends on it.
+    """
+    created = [
+        f"CREATE OR REPLACE VIEW {quoted(view.name)}{_with(options[view.name])} AS\n{view.query}"
+        if view.name in options
+        else f"CREATE VIEW {quoted(view.name)} AS\n{view.query}"
+        for view in views
+    ]
+    path = f"SET LOCAL search_path TO {quoted(settings.source_schema)}"
+    return ";\n".join(["BEGIN", path, *created, "COMMIT"])
+
+
+def _with(options: tuple[str, ...]) -> str:
+    return f" WITH ({', '.join(options)})" if options else ""
+
+
+def rename_view(settings: Settings, name: str, kind: str) -> str:
+    """What depends on it follows it to its new name. ALTER TABLE renames whatever has the name of a table."""
+    what = {"v": "VIEW", "m": "MATERIALIZED VIEW"}.get(kind, "TABLE")
+    return f"ALTER {what} {table_name(settings, name)} RENAME TO {quoted(name[:56] + '_before')}"
+
+
+def grant_select(settings: Settings, view: str, role: str) -> str:
+    return f"GRANT SELECT ON {table_name(settings, view)} TO {quoted(role)}"
 
 
 def script(*statements: str) -> str:

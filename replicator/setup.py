@@ -1,8 +1,8 @@
 """`replicator setup`: gives the source what streaming needs. Reads only, until a person applies the plan.
 
-What is missing is decided in `preparation`. Every statement runs by itself, so that whatever was done stays done, and
-a plan made again begins where the last one ended. A statement that others would have to wait for gives its place in
-the queue up soon and is tried again.
+What is missing is decided in `preparation` and `view_preparation`. Every step runs by itself, so that whatever was done
+stays done, and a plan made again begins where the last one ended. A step that others would have to wait for gives its
+place in the queue up soon and is tried again.
 """
 
 from __future__ import annotations
@@ -20,11 +20,14 @@ from replicator.errors import SourceBusy, SourceRefused
 from replicator.facts import SourceFacts
 from replicator.inspection import read_source
 from replicator.preparation import missing
-from replicator.relations import STREAMED
-from replicator.remedies import Step, table_name
+from replicator.reference_view import load
+from replicator.relations import base_tables
+from replicator.remedies import Difference, Step, table_name
 from replicator.runtime import GrowingPause
 from replicator.source import Source, source_errors
 from replicator.table_rules import unfit
+from replicator.view_inspection import read_views
+from replicator.view_preparation import view_steps
 
 QUEUED_SECONDS: Final = 3.0
 """While a statement waits for an ACCESS EXCLUSIVE lock, every reader and writer of the table waits behind it."""
@@ -33,13 +36,18 @@ PATIENT_SECONDS: Final = 12 * 3600
 """Enough to build an index over some hundred million rows on a slow disk."""
 
 
-def plan(settings: Settings) -> list[Step]:
-    """Only what is missing. Raises SourceRefused if a table to capture does not exist or is another than we know."""
-    return _missing(read_source(settings), settings)
+def plan(settings: Settings, *, replace_view: bool = False) -> list[Step]:
+    """Only what is missing; with `replace_view` also what makes an existing analytics view ours.
+
+    Raises SourceRefused if a table to capture does not exist or is another than we know.
+    """
+    return _missing(read_source(settings), settings) + _view_steps(settings, replace_view)
 
 
-def apply(settings: Settings, steps: list[Step], on_step: Callable[[Step], None]) -> None:
-    """Runs the plan; `on_step` hears of each step that is done.
+def apply(
+    settings: Settings, steps: list[Step], on_step: Callable[[Step], None], *, replace_view: bool = False
+) -> None:
+    """Runs the plan, but for what is to be done by hand; `on_step` hears of each step that is done.
 
     Raises SourceBusy if the source is no longer as it was when the plan was made, if another setup is under way, or if
     a lock can't be had; SourceRefused if a right is missing.
@@ -50,9 +58,11 @@ def apply(settings: Settings, steps: list[Step], on_step: Callable[[Step], None]
         )
         if not alone:
             raise SourceBusy("another `replicator setup` is under way on this source")
-        if _missing(read_source(settings), settings) != steps:
+        if plan(settings, replace_view=replace_view) != steps:
             raise SourceBusy("the source has changed since the plan was made; look at the new plan first")
         for step in steps:
+            if step.by_hand:
+                continue
             _run(source, settings, step)
             on_step(step)
 
@@ -68,18 +78,42 @@ def render(steps: list[Step]) -> RenderableType:
     parts = [
         Text.assemble(
             (f"{number}. {step.subject}\n", "bold"),
+            ("   by hand; --apply leaves it out\n" if step.by_hand else "", "yellow"),
             (f"   {step.sql};\n", "cyan"),
             f"   why:   {step.why}\n   cost:  {step.cost}\n   needs: {step.needs}\n",
+            *(f"   {_difference(each)}\n" for each in step.differences),
         )
         for number, step in enumerate(steps, 1)
     ]
     return Group(*parts)
 
 
+def _difference(difference: Difference) -> str:
+    """On one line; --json has all of it."""
+    what = f"{difference.view}.{difference.column}" if difference.column else difference.view
+    now, then = (_shortened(side) for side in (difference.now, difference.then))
+    match difference.change:
+        case "added" | "removed":
+            return f"{what}: {difference.change} ({now or then})"
+        case _:
+            return f"{what}: {difference.change} {now} → {then}"
+
+
+def _shortened(text: str, width: int = 160) -> str:
+    return text if len(text) <= width else text[: width - 1] + "…"
+
+
+def _view_steps(settings: Settings, replacing: bool) -> list[Step]:
+    if not settings.view:
+        return []
+    ours = load(settings.view)
+    return view_steps(read_views(settings, ours, replacing=replacing), ours, settings, replacing=replacing)
+
+
 def _missing(facts: SourceFacts, settings: Settings) -> list[Step]:
     faults = [
         f"{table_name(settings, relation.name)} {fault}"
-        for relation in STREAMED
+        for relation in base_tables(with_view=bool(settings.view))
         if (fault := unfit(relation, facts.tables.get(relation.name)))
     ]
     if faults:
@@ -101,6 +135,7 @@ def _run(source: Source, settings: Settings, step: Step) -> None:
             with source_errors():
                 source.connection.execute(step.sql.encode())
         except SourceBusy as error:
+            source.connection.rollback()  # of a step that is a transaction of its own
             if not tries_left:
                 raise SourceBusy(
                     f"{step.subject} stays locked by others ({error}); try again at a calmer hour"

@@ -14,6 +14,7 @@ from typing import Any, LiteralString, Self
 
 import psycopg
 from psycopg import Connection, errors, sql
+from psycopg.pq.abc import PGresult
 
 from replicator.config import Settings
 from replicator.errors import SourceBusy, SourceRefused, SourceUnavailable
@@ -27,7 +28,9 @@ MESSAGE_PREFIX = "inbox-replicator"
 
 
 _REFUSALS = (
+    errors.DuplicateTable,
     errors.InsufficientPrivilege,
+    errors.UndefinedColumn,
     errors.UndefinedObject,
     errors.UndefinedTable,
     errors.ObjectNotInPrerequisiteState,
@@ -72,6 +75,13 @@ def _sentence(error: psycopg.Error) -> str:
     """What the server, or else libpq, said first: further lines give hints and other addresses."""
     said = error.diag.message_primary or str(error).strip() or type(error).__name__
     return said.splitlines()[0]
+
+
+def columns_of(result: PGresult) -> tuple[Column, ...]:
+    """The columns of a result; a domain is its base type here."""
+    return tuple(
+        Column((result.fname(i) or b"").decode(), result.ftype(i), result.fmod(i), False) for i in range(result.nfields)
+    )
 
 
 def connection_parameters(settings: Settings) -> dict[str, Any]:
@@ -141,9 +151,14 @@ class Source:
             "idle_in_transaction_session_timeout": "60000",
             "synchronous_commit": "local",  # what we emit must not wait for a standby
             "jit": "off",
+            "search_path": f'"{self._schema}"',
         }
         for name, value in session.items():
             self.connection.execute("SELECT set_config(%s, %s, false)", (name, value))
+
+    def plan_once(self) -> None:
+        """Statements of this session are planned without their parameters: a read must not pay for a new plan each."""
+        self.rows("SELECT set_config('plan_cache_mode', 'force_generic_plan', false)")
 
     def __enter__(self) -> Self:
         return self
@@ -260,6 +275,12 @@ class Source:
             (self._schema, table),
         )
         return [Column(name, oid, modifier, False) for name, oid, modifier in rows]
+
+    def columns_of(self, select: str) -> list[Column]:
+        """The columns of a SELECT."""
+        with source_errors():
+            result = self.connection.execute(f"SELECT * FROM ({select}) AS q LIMIT 0".encode()).pgresult
+        return list(columns_of(result)) if result is not None else []
 
     def may_be_null(self, table: str, columns: Sequence[str]) -> bool:
         """Whether any of these columns takes NULL."""

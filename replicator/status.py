@@ -88,9 +88,28 @@ def render(found: Mapping[str, Any]) -> RenderableType:
     for fault in found["faults"]:
         table.add_row("fault", f"[red]{fault}[/]")
     parts: list[RenderableType] = [table]
+    if found.get("derived"):
+        parts.append(_derived(found))
     if found.get("backfills"):
         parts.append(_bars(found))
     return Group(*parts)
+
+
+def _derived(found: Mapping[str, Any]) -> RenderableType:
+    """What is read again when its base rows change."""
+    table = Table("derived", "waiting", "oldest", "keys read", "rows", "failed", box=None, pad_edge=False)
+    said = []
+    for name, each in found["derived"].items():
+        figures = (f"{each[field]:,}" for field in ("keys_read", "rows", "failed"))
+        table.add_row(name, f"{each['waiting']:,}", f"{each['oldest_s']:.1f} s", *figures)
+        if not each["available"]:
+            said.append(f"[red]{name} can't be read: {each['problem']}[/]")
+        if each["failed"]:
+            keys = ", ".join(str(key[0]) for key in each["failed_keys"])
+            said.append(f"[yellow]{name}: {each['failed']} can't be read ({keys}…): {each['failed_because']}[/]")
+    if found.get("derived_waits_for"):
+        said.append(f"[yellow]waits: {found['derived_waits_for']}[/]")
+    return Group(table, *said)
 
 
 def _behind_seconds(found: Mapping[str, Any]) -> str:
@@ -114,7 +133,7 @@ def _bars(found: Mapping[str, Any]) -> RenderableType:
     for record in found["backfills"]:
         job = BackfillJob.from_record(record)
         chunk = job.chunk()
-        doing = "waits" if job.start is None else chunk.relation.name if chunk is not None else "ends"
+        doing = "waits" if job.start is None else chunk.table if chunk is not None else "ends"
         bars.add_task(f"{job.id}: {doing}", completed=job.rows, total=max(job.expected or 0, job.rows) or None)
     waits = found.get("backfill_waits_for")
     return Group(bars, f"[yellow]waits: {waits}[/]") if waits else bars

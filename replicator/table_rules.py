@@ -8,11 +8,11 @@ from __future__ import annotations
 from typing import Final
 
 from replicator.config import Settings
-from replicator.facts import PublicationFacts, SourceFacts, TableFacts
+from replicator.facts import PublicationFacts, PublishedTable, SourceFacts, TableFacts
 from replicator.findings import Finding, note, ok, refusal, warning
 from replicator.preparation import OPERATIONS, is_broken, is_sufficient, mending, names_key, publishing
-from replicator.relations import STREAMED, StreamedRelation
-from replicator.remedies import create_publication, publish_plainly, quoted, script, table_name
+from replicator.relations import BaseTable, CauseTable, StreamedRelation, base_tables
+from replicator.remedies import create_publication, listed_columns, publish_anew, quoted, script, table_name
 
 KINDS: Final = {"p": "partitioned", "f": "a foreign table", "v": "a view", "m": "a materialized view"}
 INTEGERS: Final = frozenset({"smallint", "integer", "bigint"})
@@ -22,7 +22,7 @@ DROPPING: Final = "\n-- dropping such an index later would stop the source's own
 def judge_tables(facts: SourceFacts, settings: Settings) -> list[Finding]:
     """Tables first, because a publication can't hold what does not exist."""
     findings = []
-    for relation in STREAMED:
+    for relation in base_tables(with_view=bool(settings.view)):
         table = facts.tables.get(relation.name)
         findings.append(judge_table(relation, table, facts.role.name, settings))
         if table is not None and unfit(relation, table) is None:
@@ -30,7 +30,7 @@ def judge_tables(facts: SourceFacts, settings: Settings) -> list[Finding]:
     return [*findings, judge_publication(facts, settings)]
 
 
-def judge_table(relation: StreamedRelation, table: TableFacts | None, role: str, settings: Settings) -> Finding:
+def judge_table(relation: BaseTable, table: TableFacts | None, role: str, settings: Settings) -> Finding:
     """Whether it can be captured at all."""
     name = table_name(settings, relation.name)
     fault = unfit(relation, table)
@@ -40,6 +40,8 @@ def judge_table(relation: StreamedRelation, table: TableFacts | None, role: str,
         return refusal(
             "table", name, "is not logged: its changes are not in the WAL", f"ALTER TABLE {name} SET LOGGED;"
         )
+    if isinstance(relation, CauseTable) and not relation.is_read:
+        return ok("table", name, "can be followed")
     if not table.readable:
         remedy = script(
             f"GRANT USAGE ON SCHEMA {quoted(settings.source_schema)} TO {quoted(role)}",
@@ -56,7 +58,7 @@ def judge_table(relation: StreamedRelation, table: TableFacts | None, role: str,
     return ok("table", name, "can be captured")
 
 
-def unfit(relation: StreamedRelation, table: TableFacts | None) -> str | None:
+def unfit(relation: BaseTable, table: TableFacts | None) -> str | None:
     """What makes a table of this name another one than we know."""
     if table is None:
         return "does not exist"
@@ -66,7 +68,8 @@ def unfit(relation: StreamedRelation, table: TableFacts | None) -> str | None:
         return "is a partition of another table"
     if table.primary_key != relation.key:
         return f"has the primary key ({', '.join(table.primary_key)}), not ({', '.join(relation.key)})"
-    for column in dict.fromkeys((*relation.key, relation.inbox, *relation.identity.columns)):
+    inbox = (relation.inbox,) if isinstance(relation, StreamedRelation) else ()
+    for column in dict.fromkeys((*relation.key, *inbox, *relation.identity.columns)):
         if column not in table.columns:
             return f"has no column {column}"
         if (kind := table.columns[column].type_name) not in INTEGERS:
@@ -74,7 +77,7 @@ def unfit(relation: StreamedRelation, table: TableFacts | None) -> str | None:
     return None
 
 
-def judge_identity(relation: StreamedRelation, table: TableFacts, settings: Settings) -> Finding:
+def judge_identity(relation: BaseTable, table: TableFacts, settings: Settings) -> Finding:
     """Whether the stream names the old key and the old inbox of every row."""
     name, index = table_name(settings, relation.name), table.identity_index
     remedy = script(*(step.sql for step in mending(relation, table, settings)))
@@ -93,13 +96,17 @@ def judge_identity(relation: StreamedRelation, table: TableFacts, settings: Sett
     return ok("identity", name, "FULL" if table.identity == "f" else "the primary key")
 
 
-def _judge_insufficient(relation: StreamedRelation, table: TableFacts, remedy: str, settings: Settings) -> Finding:
+def _judge_insufficient(relation: BaseTable, table: TableFacts, remedy: str, settings: Settings) -> Finding:
     name = table_name(settings, relation.name)
     if not names_key(relation, table):
         return refusal("identity", name, "the replica identity does not hold the primary key", remedy)
-    reason = (
-        "the stream names no old inbox: a row that moves to another inbox stays behind at the old one until a backfill"
-    )
+    if isinstance(relation, CauseTable):
+        lacking = ", ".join(relation.identity.columns)
+        reason = f"a DELETE does not name {lacking}: what was made of the row stays as it was until a backfill"
+    else:
+        reason = (
+            "the stream names no old inbox: a row that moves to another inbox stays at the old one until a backfill"
+        )
     if settings.accept_default_identity:
         return warning("identity", name, f"{reason} (accepted by REPLICATOR_ACCEPT_DEFAULT_IDENTITY)", remedy)
     return refusal("identity", name, reason, remedy + (DROPPING if "USING INDEX" in remedy else ""))
@@ -108,7 +115,8 @@ def _judge_insufficient(relation: StreamedRelation, table: TableFacts, remedy: s
 def judge_publication(facts: SourceFacts, settings: Settings) -> Finding:
     """Whether every change of every captured table is published, and no more than is good for the source."""
     name, publication = settings.publication, facts.publication
-    existing = [relation.name for relation in STREAMED if relation.name in facts.tables]
+    wanted = base_tables(with_view=bool(settings.view))
+    existing = [relation for relation in wanted if relation.name in facts.tables]
     if publication is None:
         who = "" if facts.role.can_create else f" (our role {facts.role.name} may not: the tables' owner has to)"
         return refusal(
@@ -122,7 +130,7 @@ def judge_publication(facts: SourceFacts, settings: Settings) -> Finding:
             "publication",
             name,
             "publishes tables that nobody named: where one has no primary key, the source's own UPDATE and DELETE fail",
-            script(f"DROP PUBLICATION {quoted(name)}", create_publication(settings, existing)),
+            script(f"DROP PUBLICATION {quoted(name)}", create_publication(settings, existing, facts.server.version)),
         )
     if missing := OPERATIONS - publication.operations:
         return refusal(
@@ -137,7 +145,8 @@ def judge_publication(facts: SourceFacts, settings: Settings) -> Finding:
 def _judge_published(facts: SourceFacts, publication: PublicationFacts, settings: Settings) -> Finding:
     name = settings.publication
     published = {table.name: table for table in publication.tables if table.schema == settings.source_schema}
-    wanted = [relation.name for relation in STREAMED]
+    tables = {relation.name: relation for relation in base_tables(with_view=bool(settings.view))}
+    wanted = list(tables)
     if missing := [table for table in wanted if table not in published]:
         return refusal(
             "publication",
@@ -145,12 +154,20 @@ def _judge_published(facts: SourceFacts, publication: PublicationFacts, settings
             f"lacks {', '.join(missing)}",
             script(*(step.sql for step in publishing(facts, settings))),
         )
-    if narrowed := [table for table in wanted if published[table].has_columns or published[table].has_filter]:
+    version = facts.server.version
+    if narrowed := [each for each in wanted if _is_narrowed(tables[each], published[each])]:
         return refusal(
             "publication",
             name,
             f"publishes only some columns or rows of {', '.join(narrowed)}",
-            "\n".join(publish_plainly(settings, table) + ";" for table in narrowed),
+            "\n".join(publish_anew(settings, tables[each], version) + ";" for each in narrowed),
+        )
+    if open_ones := [each for each in wanted if _gives_away(tables[each], published[each], version)]:
+        return warning(
+            "publication",
+            name,
+            f"sends columns of {', '.join(open_ones)} that nobody needs, secrets among them",
+            "\n".join(publish_anew(settings, tables[each], version) + ";" for each in open_ones),
         )
     others = [
         f"{quoted(table.schema)}.{quoted(table.name)}"
@@ -165,3 +182,15 @@ def _judge_published(facts: SourceFacts, publication: PublicationFacts, settings
             script(f"ALTER PUBLICATION {quoted(name)} DROP TABLE {', '.join(others)}"),
         )
     return ok("publication", name, f"exactly the {len(wanted)} captured tables")
+
+
+def _is_narrowed(table: BaseTable, published: PublishedTable) -> bool:
+    """Something that is needed does not come."""
+    if published.has_filter or published.columns is None:
+        return published.has_filter
+    needed = table.columns if isinstance(table, CauseTable) else ()
+    return not needed or not published.columns.issuperset(needed)
+
+
+def _gives_away(table: BaseTable, published: PublishedTable, version: int) -> bool:
+    return bool(listed_columns(table, version)) and published.columns is None

@@ -15,7 +15,7 @@ from typing import Any
 
 import structlog
 
-from replicator.backfill_job import BackfillJob, in_capture_order
+from replicator.backfill_job import BackfillJob
 from replicator.config import Settings
 from replicator.errors import SourceBusy
 from replicator.event import GenerationMarker, Run, Topics
@@ -25,7 +25,7 @@ from replicator.memory import Content, Memory, read_memory
 from replicator.outlet import Outlet
 from replicator.progress import Batch
 from replicator.publisher import Publisher
-from replicator.relations import CAPTURED
+from replicator.relations import base_tables
 from replicator.replication import Replication, SlotActive
 from replicator.source import Source, SourceIdentity
 
@@ -57,8 +57,12 @@ def take_over(
     source: Source,
     replication: Replication,
     publisher: Publisher,
+    tables: tuple[str, ...],
 ) -> Tenure:
-    """Raises what `ACTIONS` knows; nothing is published before the slot is held."""
+    """`tables`: what a new epoch reads, in order.
+
+    Raises what `ACTIONS` knows; nothing is published before the slot is held.
+    """
     topics = Topics(settings.topic_prefix)
     identity = replication.identity()
     confirmed, is_new = _take_slot(source, replication)
@@ -72,7 +76,7 @@ def take_over(
         timeline=identity.timeline,
         slot=settings.slot,
         slot_is_new=is_new,
-        published=source.published(CAPTURED),
+        published=source.published([table.name for table in base_tables(with_view=bool(settings.view))]),
         slot_confirmed=confirmed,
         generation=generation,
     )
@@ -85,7 +89,7 @@ def take_over(
     memory.write("generation", {"generation": generation}, batch)
     if reason:
         log.info("epoch.begins", epoch=run.epoch, reason=reason)
-        _begin_epoch(memory, present, born, batch)
+        _begin_epoch(memory, present, tables, born, batch)
     publisher.wait_for(batch, KAFKA_SECONDS)
     outlet.marker(GenerationMarker(), generation, batch)
     publisher.wait_for(batch, KAFKA_SECONDS)
@@ -149,13 +153,17 @@ def _past(records: Mapping[str, Content], newest: Run) -> Past | None:
     )
 
 
-def _begin_epoch(memory: Memory, present: Present, born: int, batch: Batch) -> None:
+def _begin_epoch(memory: Memory, present: Present, tables: tuple[str, ...], born: int, batch: Batch) -> None:
     """Older progress is void: everything is read again, and what is not found is swept."""
-    for key in [*memory.under("backfill/"), *memory.under("owed/")]:
+    for key in [*memory.under("backfill/"), *memory.under("owed/"), *memory.under("dirty/"), *memory.under("derived/")]:
         memory.forget(key, batch)
     epoch = memory.run.epoch
     job = BackfillJob(
-        id=f"epoch-{epoch}", tables=in_capture_order(None), inboxes=None, requested_ms=time.time_ns() // 1_000_000
+        id=f"epoch-{epoch}",
+        tables=tables,
+        inboxes=None,
+        requested_ms=time.time_ns() // 1_000_000,
+        is_complete=True,
     )
     memory.write(f"backfill/{job.id}", job.to_record(), batch)
     memory.write("confirmed", {"lsn": present.slot_confirmed}, batch)

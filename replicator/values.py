@@ -37,6 +37,9 @@ _NATIVE: Final[dict[int, Converter]] = {
 
 _BITS: Final[dict[int, int]] = {INT2: 15, INT4: 31, INT8: 63}
 
+INTEGERS: Final = frozenset(_BITS)
+"""Types whose values are numbers in an event."""
+
 
 def converter(type_oid: int) -> Converter:
     """What turns PostgreSQL's text (UTF-8 bytes) of a value of this type into its JSON value.

@@ -82,7 +82,12 @@ def confirmed(source: Source, slot: str) -> int:
 def rows(source: Source, table: str) -> dict[int, dict[str, JsonValue]]:
     """Id → row, read without the replicator's help. Rows without an inbox are nobody's."""
     inbox = "id" if table == "inboxes" else "inbox_id"
-    cursor = source.execute(f"SELECT * FROM {table} WHERE {inbox} IS NOT NULL".encode())
+    return rows_of(source, f"SELECT * FROM {table} WHERE {inbox} IS NOT NULL", "id")
+
+
+def rows_of(source: Source, query: str, key: str) -> dict[int, dict[str, JsonValue]]:
+    """Key → row of a query, in the words of an event."""
+    cursor = source.execute(query.encode())
     result = cursor.pgresult
     assert result is not None
     assert cursor.description is not None
@@ -90,7 +95,7 @@ def rows(source: Source, table: str) -> dict[int, dict[str, JsonValue]]:
     found: dict[int, dict[str, JsonValue]] = {}
     for i in range(result.ntuples):
         row = {name: _value(result.get_value(i, j), oid) for j, (name, oid) in enumerate(columns)}
-        found[int(row["id"] or 0)] = row
+        found[int(row[key] or 0)] = row
     return found
 
 

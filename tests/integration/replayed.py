@@ -94,8 +94,8 @@ class Replayed:
             self._marked.add((partition, marker["id"]))
         if marker.get("boundary") != "end" or (partition, marker["id"]) not in self._marked:
             return
-        start = Position(*marker["start"])
         for name, stored in self._rows.items():
+            start = Position(*marker["start_read" if name[0] in marker["derived"] else "start"])
             within = marker["inboxes"] is None or stored.inbox in marker["inboxes"]
             here = partition_of(stored.inbox, self._partitions) == partition
             if name[0] in marker["tables"] and within and here and stored.position < start:

@@ -31,15 +31,20 @@ def rows(applied: Applied, tenant: int) -> dict[tuple[str, int], dict[str, Any]]
     return found
 
 
+ANALYTICS = "conversations_analytics"
+"""Has neither parents nor children, and no row in these histories."""
+
+
 def truth(source: Source) -> dict[tuple[str, int], dict[str, Any]]:
     return {place: {"inbox": row.inbox, **row.columns} for place, row in source.rows.items()}
 
 
 def stubs(applied: Applied, tenant: int) -> set[tuple[str, int]]:
     return {
-        (table, key)
-        for table in applied.relations
-        for (key,) in applied.rows(tenant, f"SELECT id FROM {table} WHERE synced_at IS NULL")
+        (relation.name, key)
+        for relation in applied.relations.values()
+        if relation.name != ANALYTICS
+        for (key,) in applied.rows(tenant, f"SELECT {relation.key} FROM {relation.name} WHERE synced_at IS NULL")
     }
 
 
@@ -48,9 +53,10 @@ def useless(applied: Applied, tenant: int) -> list[tuple[str, int]]:
     return [
         (relation.name, key)
         for relation in applied.relations.values()
+        if relation.name != ANALYTICS
         for (key,) in applied.rows(
             tenant,
-            f"SELECT id FROM {relation.name} AS t WHERE synced_at IS NULL AND"
+            f"SELECT {relation.key} FROM {relation.name} AS t WHERE synced_at IS NULL AND"
             f" (NOT ({_has_child(relation)}) OR num_nonnulls({_data(relation)}) > 0)",
         )
     ]

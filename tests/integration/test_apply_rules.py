@@ -8,7 +8,7 @@ import orjson
 import pytest
 
 from consumers.ordering import Event
-from replicator import CAPTURED, BackfillMarker, KeysRequest, Position
+from replicator import REPLICATED, BackfillMarker, KeysRequest, Position
 from tests.histories import EPOCH, Rekey, Source, Truncate, Write, partition_of, schema_of
 from tests.integration.applied import Applied
 
@@ -201,10 +201,20 @@ def _with(schema: Any, columns: tuple[tuple[str, str], ...]) -> Any:
 # --- the sweep
 
 
-def marker(boundary: Literal["begin", "end"], point: int, name: str = "b", tables: tuple[str, ...] = CAPTURED) -> Event:
+def marker(
+    boundary: Literal["begin", "end"], point: int, name: str = "b", tables: tuple[str, ...] = REPLICATED
+) -> Event:
     """Of a backfill of INBOX that began at 50."""
     start = Position(EPOCH, 50, 0)
-    content = BackfillMarker(id=name, boundary=boundary, tables=tables, inboxes=(INBOX,), start=start, start_read=start)
+    content = BackfillMarker(
+        id=name,
+        boundary=boundary,
+        tables=tables,
+        is_complete=tables == REPLICATED,
+        inboxes=(INBOX,),
+        start=start,
+        start_read=start,
+    )
     event = change("m", "messages", 0, point)._replace(table="", key=b"", inbox=None, partition=1, is_read=True)
     return event._replace(marker=content, inboxes=(INBOX,))
 

@@ -12,7 +12,23 @@ from demo.compare import Comparison, all_equal, compare, render
 from demo.source.seed import seed
 from demo.verdict import judge
 
-TABLES = tuple(witness.INBOX_COLUMN)
+TABLES = witness.TABLES
+# A stand-in for the analytics view: a few columns of each kind. The target stores what the last two are made of.
+SOURCE_VIEW = f"""
+    CREATE VIEW {witness.VIEW} AS
+    SELECT c.id AS conversation_id, c.inbox_id, c.status, answer.id AS csat_response_id,
+        floor(EXTRACT(EPOCH FROM now() - c.waiting_since))::integer AS waiting_time_seconds,
+        c.created_at::date = CURRENT_DATE AS is_today
+    FROM conversations AS c LEFT JOIN csat_survey_responses AS answer ON answer.conversation_id = c.id"""
+TARGET_VIEW = """
+    CREATE TABLE conversations_analytics (tenant_id integer, conversation_id integer, inbox_id integer, status integer,
+        csat_response_id bigint, waiting_since timestamp, created_at timestamp, synced_at timestamptz DEFAULT now());
+    CREATE VIEW conversations_analytics_live AS
+    SELECT tenant_id, conversation_id, inbox_id, status, csat_response_id,
+        floor(EXTRACT(EPOCH FROM timezone('UTC', now()) - waiting_since))::integer AS waiting_time_seconds,
+        created_at::date = timezone('UTC', now())::date AS is_today
+    FROM conversations_analytics"""
+INBOXES = {"inboxes": "id", "contacts": "(SELECT min(inbox_id) FROM contact_inboxes WHERE contact_id = t.id)"}
 
 
 @pytest.fixture
@@ -26,22 +42,47 @@ def replicated(source_dsn: str, target_dsn: str) -> tuple[str, str]:
         target.execute(
             "INSERT INTO inbox_tenant_mapping VALUES (1, 10, true), (2, 10, true), (3, 20, false), (4, 20, true)"
         )
-        for table, inbox in witness.INBOX_COLUMN.items():
-            _copy(source, target, table, inbox)
+        source.execute(SOURCE_VIEW)
+        source.execute(SURVEYED_TWICE)
+        for table in TABLES[:-1]:
+            _copy(source, target, table, *witness.COMPARED[table].beside)
+        target.execute(TARGET_VIEW)
+        _copy_rows(source, target, "conversations_analytics", ANALYTICS, "inbox_id")
     return source_dsn, target_dsn
 
 
-def _copy(source: psycopg.Connection, target: psycopg.Connection, table: str, inbox: str) -> None:
+SURVEYED_TWICE = """
+    UPDATE conversations SET waiting_since = timezone('UTC', now()) - interval '90 seconds' WHERE id % 2 = 0;
+    INSERT INTO csat_survey_responses
+        (account_id, conversation_id, message_id, rating, contact_id, created_at, updated_at)
+    SELECT account_id, id, 900000 + n * 1000 + id, n, 1, now(), now() FROM conversations, generate_series(1, 2) AS n
+    WHERE id IN (SELECT min(id) FROM conversations GROUP BY inbox_id)"""
+ANALYTICS = """
+    SELECT c.id AS conversation_id, c.inbox_id, c.status, c.waiting_since, c.created_at,
+        (SELECT max(a.id) FROM csat_survey_responses AS a WHERE a.conversation_id = c.id) AS csat_response_id
+    FROM conversations AS c"""
+
+
+def _copy(source: psycopg.Connection, target: psycopg.Connection, table: str, *beside: str) -> None:
     columns = source.execute(
         "SELECT attname, format_type(atttypid, atttypmod) FROM pg_attribute"
         " WHERE attrelid = %s::regclass AND attnum > 0 ORDER BY attnum",
         [table],
     ).fetchall()
+    columns += [(name, "integer") for name in beside]
     # The order of the columns is not the source's, as after an ALTER TABLE ADD COLUMN.
     listed = ", ".join(f'"{name}" {kind}' for name, kind in reversed(columns))
     target.execute(f"CREATE TABLE {table} (tenant_id integer, {listed}, synced_at timestamptz DEFAULT now())")
-    names = ", ".join(f'"{name}"' for name, _ in columns)
-    rows = f"SELECT CASE WHEN {inbox} < 3 THEN 10 ELSE 20 END, {names} FROM {table} WHERE {inbox} IS NOT NULL"
+    rows = f"SELECT * FROM {table}"
+    if beside:
+        rows = "SELECT a.*, c.inbox_id FROM csat_survey_responses a JOIN conversations c ON c.id = a.conversation_id"
+    _copy_rows(source, target, table, rows, INBOXES.get(table, "inbox_id"))
+
+
+def _copy_rows(source: psycopg.Connection, target: psycopg.Connection, table: str, rows: str, inbox: str) -> None:
+    described = source.execute(f"{rows} LIMIT 0").description or ()
+    names = ", ".join(f'"{column.name}"' for column in described)
+    rows = f"SELECT CASE WHEN {inbox} < 3 THEN 10 ELSE 20 END, {names} FROM ({rows}) AS t WHERE {inbox} IS NOT NULL"
     with (
         source.cursor().copy(f"COPY ({rows}) TO STDOUT") as reading,
         target.cursor().copy(f"COPY {table} (tenant_id, {names}) FROM STDIN") as writing,
@@ -68,6 +109,9 @@ def test_equal_sides_are_equal(replicated: tuple[str, str]) -> None:
     assert [(result.tenant, result.table) for result in results] == [(t, table) for t in (10, 20) for table in TABLES]
     assert one(results, 10, "messages").equal > 100
     assert one(results, 20, "inboxes").equal == 1  # the other one is not active
+    for table in ("contacts", "csat_survey_responses", "conversations_analytics"):
+        assert one(results, 10, table).equal > 1
+        assert one(results, 20, table).equal > 0
 
 
 def test_a_missing_an_extra_and_a_different_row_are_seen(replicated: tuple[str, str]) -> None:
@@ -98,6 +142,63 @@ def test_a_missing_an_extra_and_a_different_row_are_seen(replicated: tuple[str, 
     assert f"missing {mine[0]}; extra 999999; different {mine[1]}" in console.export_text()
 
 
+@pytest.mark.parametrize(
+    ("table", "key", "difference"),
+    [
+        ("contacts", "id", "name = coalesce(name, '') || ' '"),
+        ("csat_survey_responses", "id", "rating = rating + 1"),
+        ("csat_survey_responses", "id", "inbox_id = 3 - inbox_id"),
+        ("conversations_analytics", "conversation_id", "status = status + 1"),
+        ("conversations_analytics", "conversation_id", "csat_response_id = csat_response_id - 1"),
+        ("conversations_analytics", "conversation_id", "waiting_since = waiting_since - interval '2 minutes'"),
+        ("conversations_analytics", "conversation_id", "waiting_since = NULL"),
+        ("conversations_analytics", "conversation_id", "created_at = now()"),
+    ],
+)
+def test_wrong_rows_of_what_is_derived_are_seen(
+    replicated: tuple[str, str], table: str, key: str, difference: str
+) -> None:
+    source, target = replicated
+    some = "csat_response_id IS NOT NULL AND waiting_since IS NOT NULL" if key == "conversation_id" else "true"
+    with psycopg.connect(target, autocommit=True) as connection:
+        mine = [
+            row
+            for (row,) in connection.execute(
+                f"SELECT {key} FROM {table} WHERE tenant_id = 10 AND {some} ORDER BY {key}".encode()
+            )
+        ]
+    assert len(mine) > 2
+    change(
+        target,
+        f"DELETE FROM {table} WHERE {key} = {mine[0]}",
+        f"UPDATE {table} SET {difference} WHERE {key} = {mine[1]}",
+        f"INSERT INTO {table} SELECT * FROM {table} WHERE {key} = {mine[2]}",
+        f"UPDATE {table} SET {key} = 999999 WHERE ctid = (SELECT max(ctid) FROM {table} WHERE {key} = {mine[2]})",
+    )
+    results = compare(source, target)
+    found = one(results, 10, table)
+    assert (found.missing_ids, found.extra_ids, found.different_ids) == ((mine[0],), (999999,), (mine[1],))
+    assert [result for result in results if not result.same] == [found]
+
+
+def test_a_contact_is_expected_where_a_conversation_alone_names_it(replicated: tuple[str, str]) -> None:
+    source, target = replicated
+    with psycopg.connect(source) as connection:
+        statement = "INSERT INTO contacts (account_id, name, created_at, updated_at) VALUES (1, 'x', now(), now())"
+        (new,) = connection.execute(f"{statement} RETURNING id".encode()).fetchone() or ()
+    for dsn in replicated:
+        change(dsn, f"UPDATE conversations SET contact_id = {new} WHERE id = (SELECT min(id) FROM conversations)")
+    assert one(compare(source, target), 10, "contacts").missing_ids == (new,)
+
+
+def test_a_source_without_the_view_is_named(replicated: tuple[str, str]) -> None:
+    source, target = replicated
+    with psycopg.connect(source) as connection:
+        connection.execute(f"DROP VIEW {witness.VIEW}".encode())
+    with pytest.raises(LookupError, match=f"the source has no {witness.VIEW}"):
+        compare(source, target)
+
+
 def expected_ids(source: str) -> list[tuple[object, ...]]:
     with psycopg.connect(source) as connection:
         return connection.execute("SELECT id FROM messages WHERE inbox_id IN (1, 2)").fetchall()
@@ -107,6 +208,11 @@ def test_null_is_not_the_empty_text(replicated: tuple[str, str]) -> None:
     source, target = replicated
     change(target, "UPDATE inboxes SET greeting_message = '' WHERE id = 2")
     assert one(compare(source, target), 10, "inboxes").different_ids == (2,)
+
+
+def test_values_of_the_clock_may_lie_between_two_looks_at_the_source() -> None:
+    assert all(witness._is_between(*each) for each in (("5", "5", "7"), ("5", "6", "7"), ("t", "f", "f"), (None,) * 3))
+    assert not any(witness._is_between(*each) for each in (("5", "8", "7"), ("t", "f", "t"), ("5", None, "7")))
 
 
 def test_a_row_under_the_wrong_tenant_is_extra_there(replicated: tuple[str, str]) -> None:

@@ -19,12 +19,12 @@ import pytest
 
 from demo.servers import wait_until
 
-pytestmark = pytest.mark.xdist_group("demo")
+pytestmark = [pytest.mark.xdist_group("demo"), pytest.mark.timeout(300)]
 
 ROOT = Path(__file__).parents[2]
 SMALL = ["--conversations", "300", "--seconds", "1"]
 RUN_SECONDS = 150.0
-STEP_SECONDS = 60.0
+STEP_SECONDS = 120.0
 END_SECONDS = 30.0
 
 

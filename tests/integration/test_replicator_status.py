@@ -59,7 +59,7 @@ def test_what_the_source_has_not_sent_yet_is_what_it_is_behind(
         assert replicator.stop() == 0
 
 
-def test_a_backfill_that_reads_again_waits_for_nothing(
+def test_readers_that_read_again_wait_for_nothing(
     environment: dict[str, str],
     source: Source,
     replayed: Replayed,
@@ -67,21 +67,28 @@ def test_a_backfill_that_reads_again_waits_for_nothing(
     topic_prefix: str,
     tmp_path: Path,
 ) -> None:
+    ours = "FROM pg_stat_activity WHERE application_name = %s AND backend_type = 'client backend'"
+    slot = environment["REPLICATOR_SLOT"]
     with started(RUN, environment, tmp_path / "log") as replicator:
         replicator.wait_healthy()
         replayed.wait_for_end()
+        counted = f"SELECT count(*) {ours}".encode()
+        wait_until(lambda: source.execute(counted, (slot,)).fetchall() == [(3,)], "the loop and both readers", 20)
         source.execute(
-            "SELECT pg_terminate_backend(pid) FROM (SELECT pid FROM pg_stat_activity WHERE application_name = %s"
-            " AND backend_type = 'client backend' ORDER BY backend_start DESC LIMIT 1) AS the_backfills_session",
-            (environment["REPLICATOR_SLOT"],),
+            "SELECT pg_terminate_backend(pid)"
+            f" FROM (SELECT pid {ours} ORDER BY backend_start OFFSET 1) AS of_the_readers".encode(),
+            (slot,),
         )
         request = BackfillRequest(id="again", tables=("inboxes",), inboxes=None)
         send({"bootstrap.servers": kafka_bootstrap}, Topics(topic_prefix), request)
-        wait_until(lambda: replicator.logged("backfill.waits"), "its session is gone", 20)
+        wait_until(lambda: replicator.logged("backfill.waits"), "the backfill's session is gone", 20)
         replayed.wait_for_end("again")
+        wait_until(lambda: replicator.logged("derived.waits"), "the deriver's too, at its next look", 20)
+        wait_until(lambda: source.execute(counted, (slot,)).fetchall() == [(3,)], "both are back", 20)
         read_ms = time.time() * 1000
         wait_until(lambda: replicator.status()["at_ms"] > read_ms, "a status after that", 20)
         assert replicator.status()["backfill_waits_for"] == ""
+        wait_until(lambda: replicator.status()["derived_waits_for"] == "", "nothing is said to be waited for", 10)
         assert not replicator.logged("run.ended")
         assert replicator.stop() == 0
 

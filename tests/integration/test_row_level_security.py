@@ -9,7 +9,16 @@ import pytest
 
 from tests.integration.targets import Target, target_of
 
-REPLICATED = ("inboxes", "contacts", "conversations", "contact_inboxes", "messages")
+KEYS = {
+    "inboxes": "id",
+    "contacts": "id",
+    "conversations": "id",
+    "contact_inboxes": "id",
+    "messages": "id",
+    "csat_survey_responses": "id",
+    "conversations_analytics": "conversation_id",
+}
+REPLICATED = tuple(KEYS)
 CONTROL = (
     *("inbox_tenant_mapping", "etl_control", "replication_progress", "replication_watermarks", "replication_parked"),
     *("replication_generations", "unmapped_inboxes", "replication_migrations", "replication_skipped_columns"),
@@ -20,6 +29,8 @@ ONE_OF_EACH = """
     INSERT INTO conversations (tenant_id, id, inbox_id, contact_id, synced_at) VALUES ({t}, {t}3, {t}1, {t}2, now());
     INSERT INTO contact_inboxes (tenant_id, id, inbox_id, contact_id, synced_at) VALUES ({t}, {t}4, {t}1, {t}2, now());
     INSERT INTO messages (tenant_id, id, inbox_id, conversation_id, synced_at) VALUES ({t}, {t}5, {t}1, {t}3, now());
+    INSERT INTO csat_survey_responses (tenant_id, id, inbox_id, conversation_id) VALUES ({t}, {t}6, {t}1, {t}3);
+    INSERT INTO conversations_analytics (tenant_id, conversation_id, inbox_id) VALUES ({t}, {t}7, {t}1);
 """
 
 
@@ -60,18 +71,19 @@ def test_after_a_transaction_of_a_tenant_the_session_sees_nothing_again(target: 
 @pytest.mark.parametrize("what", ["applier", "owner"])
 @pytest.mark.parametrize("table", REPLICATED)
 def test_nothing_is_written_for_another_tenant(target: Target, table: str, what: str) -> None:
+    key = KEYS[table]
     with target.connected(what, tenant=1) as connection:
         for statement in (
-            f"INSERT INTO {table} (tenant_id, id) VALUES (2, 99)",
+            f"INSERT INTO {table} (tenant_id, {key}) VALUES (2, 99)",
             f"UPDATE {table} SET tenant_id = 2",
-            f"INSERT INTO {table} (tenant_id, id) VALUES (2, 99) ON CONFLICT (tenant_id, id) DO NOTHING",
+            f"INSERT INTO {table} (tenant_id, {key}) VALUES (2, 99) ON CONFLICT (tenant_id, {key}) DO NOTHING",
         ):
             with pytest.raises(psycopg.errors.InsufficientPrivilege, match="row-level security"):
                 connection.execute(statement.encode())
         assert connection.execute(f"UPDATE {table} SET source_epoch = 1 WHERE tenant_id = 2".encode()).rowcount == 0
         assert connection.execute(f"DELETE FROM {table} WHERE tenant_id = 2".encode()).rowcount == 0
     with target.connected(what) as connection, pytest.raises(psycopg.errors.InsufficientPrivilege):
-        connection.execute(f"INSERT INTO {table} (tenant_id, id) VALUES (1, 98)".encode())
+        connection.execute(f"INSERT INTO {table} (tenant_id, {key}) VALUES (1, 98)".encode())
 
 
 def test_a_row_of_one_tenant_cannot_hang_on_a_parent_of_another(target: Target) -> None:
@@ -85,13 +97,16 @@ def test_an_adopted_permissive_policy_does_not_widen_the_applier(target: Target)
         assert tenants_seen(target, table, "applier", 1) == [1]
         assert tenants_seen(target, table, "applier", None) == []
         with target.connected("applier", tenant=1) as applier, pytest.raises(psycopg.errors.InsufficientPrivilege):
-            applier.execute(f"INSERT INTO {table} (tenant_id, id) VALUES (2, 99)".encode())
+            applier.execute(f"INSERT INTO {table} (tenant_id, {KEYS[table]}) VALUES (2, 99)".encode())
 
 
 def test_readers_only_read(target: Target) -> None:
     with target.connected("reader", tenant=1) as reader:
         for table in REPLICATED:
-            for statement in (f"INSERT INTO {table} (tenant_id, id) VALUES (1, 9)", f"DELETE FROM {table}"):
+            for statement in (
+                f"INSERT INTO {table} (tenant_id, {KEYS[table]}) VALUES (1, 9)",
+                f"DELETE FROM {table}",
+            ):
                 with pytest.raises(psycopg.errors.InsufficientPrivilege):
                     reader.execute(statement.encode())
 
@@ -112,22 +127,24 @@ def test_a_reader_sees_its_own_tenant_only_and_the_applier_all(target: Target) -
 
 
 def test_only_the_applier_is_told_who_holds_a_row(target: Target) -> None:
-    holding = "SELECT tenant_id FROM replication_tenants_holding(%s, %s::jsonb)"
+    holding = "SELECT tenant_id, held FROM replication_holders(%s, %s::jsonb)"
     with pytest.raises(psycopg.errors.InsufficientPrivilege):
         target.rows(holding, "messages", "[15]", what="reader", tenant=1)
-    for table, number in zip(REPLICATED, range(1, 6), strict=True):
-        assert target.rows(holding, table, f"[1{number}]", what="applier") == [(1,)]
-        assert target.rows(holding, table, f"[1{number}, 2{number}, 99]", what="applier", tenant=1) == [(1,), (2,)]
+    for table, number in zip(REPLICATED, range(1, 8), strict=True):
+        mine, others = 10 + number, 20 + number
+        assert target.rows(holding, table, f"[{mine}]", what="applier") == [(1, mine)]
+        both = [(1, mine), (2, others)]
+        assert target.rows(holding, table, f"[{mine}, {others}, 99]", what="applier", tenant=1) == both
         assert target.rows(holding, table, "[99]", what="applier") == []
         assert target.rows(holding, table, "[]", what="applier") == []
-        assert target.rows(holding, table, None, what="applier") == [(1,), (2,)]
+        assert target.rows(holding, table, None, what="applier") == [(1, None), (2, None)]
     with pytest.raises(psycopg.errors.UndefinedTable):
         target.rows(holding, "tenants", "[1]", what="applier")
 
 
 def test_asking_who_holds_a_row_leaves_the_setting_as_it_was(target: Target) -> None:
     with target.connected("applier", tenant=2) as applier, applier.transaction():
-        applier.execute("SELECT * FROM replication_tenants_holding('messages', NULL)")
+        applier.execute("SELECT * FROM replication_holders('messages', NULL)")
         assert applier.execute("SELECT current_setting('app.current_tenant_id')").fetchone() == ("2",)
 
 

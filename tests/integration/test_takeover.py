@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from demo.servers import wait_until
-from replicator import takeover, topics
+from replicator import BackfillRequest, takeover, topics
 from replicator.control import send
 from replicator.errors import LogUnavailable, SourceBusy, SourceUnavailable
-from replicator.event import BackfillMarker, BackfillRequest, Marker, Topics
+from replicator.event import BackfillMarker, Marker, Topics
 from replicator.event import Run as EventRun
 from replicator.memory import Content, Memory, Remembered, read_memory
 from replicator.outlet import Outlet

@@ -49,6 +49,7 @@ CATALOGUE = {
     "roles": "SELECT rolname, rolsuper, rolbypassrls, rolcanlogin FROM pg_roles WHERE rolname LIKE '%%' || %s",
     "namespaces": "SELECT nspname, nspacl::text FROM pg_namespace WHERE nspname !~ '^pg_'",
 }
+NO_KAFKA = "Kafka does not answer"
 
 
 @pytest.fixture
@@ -83,15 +84,15 @@ def test_a_plan_changes_nothing(target: Target) -> None:
 
 def test_an_empty_database_gets_everything_and_then_nothing_more(target: Target) -> None:
     planned = target.plan()
-    assert planned.findings == ()
+    assert [found.says for found in planned.findings if not found.says.startswith(NO_KAFKA)] == []
     assert target.apply() == [step.does for step in planned.steps]
     after = catalogue(target)
     assert target.plan().steps == ()
-    assert target.plan().findings == ()
+    assert target.plan().findings == planned.findings
     assert target.apply() == []
     assert catalogue(target) == after
     recorded = target.rows("SELECT version FROM replication_migrations ORDER BY 1", what="applier")
-    assert [version for (version,) in recorded] == [1, 2, 3, 4, 5, 6, 7, 8]
+    assert [version for (version,) in recorded] == list(range(1, 11))
 
 
 def test_the_owner_needs_no_superuser_and_the_applier_is_bound(target: Target) -> None:
@@ -119,7 +120,7 @@ def test_another_schema_may_be_given(target: Target) -> None:
     assert target.rows("SELECT count(*) FROM pg_tables WHERE schemaname = 'public'") == [(0,)]
     with target.connected("applier") as connection:
         connection.execute("SET search_path = analytics")
-        assert connection.execute("SELECT * FROM replication_tenants_holding('messages', NULL)").fetchall() == []
+        assert connection.execute("SELECT * FROM replication_holders('messages', NULL)").fetchall() == []
 
 
 def test_tables_of_the_batch_etl_are_adopted_with_their_rows(target: Target) -> None:

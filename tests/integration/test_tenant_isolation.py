@@ -274,10 +274,8 @@ def test_a_role_that_row_level_security_does_not_bind_is_refused(
     if granted:
         applied.target.execute(f"GRANT {applied.target.role(granted)} TO {applied.target.role('unbound')}")
     try:
-        with applied.target.connected("unbound") as connection:
-            relations = read_relations(connection)
-            with pytest.raises(TargetRefused, match=reason):
-                refuse_unbound(connection, relations)
+        with applied.target.connected("unbound") as connection, pytest.raises(TargetRefused, match=reason):
+            refuse_unbound(connection, applied.relations)
     finally:
         applied.target.execute(f"DROP ROLE {applied.target.role('unbound')}")
 

@@ -11,7 +11,7 @@ from typing import Any
 import psycopg
 from rich.console import Console
 
-from demo.compare import all_equal, compare, render
+from demo.compare import TABLES, all_equal, compare, render
 from demo.servers import wait_until
 from demo.stage import GROUP
 from tests.integration.programs import Program, prepare_source, replicator_environment
@@ -72,13 +72,13 @@ class Whole:
     def wait_backfilled(self, seconds: float = 60) -> None:
         wait_until(self.backfilled, "all inboxes backfilled", seconds)
 
-    def wait_equal(self, seconds: float = 60) -> None:
+    def wait_equal(self, seconds: float = 60, *, tables: Sequence[str] = TABLES) -> None:
         """Until every mapped inbox is backfilled and both sides hold the same rows."""
         try:
             wait_until(self.backfilled, "all inboxes backfilled", seconds)
-            wait_until(self.is_equal, "source and target the same", seconds)
+            wait_until(lambda: all_equal(self._compared(tables)), "source and target the same", seconds)
         except BaseException:
-            Console().print(render(self._compared()))
+            Console().print(render(self._compared(tables)))
             print(self.target.rows("SELECT * FROM inbox_tenant_mapping ORDER BY inbox_id"))
             print(self.target.rows("SELECT * FROM replication_parked"))
             raise
@@ -96,8 +96,8 @@ class Whole:
     def backfilled(self) -> bool:
         return not self.target.rows("SELECT 1 FROM inbox_tenant_mapping WHERE is_active AND backfilled_at IS NULL")
 
-    def _compared(self) -> list[Any]:
-        return compare(self.source_dsn, self.target.superuser_dsn)
+    def _compared(self, tables: Sequence[str] = TABLES) -> list[Any]:
+        return compare(self.source_dsn, self.target.superuser_dsn, tables=tables)
 
     def _start(self, arguments: list[str], environment: Mapping[str, str]) -> Program:
         program = Program(arguments, environment, self._folder / f"{len(self.programs) + 1}-{arguments[0]}.log")

@@ -11,11 +11,14 @@ from structlog.testing import capture_logs
 
 from replicator import agenda as agenda_module
 from replicator.agenda import Agenda
-from replicator.backfill_job import BackfillJob
-from replicator.event import MOST_INBOXES, BackfillMarker, BackfillRequest, KeysRequest, Marker, Position, Run
+from replicator.backfill_job import BackfillJob, FanOut
+from replicator.derivation import Derivation
+from replicator.event import BackfillMarker, Marker, Position, Run
 from replicator.memory import Memory
 from replicator.outlet import Outlet
 from replicator.progress import Batch
+from replicator.relations import CONTACTS, SURVEY_ANSWERS, Captured
+from replicator.request import MOST_INBOXES, BackfillRequest, KeysRequest
 
 RUN = Run(5, 1_000)
 KEY = b"[1]"
@@ -44,6 +47,26 @@ class Recorder:
         self.said.append(("marker", (marker, point), batch))
 
 
+@dataclass
+class Readable:
+    """Stands for the Derivation: all relations but those that are named can be read."""
+
+    lost: set[str] = field(default_factory=set)
+    asked: list[tuple[str, object, int]] = field(default_factory=list)
+
+    def can_read(self, table: str) -> bool:
+        return table not in self.lost
+
+    def next_position(self) -> Position:
+        return Position(*RUN, 8)
+
+    def spared(self, relation: str) -> tuple[int, ...]:
+        return (99,) if relation == "contacts" else ()
+
+    def ask(self, relation: str, keys: Any, inbox: int) -> None:
+        self.asked.append((relation, tuple(keys), inbox))
+
+
 @pytest.fixture
 def log() -> Recorder:
     return Recorder()
@@ -56,7 +79,9 @@ def agenda(log: Recorder) -> Agenda:
 
 def started(log: Recorder) -> Agenda:
     """A run's agenda, from what an earlier one left in the log."""
-    return Agenda(cast(Memory, log), cast(Outlet, log), lambda _: None, lambda _: None)
+    captured = Captured([CONTACTS, SURVEY_ANSWERS])
+    derivation = cast(Derivation, Readable())
+    return Agenda(captured, cast(Memory, log), cast(Outlet, log), lambda _: None, lambda _: None, derivation)
 
 
 def request(
@@ -239,9 +264,8 @@ def test_the_oldest_backfill_is_next_also_after_a_restart(log: Recorder) -> None
 
 
 def test_a_backfills_whole_life_stands_in_the_log(agenda: Agenda, log: Recorder) -> None:
-    agenda.request(request("a", tables=("messages",)), Batch())
-    job = replace(agenda.jobs["a"], start=Position(5, 900, 0))
-    begun = agenda.begin(job)
+    agenda.request(request("a", tables=("messages", "contacts")), Batch())
+    job, begun = agenda.begin(replace(agenda.jobs["a"], start=Position(5, 900, 0)))
     assert started(log).jobs["a"].start is None, "a crash here begins it again: its marker may not be everywhere"
     remembered = agenda.advance(job)
     advanced = agenda.advance(job.advanced(10, (1, 2)))
@@ -252,16 +276,19 @@ def test_a_backfills_whole_life_stands_in_the_log(agenda: Agenda, log: Recorder)
     marker = BackfillMarker(
         id="a",
         boundary="begin",
-        tables=("messages",),
+        tables=("messages", "contacts"),
+        derived=("contacts",),
+        is_complete=False,
         inboxes=(7,),
         start=Position(5, 900, 0),
-        start_read=Position(*RUN, 0),
+        start_read=Position(*RUN, 8),
+        spared={},
     )
     assert log.said[1:] == [
         ("marker", (marker, 900), begun),
         ("write", "backfill/a", remembered),
         ("write", "backfill/a", advanced),
-        ("marker", (replace(marker, boundary="end"), 900), ended),
+        ("marker", (replace(marker, boundary="end", spared={"contacts": (99,)}), 900), ended),
         ("forget", "backfill/a", ended),
     ]
 
@@ -270,3 +297,56 @@ def test_a_backfill_that_waits_has_no_marker(agenda: Agenda) -> None:
     agenda.request(request(), Batch())
     with pytest.raises(ValueError, match="not begun"):
         agenda.finish(agenda.jobs["a"])
+
+
+def test_a_later_run_ends_a_backfill_where_an_earlier_one_began_it(agenda: Agenda, log: Recorder) -> None:
+    """Reads of another generation would else be taken for older than its begin."""
+    agenda.request(request("a", tables=("contacts",)), Batch())
+    begun, _ = agenda.begin(replace(agenda.jobs["a"], start=Position(5, 900, 0)))
+    agenda.advance(begun)
+    assert started(log).jobs["a"].start_read == begun.start_read == Position(*RUN, 8)
+
+
+def test_a_request_for_everything_reads_what_can_be_read(agenda: Agenda) -> None:
+    cast(Readable, agenda._derivation).lost = {"contacts"}
+    agenda.request(request("a"), Batch())
+    assert agenda.jobs["a"].is_complete
+    assert agenda.jobs["a"].tables == (
+        *("inboxes", "conversations", "contact_inboxes", "messages", "csat_survey_responses"),
+    )
+
+
+def test_a_backfill_of_what_can_not_be_read_lets_others_pass(agenda: Agenda) -> None:
+    agenda.request(request("a", tables=("contacts",)), Batch())
+    agenda.request(request("b", tables=("messages",)), Batch())
+    cast(Readable, agenda._derivation).lost = {"contacts"}
+    assert (agenda.next_job() or agenda.jobs["a"]).id == "b"
+
+
+def test_a_fan_out_goes_first_has_no_markers_and_is_not_asked_for_twice(agenda: Agenda, log: Recorder) -> None:
+    agenda.request(request("a"), Batch())
+    fan_out = FanOut(path="inboxes(id) 1", start=(7,), inboxes=(7,))
+    agenda.fan_out("contacts", fan_out, Batch())
+    agenda.fan_out("contacts", fan_out, Batch())
+    job = agenda.next_job()
+    assert job is not None
+    assert (job.fan_out, job.tables) == (fan_out, ("contacts",))
+    assert len(agenda.jobs) == 2
+    assert agenda.is_catching_up
+    begun, _ = agenda.begin(replace(job, start=Position(5, 900, 0)))
+    agenda.finish(begun)
+    assert [kind for kind, *_ in log.said if kind == "marker"] == []
+    assert not agenda.is_catching_up
+
+
+def test_a_relation_is_read_as_a_whole_once(agenda: Agenda) -> None:
+    agenda.read_whole("contacts", "its definition is another", Batch())
+    agenda.read_whole("contacts", "its definition is another", Batch())
+    agenda.read_whole("csat_survey_responses", "its definition is another", Batch())
+    assert [job.tables for job in agenda.jobs.values()] == [("contacts",), ("csat_survey_responses",)]
+
+
+def test_keys_of_a_derived_relation_are_dirtied(agenda: Agenda) -> None:
+    agenda.request(KeysRequest(table="contacts", inbox=7, keys=((1,), (2,))), Batch())
+    assert cast(Readable, agenda._derivation).asked == [("contacts", ((1,), (2,)), 7)]
+    assert agenda.owed == 0

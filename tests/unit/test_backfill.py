@@ -11,7 +11,7 @@ from replicator.backfill import Backfiller, Work
 from replicator.calls import Calls, Ended
 from replicator.config import load
 from replicator.progress import Snapshot
-from replicator.relations import BY_NAME
+from replicator.relations import STREAMED_BY_NAME, Captured
 from replicator.source import Sample, Source
 from replicator.window import Window
 
@@ -49,9 +49,15 @@ class Stage:
 
 def read_chunk(stage: Stage) -> None:
     backfiller = Backfiller(
-        SETTINGS, cast(Calls, stage), cast(Work, stage), lambda _: pytest.fail("no row"), epoch=5, born=BORN
+        SETTINGS,
+        Captured([]),
+        cast(Calls, stage),
+        cast(Work, stage),
+        lambda _: pytest.fail("no row"),
+        epoch=5,
+        born=BORN,
     )
-    backfiller._in_window(cast(Source, stage), BY_NAME["messages"], lambda _: pytest.fail("nothing is read"))
+    backfiller._in_window(cast(Source, stage), STREAMED_BY_NAME["messages"], lambda _: pytest.fail("nothing is read"))
 
 
 def test_what_is_older_than_the_slot_is_waited_for_before_the_window_opens() -> None:

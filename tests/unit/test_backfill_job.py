@@ -7,8 +7,9 @@ from dataclasses import replace
 import orjson
 import pytest
 
-from replicator.backfill_job import BackfillJob, in_capture_order
+from replicator.backfill_job import BackfillJob, FanOut
 from replicator.event import Position
+from replicator.relations import CONTACTS, STREAMED_BY_NAME, Captured
 
 JOB = BackfillJob(id="x", tables=("conversations", "messages"), inboxes=(7, 8), requested_ms=1)
 
@@ -17,7 +18,7 @@ def walk(job: BackfillJob) -> list[tuple[str, int | None, object]]:
     """Two chunks in every table and inbox; the job is stored and loaded between any two."""
     steps: list[tuple[str, int | None, object]] = []
     while (chunk := job.chunk()) is not None:
-        steps.append((chunk.relation.name, chunk.inbox, chunk.after))
+        steps.append((chunk.table, chunk.inbox, chunk.after))
         job = job.advanced(10, (5,) if chunk.after is None else None)
         job = BackfillJob.from_record(orjson.loads(orjson.dumps(job.to_record())))
     assert job.rows == 10 * len(steps)
@@ -42,22 +43,10 @@ def test_a_backfill_of_no_inboxes_is_done() -> None:
 
 
 def test_one_inbox_is_read_along_the_identitys_index_and_a_table_along_its_key() -> None:
-    job = replace(JOB, tables=("messages",))
-    one, all_of_it = job.chunk(), replace(job, inboxes=None).chunk()
-    assert one is not None
-    assert all_of_it is not None
-    assert one.order == ("conversation_id", "id")
-    assert all_of_it.order == ("id",)
-
-
-def test_one_inbox_that_began_by_its_key_goes_on_by_it() -> None:
-    begun = replace(JOB, tables=("messages",)).chunk()
-    assert begun is not None
-    assert replace(begun, by_key=True).order == ("id",)
-    for after, order in (((5,), ("id",)), ((3, 5), ("conversation_id", "id"))):
-        chunk = replace(JOB, tables=("messages",), after=after).chunk()
-        assert chunk is not None
-        assert chunk.order == order
+    messages = STREAMED_BY_NAME["messages"]
+    assert messages.order(7) == ("conversation_id", "id")
+    assert messages.order(None) == ("id",)
+    assert CONTACTS.order(7) == CONTACTS.order(None) == ("id",)
 
 
 @pytest.mark.parametrize(
@@ -66,6 +55,8 @@ def test_one_inbox_that_began_by_its_key_goes_on_by_it() -> None:
         JOB,
         replace(JOB, inboxes=None),
         replace(JOB, start=Position(1, 2, 3), at_table=1, at_inbox=1, after=(1, "x", None)),
+        replace(JOB, start_read=Position(1, 2, 3), is_complete=True, catches_up=True),
+        replace(JOB, fan_out=FanOut(path="users(id) 1f", start=(1, "x"), inboxes=(7,))),
     ],
 )
 def test_a_record_comes_back_through_json(job: BackfillJob) -> None:
@@ -79,8 +70,10 @@ def test_a_record_of_another_version_is_refused() -> None:
 
 
 def test_parents_come_before_children_and_unknown_tables_nowhere() -> None:
-    assert in_capture_order(["messages", "nonsense", "conversations", "inboxes"]) == (
-        *("inboxes", "conversations", "messages"),
+    captured = Captured([CONTACTS])
+    assert captured.in_order(["messages", "contacts", "nonsense", "conversations", "inboxes"]) == (
+        *("inboxes", "conversations", "messages", "contacts"),
     )
-    assert in_capture_order(None) == ("inboxes", "conversations", "contact_inboxes", "messages")
-    assert in_capture_order(["nonsense"]) == ()
+    assert captured.in_order(None) == ("inboxes", "conversations", "contact_inboxes", "messages", "contacts")
+    assert captured.in_order(["nonsense"]) == ()
+    assert captured.derived_among(["messages", "contacts"]) == ("contacts",)

@@ -79,7 +79,7 @@ def view(**known: Any) -> View:
         "generations": {partition: Generations() for partition in range(PARTITIONS)},
         "partitions": PARTITIONS,
         "parked": {},
-        "holders": lambda _table, _ids: (),
+        "holders": lambda _table, _ids: {},
     }
     return View(**given | known)
 
@@ -206,9 +206,9 @@ def test_what_is_skipped_does_not_move_the_streamed_mark() -> None:
 def test_a_broadcast_goes_to_the_tenants_that_hold_the_row() -> None:
     asked: list[tuple[str, Sequence[int] | None]] = []
 
-    def holders(table: str, ids: Sequence[int] | None) -> list[int]:
+    def holders(table: str, ids: Sequence[int] | None) -> dict[int | None, list[int]]:
         asked.append((table, ids))
-        return [2]
+        return {7: [2]}
 
     batch = Log().change(None, 5, op="d").sorted(holders=holders)
     assert (points(batch, 1), points(batch, 2)) == ([], [5])
@@ -216,12 +216,28 @@ def test_a_broadcast_goes_to_the_tenants_that_hold_the_row() -> None:
     assert asked == [("messages", [7])]
 
 
+def test_who_holds_what_is_asked_once_for_a_table_however_many_broadcasts_there_are() -> None:
+    asked: list[tuple[str, Sequence[int] | None]] = []
+
+    def holders(table: str, ids: Sequence[int] | None) -> dict[int | None, list[int]]:
+        asked.append((table, ids))
+        return {None: [1]} if ids is None else {7: [1], 8: [2]}
+
+    log = Log()
+    for partition in range(PARTITIONS):
+        log.change(None, 5, op="d", partition=partition).change(None, 6, op="d", key=b"[8]", partition=partition)
+    log.change(None, 7, op="t", key=b"").change(None, 8, op="d", table="inboxes")
+    batch = log.sorted(holders=holders)
+    assert asked == [("inboxes", [7]), ("messages", [7, 8]), ("messages", None)]
+    assert (points(batch, 1)[0], points(batch, 1)[-1], points(batch, 2)[0]) == (5, 8, 6)
+
+
 def test_a_truncate_goes_to_the_tenants_that_hold_any_row() -> None:
     asked: list[Sequence[int] | None] = []
 
-    def holders(_table: str, ids: Sequence[int] | None) -> list[int]:
+    def holders(_table: str, ids: Sequence[int] | None) -> dict[int | None, list[int]]:
         asked.append(ids)
-        return [1, 2]
+        return {None: [1, 2]}
 
     batch = Log().change(None, 5, op="t", key=b"").sorted(holders=holders)
     assert (points(batch, 1), points(batch, 2), asked) == ([5], [5], [None])
@@ -237,17 +253,17 @@ def test_an_event_of_another_table_does_not_bring_a_broadcast() -> None:
 
 
 def test_a_broadcast_is_one_event_for_a_tenant_that_holds_and_brings() -> None:
-    assert points(Log().change(MINE, 5).change(None, 6, op="d").sorted(holders=lambda *_: [1])) == [5, 6]
+    assert points(Log().change(MINE, 5).change(None, 6, op="d").sorted(holders=lambda *_: {7: [1]})) == [5, 6]
 
 
 def test_a_broadcast_that_was_applied_is_skipped() -> None:
-    batch = Log().change(None, 5, op="d").sorted(holders=lambda *_: [1], marks={(1, 0): Mark(10, at(5))})
+    batch = Log().change(None, 5, op="d").sorted(holders=lambda *_: {7: [1]}, marks={(1, 0): Mark(10, at(5))})
     assert (points(batch), batch.counts.repeated) == ([], 1)
 
 
 @pytest.mark.parametrize("key", [b"{", b'["a"]', b"5", b"[1,2]", b"[9223372036854775808]"])
 def test_a_broadcast_of_a_key_that_the_target_can_not_have_concerns_nobody(key: bytes) -> None:
-    batch = Log().change(MINE, 4).change(None, 5, op="d", key=key).sorted(holders=lambda *_: [1])
+    batch = Log().change(MINE, 4).change(None, 5, op="d", key=key).sorted(holders=lambda *_: {7: [1]})
     assert (points(batch), batch.counts.unreadable) == ([4], 1)
 
 
@@ -302,14 +318,14 @@ def test_the_begin_of_a_backfill_is_told_without_parsing() -> None:
 
 def test_a_parked_tenant_is_left_to_its_own_reading() -> None:
     log = Log().change(MINE, 5).change(OTHERS, 6).change(MINE_ELSEWHERE, 7, partition=1).marker(backfill("end", None))
-    batch = log.change(None, 8, op="d").sorted(parked={(1, 0)}, holders=lambda *_: [1])
+    batch = log.change(None, 8, op="d").sorted(parked={(1, 0)}, holders=lambda *_: {7: [1]})
     assert points(batch, 1) == [7]
     assert [event.op for event in batch.events[2]] == ["u", "m", "d"]
 
 
 def test_a_reading_of_its_own_takes_one_tenant_alone_although_it_is_parked() -> None:
     log = Log().change(MINE, 5).change(OTHERS, 6).change(NOBODYS, 7).change(None, 8, op="d")
-    batch = log.sorted(parked={(1, 0)}, only=1, holders=lambda *_: [1, 2])
+    batch = log.sorted(parked={(1, 0)}, only=1, holders=lambda *_: {7: [1, 2]})
     assert list(batch.events) == [1]
     assert points(batch) == [5, 8]
     assert not batch.counts.unmapped
@@ -349,7 +365,7 @@ def test_a_change_of_a_kind_that_is_not_known_is_nothing_else() -> None:
     for number in (1, 2):
         headers = [(name, b"z" if name == "op" else value) for name, value in log.messages[number].headers]
         log.messages[number] = log.messages[number]._replace(headers=headers)
-    batch = log.sorted(holders=lambda *_: [1])
+    batch = log.sorted(holders=lambda *_: {7: [1]})
     known, unknown = batch.events[1]
     assert (known.error, bool(unknown.error), batch.counts.unreadable) == ("", True, 1)
     with pytest.raises(BadEvent, match="offset 11"):

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
 import pytest
 
 from replicator.capture import Capture
+from replicator.causes import Fingerprints, Reach, Way
 from replicator.changes import Table
+from replicator.derivation import Derivation
+from replicator.dirty import KEY
 from replicator.errors import ProtocolError
 from replicator.outlet import Outlet
 from replicator.pgoutput import ABSENT, Begin, Commit, Delete, Insert, LogicalMessage, Relation, Truncate, Update
 from replicator.progress import Batch, Progress
-from replicator.relations import BY_NAME
+from replicator.relations import STREAMED_BY_NAME
 from replicator.source import MESSAGE_PREFIX
 from replicator.window import HIGH, LOW, Window
 from tests.unit.test_changes import ORIGIN, TYPE_NAMES, columns
@@ -49,6 +52,37 @@ class Recorder:
         self.owed.append((key, inbox))
 
 
+@dataclass
+class Traced:
+    """Stands for the Derivation: what was touched, in which transaction."""
+
+    reaches: dict[tuple[str, str], Reach] = field(default_factory=dict)
+    fingerprints: Fingerprints = field(default_factory=lambda: Fingerprints(10))
+    said: list[Any] = field(default_factory=list)
+
+    def begin_transaction(self) -> None:
+        self.said.append("begin")
+
+    def end_transaction(self) -> None:
+        self.said.append("end")
+
+    def touch(self, causes: list[Any], lsn: int) -> None:
+        self.said += [(cause.relation, cause.start, lsn) for cause in causes]
+
+    def truncated(self, table: tuple[str, str]) -> None:
+        self.said.append(table)
+
+    def outdated(self, reach: Reach, reason: str) -> None:
+        self.said.append(reason)
+
+
+def capturing(log: Recorder, progress: Progress, traced: Traced | None = None) -> Capture:
+    derivation = cast(Derivation, traced or Traced())
+    return Capture(
+        {7: "messages"}, log, cast(Outlet, log), progress, lambda _: ORIGIN, lambda _: None, log.owe, derivation
+    )
+
+
 @pytest.fixture
 def log() -> Recorder:
     return Recorder()
@@ -62,7 +96,7 @@ def progress() -> Progress:
 @pytest.fixture
 def capture(log: Recorder, progress: Progress) -> Capture:
     """Inside a transaction, after the columns of messages."""
-    capture = Capture({7: "messages"}, log, cast(Outlet, log), progress, lambda _: ORIGIN, lambda _: None, log.owe)
+    capture = capturing(log, progress)
     capture.handle(Begin(100, 0, 5))
     capture.handle(MESSAGES)
     return capture
@@ -81,7 +115,7 @@ def reading(capture: Capture, *keys: int) -> Window:
     window = Window(table_name="messages")
     capture.window = window
     capture.handle(watermark(window, LOW, 110))
-    window.table = Table(BY_NAME["messages"], MESSAGES.columns, TYPE_NAMES, ORIGIN)
+    window.table = Table(STREAMED_BY_NAME["messages"], MESSAGES.columns, TYPE_NAMES, ORIGIN)
     window.rows = [window.table.render(row(key)) for key in keys]
     return window
 
@@ -112,7 +146,7 @@ def test_a_commit_is_what_progress_waits_for(capture: Capture, progress: Progres
 
 
 def test_a_row_before_its_columns_or_outside_a_transaction_is_refused(log: Recorder, progress: Progress) -> None:
-    capture = Capture({7: "messages"}, log, cast(Outlet, log), progress, lambda _: ORIGIN, lambda _: None, log.owe)
+    capture = capturing(log, progress)
     with pytest.raises(ProtocolError, match="before its Relation message"):
         capture.handle(Insert(7, row(1)))
     capture.handle(MESSAGES)
@@ -157,7 +191,7 @@ def test_what_was_truncated_before_the_low_watermark_empties_no_chunk(capture: C
     capture.handle(Truncate((7,)))
     window = capture.window
     capture.handle(watermark(window, LOW, 110))
-    window.table = Table(BY_NAME["messages"], MESSAGES.columns, TYPE_NAMES, ORIGIN)
+    window.table = Table(STREAMED_BY_NAME["messages"], MESSAGES.columns, TYPE_NAMES, ORIGIN)
     window.rows = [window.table.render(row(1))]
     capture.handle(watermark(window, HIGH, 130))
     assert [each for each in log.said if each[0] == "r"] == [("r", b"[1]", 3, 130)]
@@ -174,3 +208,38 @@ def test_messages_that_are_not_ours_mean_nothing(capture: Capture, log: Recorder
         capture.handle(LogicalMessage(True, 120, prefix, content))
     assert not window.published.is_set()
     assert log.said == []
+
+
+REACH = Reach(
+    key=("id",),
+    inbox="",
+    ways=(Way(relation="people", path=KEY, columns=("id",)),),
+    used={"people": frozenset({"content"})},
+)
+
+
+def test_changes_of_a_table_that_others_are_made_of_are_traced(log: Recorder, progress: Progress) -> None:
+    traced = Traced(reaches={("public", "users"): REACH})
+    capture = capturing(log, progress, traced)
+    capture.handle(Begin(100, 0, 5))
+    capture.handle(Relation(8, "public", "users", "i", MESSAGES.columns))
+    capture.handle(Insert(8, row(1)))
+    capture.handle(Update(8, "", [], row(1)))
+    capture.handle(Delete(8, "K", [b"1", b"3", None]))
+    capture.handle(Truncate((8,)))
+    capture.handle(Commit(100, 120))
+    assert traced.said == ["begin", ("people", (1,), 100), ("people", (1,), 100), ("public", "users"), "end"]
+    assert log.said == []
+
+
+def test_a_table_that_lost_a_column_is_outdated_until_it_is_traced_anew(log: Recorder, progress: Progress) -> None:
+    traced = Traced(reaches={("public", "users"): REACH})
+    capture = capturing(log, progress, traced)
+    capture.handle(Begin(100, 0, 5))
+    capture.handle(Relation(8, "public", "users", "i", MESSAGES.columns[:2]))
+    capture.handle(Insert(8, row(1)[:2]))
+    assert traced.said == ["begin", "users has no column content any more"]
+    traced.reaches = {("public", "users"): replace(REACH, used={})}
+    capture.trace_again()
+    capture.handle(Insert(8, row(1)[:2]))
+    assert traced.said[2:] == [("people", (1,), 100)]

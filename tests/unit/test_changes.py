@@ -15,13 +15,13 @@ from replicator.changes import Table, fill_from_old
 from replicator.errors import ProtocolError, SourceRefused
 from replicator.event import Origin
 from replicator.pgoutput import ABSENT, Column, RawRow
-from replicator.relations import BY_NAME
+from replicator.relations import STREAMED_BY_NAME
 from replicator.values import JsonValue
 
 TEXT, INT8, INT4, BOOL = 25, 20, 23, 16
 TYPE_NAMES = {(TEXT, -1): "text", (INT8, -1): "bigint", (INT4, -1): "integer", (BOOL, -1): "boolean"}
 ORIGIN = Origin(topic_prefix="acme", database="chatwoot", schema="public", table="messages")
-MESSAGES = BY_NAME["messages"]
+MESSAGES = STREAMED_BY_NAME["messages"]
 TYPES = {"id": INT8, "inbox_id": INT4, "content": TEXT, "private": BOOL, "secret": TEXT}
 
 

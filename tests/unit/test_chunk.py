@@ -11,11 +11,11 @@ from replicator.backfill_job import Chunk
 from replicator.changes import Table
 from replicator.chunk import FIRST_FETCH_ROWS, Limits, read_chunk
 from replicator.pgoutput import Column
-from replicator.relations import BY_NAME
+from replicator.relations import STREAMED_BY_NAME
 from replicator.source import Source
 from tests.unit.test_changes import ORIGIN
 
-MESSAGES = BY_NAME["messages"]
+MESSAGES = STREAMED_BY_NAME["messages"]
 COLUMNS = [Column("id", 20, -1, True), Column("inbox_id", 20, -1, False), Column("content", 25, -1, False)]
 TABLE = Table(MESSAGES, COLUMNS, {(20, -1): "bigint", (25, -1): "text"}, ORIGIN)
 
@@ -54,7 +54,8 @@ def test_the_size_of_its_rows_decides_how_many_are_fetched(size: int) -> None:
         cast(Source, session),
         cast(Any, session),
         TABLE,
-        Chunk(relation=MESSAGES, inbox=None, after=None),
+        MESSAGES,
+        Chunk(table="messages", inbox=None, after=None),
         Limits(rows=2_000, bytes=limit),
     )
     assert rows

@@ -7,15 +7,19 @@ from typing import Any
 import pytest
 
 from demo.compare import Comparison
-from demo.verdict import judge
+from demo.verdict import NEVER_EMPTY, judge
 
 TENANTS = (10, 20)
 
 
-def compared(**changes: Any) -> list[Comparison]:
-    """Both tenants with all rows equal, but for the changes to the messages of tenant 20."""
-    usual: dict[str, Any] = {"tenant": 10, "table": "messages", "equal": 5, "missing": 0, "extra": 0, "different": 0}
-    return [Comparison(**usual), Comparison(**{**usual, "tenant": 20, **changes})]
+def compared(table: str = "messages", **changes: Any) -> list[Comparison]:
+    """Both tenants with all rows equal, but for the changes to one table of tenant 20."""
+    usual: dict[str, Any] = {"equal": 5, "missing": 0, "extra": 0, "different": 0}
+    return [
+        Comparison(tenant=tenant, table=name, **{**usual, **(changes if (tenant, name) == (20, table) else {})})
+        for tenant in TENANTS
+        for name in NEVER_EMPTY
+    ]
 
 
 def test_all_equal_is_success() -> None:
@@ -29,11 +33,13 @@ def test_one_wrong_row_is_failure_and_is_named(kind: str) -> None:
     assert (verdict.exit_code, verdict.reasons) == (1, (f"messages of tenant 20: 1 {kind}",))
 
 
-@pytest.mark.parametrize("results", [[], compared()[:1], compared(equal=0), compared(table="inboxes")])
-def test_a_comparison_that_did_not_see_every_tenant_is_failure(results: list[Comparison]) -> None:
-    verdict = judge(results, TENANTS, [])
-    assert verdict.exit_code == 1
-    assert "no message of tenant 20 was found equal" in verdict.reasons
+@pytest.mark.parametrize("table", NEVER_EMPTY)
+def test_a_comparison_that_did_not_see_every_tenant_is_failure(table: str) -> None:
+    unseen = [each for each in compared() if (each.tenant, each.table) != (20, table)]
+    for results in ([], unseen, compared(table, equal=0)):
+        verdict = judge(results, TENANTS, [])
+        assert verdict.exit_code == 1
+        assert f"no row of {table} of tenant 20 was found equal" in verdict.reasons
 
 
 def test_a_fault_is_failure_even_if_all_rows_are_equal() -> None:

@@ -25,7 +25,8 @@ from replicator.facts import (
 )
 from replicator.findings import Finding, Severity
 from replicator.preparation import missing
-from replicator.relations import STREAMED, StreamedRelation
+from replicator.relations import BaseTable, base_tables
+from replicator.remedies import listed_columns
 from replicator.server_rules import waits_for
 from replicator.topic_layout import layouts
 from replicator.topic_rules import judge_kafka
@@ -64,12 +65,15 @@ SLOT = SlotFacts(
 )
 
 
+TABLES = base_tables(with_view=True)
+
+
 def _index(name: str, *columns: str, **more: bool) -> IndexFacts:
     flags = {"unique": True, "valid": True, "primary": False, "identity": False} | more
     return IndexFacts(name=name, columns=columns, definition="", **flags)
 
 
-def _table(relation: StreamedRelation) -> TableFacts:
+def _table(relation: BaseTable) -> TableFacts:
     """As it is once `setup` was applied."""
     columns = dict.fromkeys(("id", "inbox_id", "conversation_id"), ColumnFacts(type_name="integer", not_null=True))
     indexes = [_index("primary", "id", primary=True)]
@@ -93,7 +97,7 @@ def _table(relation: StreamedRelation) -> TableFacts:
 
 
 def _published(name: str, **more: Any) -> PublishedTable:
-    return PublishedTable(**{"schema": "public", "name": name, "has_columns": False, "has_filter": False} | more)
+    return PublishedTable(**{"schema": "public", "name": name, "columns": None, "has_filter": False} | more)
 
 
 PUBLICATION = PublicationFacts(
@@ -101,7 +105,7 @@ PUBLICATION = PublicationFacts(
     all_tables=False,
     schemas=(),
     operations=frozenset({"insert", "update", "delete", "truncate"}),
-    tables=tuple(_published(relation.name) for relation in STREAMED),
+    tables=tuple(_published(each.name, columns=frozenset(listed_columns(each, 180_000)) or None) for each in TABLES),
 )
 READY = SourceFacts(
     server=SERVER,
@@ -109,7 +113,7 @@ READY = SourceFacts(
     session=SESSION,
     slot=SLOT,
     publication=PUBLICATION,
-    tables={relation.name: _table(relation) for relation in STREAMED},
+    tables={relation.name: _table(relation) for relation in TABLES},
 )
 KAFKA = KafkaFacts(
     brokers=3,
@@ -157,7 +161,11 @@ def test_a_source_that_is_ready_has_nothing_to_mend() -> None:
     findings = judge_source(READY, SETTINGS)
     assert not has_findings(findings)
     assert missing(READY, SETTINGS) == []
-    assert {f.subject for f in findings if f.severity is NOTE} == {"public.conversations", "public.messages"}
+    assert {f.subject for f in findings if f.severity is NOTE} == {
+        "public.conversations",
+        "public.messages",
+        "public.csat_survey_responses",
+    }
 
 
 @pytest.mark.parametrize(
@@ -194,7 +202,7 @@ def test_a_source_that_is_ready_has_nothing_to_mend() -> None:
         (_publication(operations=frozenset({"insert", "update"})), "publication", REFUSAL, "delete, truncate"),
         (_publication(tables=PUBLICATION.tables[1:]), "publication", REFUSAL, "lacks inboxes"),
         (
-            _publication(tables=(_published("inboxes", has_columns=True), *PUBLICATION.tables[1:])),
+            _publication(tables=(_published("inboxes", columns=frozenset({"id"})), *PUBLICATION.tables[1:])),
             "publication",
             REFUSAL,
             "only some columns or rows of inboxes",
@@ -205,7 +213,7 @@ def test_a_source_that_is_ready_has_nothing_to_mend() -> None:
             REFUSAL,
             "only some columns or rows of inboxes",
         ),
-        (_publication(tables=(*PUBLICATION.tables, _published("users"))), "publication", WARNING, "public.users"),
+        (_publication(tables=(*PUBLICATION.tables, _published("notes"))), "publication", WARNING, "public.notes"),
         (_with_table("messages", kind="p"), "table", REFUSAL, "partitioned"),
         (_with_table("messages", is_partition=True), "table", REFUSAL, "partition of"),
         (_with_table("messages", kind="f"), "table", REFUSAL, "foreign"),

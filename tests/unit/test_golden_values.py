@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from replicator.changes import Table
 from replicator.event import Cause, Head, Origin, Position, TableSchema, decode, encode, pack_head, unpack_head
 from replicator.pgoutput import ABSENT, Column, Insert, RawRow, Relation, decode_frame
-from replicator.relations import BY_NAME
+from replicator.relations import STREAMED_BY_NAME
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 FRAMES = [decode_frame(bytes.fromhex(line)) for line in (GOLDEN / "values-18.6.hex").read_text().splitlines()]
@@ -31,7 +31,7 @@ def relation() -> Relation:
 
 
 def test_every_kind_of_value_has_its_golden_bytes() -> None:
-    table = Table(BY_NAME["messages"], relation().columns, NAMES, ORIGIN)
+    table = Table(STREAMED_BY_NAME["messages"], relation().columns, NAMES, ORIGIN)
     rendered = [table.render(frame.new).json for frame in FRAMES if isinstance(frame, Insert)]
     assert rendered == ROWS
 
@@ -78,7 +78,7 @@ def as_text(value: object) -> bytes | None:
 def test_any_row_comes_back_from_its_event(given_: tuple[list[Column], RawRow]) -> None:
     columns, row = given_
     names = {(oid, -1): str(oid) for oid in LIKE}
-    table = Table(BY_NAME["messages"], columns, names, ORIGIN)
+    table = Table(STREAMED_BY_NAME["messages"], columns, names, ORIGIN)
     rendered = table.render(row)
     version = table.version
     head = Head("c", "messages", rendered.key, Position(1, 2, 3), 1, version, rendered.absent, False, "")

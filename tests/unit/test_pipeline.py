@@ -40,6 +40,7 @@ def run(memory: Memory) -> Run:
     run._source = SimpleNamespace(sample=lambda: SimpleNamespace(snapshot=Snapshot(50, 50, frozenset())))
     run._tenure = SimpleNamespace(memory=memory)
     run._control = SimpleNamespace(next_offset=42)
+    run._derivation = SimpleNamespace(hold=lambda: None)
     return run  # type: ignore[no-any-return]
 
 

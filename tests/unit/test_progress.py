@@ -158,6 +158,17 @@ def test_a_keepalive_confirms_nothing_while_a_transaction_is_unsettled() -> None
     assert progress.confirm() == 500
 
 
+def test_a_dirtied_row_that_is_not_published_holds_what_is_acknowledged_and_settled() -> None:
+    progress = Progress(100)
+    progress.committed(5, 110, 120)
+    progress.seal()
+    progress.settle(seeing())
+    assert progress.confirm(dirty=110) == 110
+    assert progress.confirm(dirty=None) == 120
+    progress.idle_at(300)
+    assert progress.confirm(dirty=None) == 300
+
+
 def test_sealing_an_empty_batch_keeps_it() -> None:
     progress = Progress(0)
     batch = progress.batch

@@ -32,7 +32,8 @@ def test_a_message_of_the_largest_size_never_waits_for_an_empty_queue() -> None:
 def test_a_broker_that_takes_the_connection_and_says_nothing_is_missed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("replicator.publisher.SILENT_S", 0.3)
     with socket.create_server(("127.0.0.1", 0)) as mute:
-        made = Publisher({"bootstrap.servers": f"127.0.0.1:{mute.getsockname()[1]}"}, LARGEST, lambda: None)
+        kafka = {"bootstrap.servers": f"127.0.0.1:{mute.getsockname()[1]}", "log_level": 0}
+        made = Publisher(kafka, LARGEST, lambda: None)
         made.send("topic", 0, None, b"x", [], Batch())
         assert not made.unreachable
 

@@ -8,7 +8,7 @@ import pytest
 from replicator.changes import Table
 from replicator.errors import SourceRefused
 from replicator.pgoutput import ABSENT, Delete, Insert, RawRow, Update
-from replicator.relations import BY_NAME
+from replicator.relations import STREAMED_BY_NAME
 from replicator.routing import NULL, Routed, ordinal, route_delete, route_insert, route_update
 from tests.unit.test_changes import ORIGIN, TYPE_NAMES, columns
 
@@ -18,7 +18,7 @@ WHOLE = b'{"id":1,"inbox_id":7,"content":"hi"}'
 
 
 def table(identity: tuple[str, ...]) -> Table:
-    return Table(BY_NAME["messages"], columns(*NAMES, identity=identity), TYPE_NAMES, ORIGIN)
+    return Table(STREAMED_BY_NAME["messages"], columns(*NAMES, identity=identity), TYPE_NAMES, ORIGIN)
 
 
 def insert(row: RawRow) -> list[Routed]:

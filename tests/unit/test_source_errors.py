@@ -39,6 +39,8 @@ def fault_of(error: Exception) -> ReplicatorError:
         (psycopg.InterfaceError("the connection is closed"), SourceUnavailable),
         (errors.InsufficientPrivilege("x"), SourceRefused),
         (errors.UndefinedTable("x"), SourceRefused),
+        (errors.UndefinedColumn("x"), SourceRefused),
+        (errors.DuplicateTable("x"), SourceRefused),
         (errors.UndefinedObject("x"), SourceRefused),
         (errors.ObjectNotInPrerequisiteState("x"), SourceRefused),
     ],

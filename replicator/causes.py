@@ -1,0 +1,231 @@
+"""From a row change of a base table to what it makes dirty: keys of derived relations, or starts of look-ups.
+
+A change concerns a relation only if a column that the relation uses has changed. The stream carries no old values under
+the default identity, so a bounded memory of fingerprints says what changed: a row that is not in it counts as changed,
+a value that the stream left out as unchanged (it is a TOAST value that the UPDATE did not touch) has not changed. The
+same memory keeps where a row's paths started, for columns that the replica identity does not carry.
+
+Pure. At 100 000 rows/s plain tuples and one pass over a row's used columns matter: no object is made for a row that
+changes nothing.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections import OrderedDict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final, NamedTuple
+
+from replicator.dirty import Start
+from replicator.pgoutput import ABSENT, Absent, RawRow, Relation
+from replicator.values import converter
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Way:
+    """How rows of one base table lead to a relation's keys."""
+
+    relation: str
+    path: str
+    """`dirty.KEY`, or the name of the look-up."""
+    columns: tuple[str, ...]
+    """Of the base table: the key, or what the look-up starts from."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reach:
+    """All that derived relations make of one base table."""
+
+    key: tuple[str, ...]
+    """The table's primary key."""
+    inbox: str
+    """Its inbox column, empty if it has none."""
+    ways: tuple[Way, ...]
+    used: Mapping[str, frozenset[str]]
+    """By relation: the columns that it uses."""
+
+    @property
+    def columns(self) -> frozenset[str]:
+        """Everything that the stream must carry of a row."""
+        return frozenset(self.key).union(*self.used.values(), *(way.columns for way in self.ways))
+
+
+class Cause(NamedTuple):
+    """One item to touch; a plain tuple, made for each change that matters."""
+
+    relation: str
+    path: str
+    start: Start
+    inboxes: tuple[int, ...]
+
+
+class Outdated(Exception):
+    """The table no longer has a column that a relation uses: its lineage must be derived anew."""
+
+
+class Fingerprint(NamedTuple):
+    """What is remembered of a row."""
+
+    hashes: bytes
+    """One 64-bit hash for each used column."""
+    starts: tuple[Start | None, ...]
+    """By way: where it started, for ways that the replica identity does not carry."""
+
+
+class Fingerprints:
+    """The rows seen last, by (table, key)."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._rows: OrderedDict[tuple[object, ...], Fingerprint] = OrderedDict()
+
+    def get(self, name: tuple[object, ...]) -> Fingerprint | None:
+        return self._rows.get(name)
+
+    def put(self, name: tuple[object, ...], fingerprint: Fingerprint) -> None:
+        self._rows[name] = fingerprint
+        self._rows.move_to_end(name)
+        if len(self._rows) > self._most:
+            self._rows.popitem(last=False)
+
+    def pop(self, name: tuple[object, ...]) -> Fingerprint | None:
+        return self._rows.pop(name, None)
+
+    def clear(self) -> None:
+        self._rows.clear()
+
+
+WHOLE: Final = "*"
+"""The path of a cause that can't be traced: the whole relation is to be read."""
+UNKNOWN: Final[Start] = ("?", "a start that the stream left out")
+
+_WIDTH: Final = 8  # bytes of a hash
+
+
+class Causes:
+    """Compiled for one table with the columns of one Relation message."""
+
+    def __init__(self, relation: Relation, reach: Reach, fingerprints: Fingerprints) -> None:
+        """Raises Outdated."""
+        at = {column.name: i for i, column in enumerate(relation.columns)}
+        if lost := reach.columns - at.keys():
+            raise Outdated(f"{relation.name} has no column {', '.join(sorted(lost))} any more")
+        self._table = relation.oid
+        self._key = [at[name] for name in reach.key]
+        self._inbox = at[reach.inbox] if reach.inbox else None
+        carried = {i for i, column in enumerate(relation.columns) if column.is_identity}
+        self._carries_inbox = self._inbox in carried
+        self._carries_key = carried.issuperset(self._key)
+        self._ways = [(way.relation, way.path, [at[name] for name in way.columns]) for way in reach.ways]
+        self._is_carried = [carried.issuperset(columns) for _, _, columns in self._ways]
+        self._converters = [converter(column.type_oid) for column in relation.columns]
+        used = sorted({at[name] for columns in reach.used.values() for name in columns})
+        self._used = used
+        self._bits = {
+            name: sum(1 << used.index(at[column]) for column in columns) for name, columns in reach.used.items()
+        }
+        self._memory = fingerprints
+
+    def of_insert(self, new: RawRow) -> list[Cause]:
+        starts = self._starts(new, None)
+        self._remember(new, self._hashes(new, None), starts)
+        return self._causes(starts, (), self._inboxes(new))
+
+    def of_delete(self, old: RawRow) -> list[Cause]:
+        """`old` holds the identity's columns; under FULL all."""
+        known = self._memory.pop(self._name(old)) if self._carries_key else None
+        return self._causes(self._old_starts(old, known), (), self._old_inboxes(old))
+
+    def of_update(self, old: RawRow, new: RawRow) -> list[Cause]:
+        """`old` is empty if the identity's columns have not changed."""
+        name = self._name(old) if old and self._carries_key else self._name(new)
+        known = self._memory.get(name)
+        hashes = self._hashes(new, known)
+        changed = self._changed(hashes, known.hashes if known is not None else None)
+        if not changed and not old:
+            return []
+        starts = self._starts(new, known)
+        before: Sequence[Start | None] = known.starts if known is not None else ()
+        if old:
+            before = self._old_starts(old, known)
+            self._memory.pop(name)
+        self._remember(new, hashes, starts)
+        concerned = {relation for relation, bits in self._bits.items() if bits & changed}
+        inboxes = (*self._inboxes(new), *(self._old_inboxes(old) if old else ()))
+        return self._causes(starts, before, inboxes, concerned)
+
+    def _causes(
+        self,
+        starts: Sequence[Start | None],
+        before: Sequence[Start | None],
+        inboxes: Iterable[int],
+        concerned: set[str] | None = None,
+    ) -> list[Cause]:
+        named = tuple(dict.fromkeys(inboxes))
+        found: dict[Cause, None] = {}
+        for values in (before, starts):
+            for (relation, path, _), start in zip(self._ways, values, strict=False):
+                if start is None or (concerned is not None and relation not in concerned):
+                    continue
+                found[Cause(relation, WHOLE, (), ()) if start is UNKNOWN else Cause(relation, path, start, named)] = (
+                    None
+                )
+        return list(found)
+
+    def _starts(self, row: RawRow, known: Fingerprint | None) -> tuple[Start | None, ...]:
+        """A start that was left out as unchanged is the one that is remembered."""
+        found = [self._values(row, columns) for _, _, columns in self._ways]
+        for n, (_, _, columns) in enumerate(self._ways):
+            if found[n] is None and any(row[i] is ABSENT for i in columns):
+                found[n] = known.starts[n] if known is not None else UNKNOWN
+        return tuple(found)
+
+    def _old_starts(self, old: RawRow, known: Fingerprint | None) -> tuple[Start | None, ...]:
+        """From the identity where it carries the columns, else from memory."""
+        return tuple(
+            self._values(old, columns) if carried else (known.starts[n] if known is not None else None)
+            for n, ((_, _, columns), carried) in enumerate(zip(self._ways, self._is_carried, strict=True))
+        )
+
+    def _values(self, row: RawRow, columns: Sequence[int]) -> Start | None:
+        """None: an equality with NULL never holds, and what was left out is not known."""
+        found = []
+        for i in columns:
+            raw = row[i]
+            if raw is None or isinstance(raw, Absent):
+                return None
+            found.append(self._converters[i](raw))
+        return tuple(found)
+
+    def _inboxes(self, row: RawRow) -> tuple[int, ...]:
+        raw = row[self._inbox] if self._inbox is not None else None
+        return (int(raw),) if isinstance(raw, bytes) else ()
+
+    def _old_inboxes(self, old: RawRow) -> tuple[int, ...]:
+        return self._inboxes(old) if self._carries_inbox else ()
+
+    def _name(self, row: RawRow) -> tuple[object, ...]:
+        return (self._table, *(row[i] for i in self._key))
+
+    def _hashes(self, row: RawRow, known: Fingerprint | None) -> bytes:
+        hashes = array("q", [hash(row[i]) for i in self._used])
+        if ABSENT in [row[i] for i in self._used]:
+            before = array("q", known.hashes if known is not None else bytes(_WIDTH * len(self._used)))
+            for n, i in enumerate(self._used):
+                if row[i] is ABSENT:
+                    hashes[n] = before[n]
+        return hashes.tobytes()
+
+    def _changed(self, hashes: bytes, before: bytes | None) -> int:
+        """One bit for each used column that is not as it was."""
+        if before is None:
+            return (1 << len(self._used)) - 1
+        if hashes == before:
+            return 0
+        pairs = zip(array("q", hashes), array("q", before), strict=True)
+        return sum(1 << n for n, (new, old) in enumerate(pairs) if new != old)
+
+    def _remember(self, row: RawRow, hashes: bytes, starts: Sequence[Start | None]) -> None:
+        kept = tuple(None if carried else start for start, carried in zip(starts, self._is_carried, strict=True))
+        self._memory.put(self._name(row), Fingerprint(hashes, kept))

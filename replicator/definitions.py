@@ -1,0 +1,111 @@
+"""What derived relations an installation has, and what each is on the source now: columns, lineage, a digest.
+
+The digest is of everything that a relation was derived from (the definitions of its views, the columns of its tables):
+another digest means that any of its rows may be another.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from replicator.config import Settings
+from replicator.derived import BaseTable, Derived
+from replicator.errors import SourceRefused
+from replicator.lineage import Catalog, Path, derive
+from replicator.relations import CONTACTS, SURVEY_ANSWERS, Captured, DerivedRelation, analytics
+from replicator.remedies import quoted
+from replicator.source import Source, source_errors
+from replicator.values import INTEGERS
+from replicator.view_catalog import read_catalog
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Definitions:
+    """Of all derived relations, at one time."""
+
+    relations: Mapping[str, Derived | str]
+    """By name; a sentence where the relation can't be read."""
+    keys: Mapping[BaseTable, tuple[str, ...]]
+    """The primary keys of the base tables."""
+
+    @property
+    def available(self) -> tuple[str, ...]:
+        """Relations that can be read."""
+        return tuple(name for name, found in self.relations.items() if isinstance(found, Derived))
+
+    @property
+    def digest(self) -> str:
+        parts = [
+            f"{name}:{found.digest if isinstance(found, Derived) else found}" for name, found in self.relations.items()
+        ]
+        return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
+def captured_by(settings: Settings) -> Captured:
+    """Every relation that these settings name."""
+    view = [analytics(quoted(settings.view))] if settings.view else []
+    own = [
+        DerivedRelation(
+            name=name,
+            select=each.select,
+            key=(each.key,),
+            inbox=each.inbox,
+            excluded=frozenset(each.excluded),
+            newest=each.newest,
+            paths=tuple(
+                Path(
+                    table=(settings.source_schema, path.table),
+                    start=path.columns,
+                    lookup=path.lookup,
+                    description="by hand",
+                )
+                for path in each.paths
+            ),
+        )
+        for name, each in settings.derived.items()
+    ]
+    return Captured([CONTACTS, SURVEY_ANSWERS, *view, *own])
+
+
+def read_definitions(source: Source, captured: Captured) -> Definitions:
+    """Raises SourceUnavailable if the source does not answer."""
+    relations: dict[str, Derived | str] = {}
+    keys: dict[BaseTable, tuple[str, ...]] = {}
+    for relation in captured.derived:
+        try:
+            with source_errors():
+                catalog = read_catalog(source.connection, relation.select)
+            relations[relation.name] = _derive(source, relation, catalog)
+        except SourceRefused as error:
+            relations[relation.name] = str(error)
+        else:
+            keys |= {name: table.key for name, table in catalog.tables.items()}
+    return Definitions(relations=relations, keys=keys)
+
+
+def _derive(source: Source, relation: DerivedRelation, catalog: Catalog) -> Derived | str:
+    columns = source.columns_of(relation.select)
+    at = {column.name: column for column in columns}
+    for name in (*relation.key, relation.inbox):
+        if name not in at:
+            return f"it has no column {name}"
+        if at[name].type_oid not in INTEGERS:
+            return f"its column {name} is no integer"
+    lineage = derive(relation.select, relation.key, catalog, relation.paths)
+    # A column that reads the clock and can't be computed elsewhere is as old as its row: `check` says so.
+    fatal = [problem for problem in lineage.problems if problem.sql not in lineage.clock]
+    if fatal:
+        return "; ".join(f"{problem.reason}: {problem.sql}" for problem in fatal)
+    types = source.type_names({(column.type_oid, column.type_modifier) for column in columns})
+    names = [f"{column.name} {types[column.type_oid, column.type_modifier]}" for column in columns]
+    parts = [relation.select, *names, *(f"{name}: {text}" for name, text in sorted(catalog.views.items()))]
+    parts += [f"{name}: {table.columns} {table.key}" for name, table in sorted(catalog.tables.items())]
+    return Derived(
+        relation=relation,
+        lineage=lineage,
+        columns=tuple(columns),
+        type_names=types,
+        digest=hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16],
+    )

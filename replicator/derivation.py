@@ -1,0 +1,304 @@
+"""The loop's side of derived relations: which can be read, what is dirty, and what becomes of what was read.
+
+Lives in the stream's loop; the thread that reads (`deriver`) comes in through `Calls`. Items that wait for long, and
+those that fail, are written to the state topic as owed, and are loaded from it when a run begins: the slot does not
+wait for them.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Final
+
+import orjson
+import structlog
+
+from replicator.backfill_job import FanOut
+from replicator.causes import WHOLE, Fingerprints, Reach
+from replicator.causes import Cause as Touch
+from replicator.changes import RenderedRow, Table
+from replicator.derived import BaseTable, Derived, reaches
+from replicator.dirty import KEY, DirtyKeys, Errand, Item, Reading, Start
+from replicator.event import Cause, Origin, Position, pack_key
+from replicator.memory import Memory
+from replicator.outlet import Outlet
+from replicator.progress import Batch, Progress
+from replicator.relations import Captured
+
+log = structlog.get_logger(__name__)
+
+MOST_FAILED_SHOWN: Final = 5
+"""Keys that `status` names of those that can't be read."""
+DURABLE: Final = Batch()
+"""A batch of nothing: what was loaded from the state topic is in it."""
+
+
+class Derivation:
+    """Every derived relation of a run."""
+
+    def __init__(
+        self,
+        captured: Captured,
+        memory: Memory,
+        outlet: Outlet,
+        progress: Progress,
+        announce: Callable[[Table], None],
+        origin: Callable[[str], Origin],
+        read_whole: Callable[[str, str, Batch], None],
+        fan_out: Callable[[str, FanOut, Batch], None],
+        *,
+        most_dirty: int,
+        fingerprints: int,
+    ) -> None:
+        """`read_whole(relation, reason, batch)` and `fan_out` ask for backfills, durable with their batch."""
+        self._captured = captured
+        self._memory, self._outlet, self._progress = memory, outlet, progress
+        self._announce, self._origin = announce, origin
+        self._read_whole, self._fan_out = read_whole, fan_out
+        self._dirty = DirtyKeys(most_dirty)
+        self.fingerprints = Fingerprints(fingerprints)
+        self._available: dict[str, Derived] = {}
+        self._tables: dict[str, Table] = {}
+        self._read = 0
+        self._between_transactions = True
+        self.problems: dict[str, str] = {}
+        """By relation: why it can't be read."""
+        self.reaches: dict[BaseTable, Reach] = {}
+
+    # --- which relations there are
+
+    def install(self, found: Mapping[str, Derived | str], keys: Mapping[BaseTable, tuple[str, ...]]) -> None:
+        """What each relation is now, or why it can't be read. What is new or another is read as a whole.
+
+        `keys`: the primary keys of the base tables.
+        """
+        batch = self._progress.batch
+        self.problems = {name: said for name, said in found.items() if isinstance(said, str)}
+        available = {name: derived for name, derived in found.items() if isinstance(derived, Derived)}
+        for name, reason in self.problems.items():
+            log.warning("relation.unavailable", relation=name, reason=reason)
+        for name in self._available.keys() - available.keys():
+            self._give_up(name, "it could not be read for a while", batch)
+        returned = available.keys() - self._available.keys()
+        self._available = available
+        self._tables = {name: derived.table(self._origin(name)) for name, derived in available.items()}
+        self.fingerprints.clear()
+        self.reaches = reaches(available.values(), keys)
+        for name, derived in available.items():
+            self._announce(self._tables[name])
+            known = self._memory.records.get(f"derived/{name}", {})
+            if known.get("digest") != derived.digest:
+                log.info("relation.derived", relation=name, paths=len(derived.lineage.paths), digest=derived.digest)
+                self._give_up(name, "it is new, or its definition is another", batch)
+                self._memory.write(f"derived/{name}", {"digest": derived.digest}, batch)
+            elif name in returned:
+                self._load(name)
+
+    def can_read(self, table: str) -> bool:
+        """Whether rows of this relation can be read now; of a streamed one always."""
+        return table in self._available or not self._captured.derived_among([table])
+
+    def derived(self, relation: str) -> Derived | None:
+        return self._available.get(relation)
+
+    # --- what is dirty
+
+    def begin_transaction(self) -> None:
+        self._dirty.transaction += 1
+        self._between_transactions = False
+
+    def end_transaction(self) -> None:
+        self._between_transactions = True
+
+    def touch(self, causes: Iterable[Touch], lsn: int) -> None:
+        """A change of the transaction that is being delivered, committed at this LSN."""
+        now = time.monotonic()
+        for relation, path, start, inboxes in causes:
+            if path == WHOLE:
+                self._give_up(relation, "a change could not be traced to its keys", self._progress.batch)
+            elif self._dirty.is_full:
+                self._give_up(relation, "more keys are dirty than are remembered", self._progress.batch)
+            else:
+                self._dirty.touch(relation, path, start, inboxes, lsn, now)
+
+    def outdated(self, reach: Reach, reason: str) -> None:
+        """A base table is no longer what these relations were derived from: they are derived anew soon."""
+        for relation in reach.used:
+            if relation in self._available:
+                self._give_up(relation, reason, self._progress.batch)
+
+    def truncated(self, table: BaseTable) -> None:
+        """A base table was emptied."""
+        for relation in self.reaches[table].used if table in self.reaches else ():
+            self._give_up(relation, f"{table[1]} was truncated", self._progress.batch)
+
+    def ask(self, relation: str, keys: Iterable[Start], inbox: int) -> None:
+        """Keys that somebody wants to be read; asked for again if they get lost."""
+        now = time.monotonic()
+        for key in keys:
+            if relation in self._available and not self._dirty.is_full and type(key[0]) is int:
+                self._dirty.touch(relation, KEY, key, [inbox], 0, now, transaction=0)
+
+    def errand(self, relation: str, keys: Sequence[Start], inboxes: Iterable[int]) -> Errand:
+        """Keys to be read behind the live ones."""
+        errand = Errand(relation, list(keys), frozenset(inboxes))
+        self._dirty.send(errand)
+        return errand
+
+    def hold(self) -> int | None:
+        """The slot must not forget this commit, nor what comes after it."""
+        return self._dirty.hold()
+
+    @property
+    def is_clean(self) -> bool:
+        """Nothing is dirty at all."""
+        return self._dirty.is_clean
+
+    def is_done(self, upto: float) -> bool:
+        """Whether all that was touched before this moment is published (what can't be read is no part of it)."""
+        return self._dirty.is_done(upto)
+
+    def _give_up(self, relation: str, reason: str, batch: Batch) -> None:
+        """Every item of a relation goes, and the whole of it is read."""
+        self._read_whole(relation, reason, batch)
+        self._dirty.release(relation, batch)
+        for record in self._memory.under(f"dirty/{relation}/"):
+            self._memory.forget(record, batch)
+
+    # --- what is read
+
+    def take(self, most: int) -> Reading | None:
+        """The next reading that is due."""
+        unsettled = self._progress.unsettled
+        return self._dirty.take(time.monotonic(), most, unsettled, whole=self._between_transactions)
+
+    def publish(self, reading: Reading, rows: Sequence[RenderedRow], lsn: int) -> None:
+        """What a reading of keys has found, of a snapshot at this LSN."""
+        table = self._tables.get(reading.relation)
+        batch = Batch()
+        if table is None:  # the relation was lost meanwhile, and will be read as a whole
+            self._dirty.published(reading, batch, 0, 0)
+            return
+        now_ms = time.time_ns() // 1_000_000
+        cause = Cause(0, lsn, now_ms, now_ms)
+        self._read += 1
+        read, absences = self._read, 0
+        at: dict[bytes, set[int]] = {}
+        for row in rows:
+            if row.inbox is not None:
+                at.setdefault(row.key, set()).add(row.inbox)
+                self._outlet.derived_row(table, row, read, cause, batch)
+        for item in reading.items:
+            key = pack_key(list(item.start))
+            found = at.get(key, set())
+            for inbox in item.inboxes - found:
+                self._outlet.derived_absence(table, key, inbox, read, cause, batch)
+                absences += 1
+            if not found:
+                self._outlet.derived_absence(table, key, None, read, cause, batch)
+                absences += 1
+        self._dirty.published(reading, batch, len(rows), absences)
+
+    def looked_up(self, reading: Reading, keys: Sequence[Start]) -> None:
+        """The keys to which the starts of a reading lead."""
+        batch = Batch()
+        for item in self._dirty.looked_up(reading, keys, time.monotonic()):
+            self._owe(reading.relation, KEY, item, batch)
+        self._dirty.published(reading, batch, 0, 0)
+
+    def fan_out(self, reading: Reading) -> None:
+        """Its only start leads to too many keys to read them at once."""
+        (item,) = reading.items
+        batch = Batch()
+        fan_out = FanOut(path=reading.path, start=item.start, inboxes=tuple(sorted(item.inboxes)))
+        self._fan_out(reading.relation, fan_out, batch)
+        self._dirty.published(reading, batch, 0, 0)
+
+    def split(self, reading: Reading) -> tuple[Reading, Reading]:
+        return self._dirty.split(reading)
+
+    def fail(self, reading: Reading, reason: str) -> None:
+        """Its only item can't be read."""
+        (item,) = reading.items
+        self._dirty.fail(reading, item, reason, time.monotonic())
+        self._dirty.published(reading, Batch(), 0, 0)
+
+    def put_back(self, reading: Reading, pause_s: float) -> None:
+        """It can't be read now, through no fault of its items."""
+        self._dirty.put_back(reading, time.monotonic() + pause_s)
+
+    def failed(self, relation: str) -> int:
+        """Items that can't be read."""
+        return len(self._dirty.failed(relation))
+
+    def spared(self, relation: str) -> tuple[int, ...]:
+        """Keys that could not be read: what the target has of them is not swept."""
+        return tuple(int(item.start[0]) for item in self._dirty.failed(relation) if type(item.start[0]) is int)
+
+    def next_position(self) -> Position:
+        """Every row that is read from now on stands at or beyond this."""
+        return Position(self._outlet.run.epoch, self._outlet.run.generation, 2 * (self._read + 1))
+
+    # --- by the clock
+
+    def finish(self) -> None:
+        """Takes in what is acknowledged."""
+        batch = Batch()
+        for relation, path, item in self._dirty.finish():
+            self._forget(relation, path, item, batch)
+
+    def write_down(self) -> None:
+        """What waits for long, so that the slot need not."""
+        batch = Batch()
+        for relation, path, item in list(self._dirty.overdue(time.monotonic())):
+            self._owe(relation, path, item, batch)
+
+    def describe(self) -> dict[str, Any]:
+        """By relation, for the status."""
+        now = time.monotonic()
+        return {relation.name: self._describe(relation.name, now) for relation in self._captured.derived}
+
+    def _describe(self, relation: str, now: float) -> dict[str, Any]:
+        counts, failed = self._dirty.counts.get(relation), self._dirty.failed(relation)
+        return {
+            "available": relation in self._available,
+            "problem": self.problems.get(relation, ""),
+            "waiting": self._dirty.waiting(relation),
+            "oldest_s": round(self._dirty.oldest(relation, now), 3),
+            "keys_read": counts.keys if counts else 0,
+            "rows": counts.rows if counts else 0,
+            "absences": counts.absences if counts else 0,
+            "failed": len(failed),
+            "failed_keys": [list(item.start) for item in failed[:MOST_FAILED_SHOWN]],
+            "failed_because": failed[0].reason if failed else "",
+        }
+
+    # --- what is owed
+
+    def _owe(self, relation: str, path: str, item: Item, batch: Batch) -> None:
+        record = {"relation": relation, "path": path, "start": item.start, "inboxes": sorted(item.inboxes)}
+        self._memory.write(_record(relation, path, item.start), record, batch)
+        item.owed, item.is_recorded = batch, True
+
+    def _forget(self, relation: str, path: str, item: Item, batch: Batch) -> None:
+        if item.is_recorded:
+            item.is_recorded = False
+            self._memory.forget(_record(relation, path, item.start), batch)
+
+    def _load(self, relation: str) -> None:
+        """Owed items of a relation that can be read again."""
+        derived = self._available[relation]
+        now = time.monotonic()
+        for name, record in self._memory.under(f"dirty/{relation}/").items():
+            if record["path"] != KEY and not derived.has_path(record["path"]):
+                self._read_whole(relation, "a path of an owed change is gone", self._progress.batch)
+                self._memory.forget(name, self._progress.batch)
+                continue
+            start = tuple(record["start"])
+            item = self._dirty.touch(relation, record["path"], start, record["inboxes"], 0, now, transaction=0)
+            item.owed, item.is_recorded = DURABLE, True
+
+
+def _record(relation: str, path: str, start: Start) -> str:
+    return f"dirty/{relation}/{path}/{orjson.dumps(start).decode()}"

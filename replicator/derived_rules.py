@@ -1,0 +1,90 @@
+"""Judges the derived relations: whether they can be followed, along which paths, and at what price.
+
+Pure: facts in, findings out. What can't be followed is not captured, and says so here; the streamed tables go on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from replicator.config import Settings
+from replicator.facts import DerivedFacts, PathFacts, SourceFacts
+from replicator.findings import Finding, note, ok, warning
+from replicator.remedies import quoted, script, table_name
+
+
+def judge_derived(derived: Iterable[DerivedFacts], facts: SourceFacts, settings: Settings) -> list[Finding]:
+    """One finding for each relation, each of its paths, and whatever is worth knowing of its columns."""
+    return [finding for each in derived for finding in _judge(each, facts, settings)]
+
+
+def _judge(derived: DerivedFacts, facts: SourceFacts, settings: Settings) -> Iterable[Finding]:
+    if derived.problem:
+        yield warning(
+            "relation",
+            derived.name,
+            f"is not captured: {derived.problem}",
+            "mend its definition, or give the missing path by hand in REPLICATOR_DERIVED (see docs/operations.md)",
+        )
+        return
+    if derived.fault:
+        yield warning("relation", derived.name, f"can't be read: {derived.fault}", f"see the rights on {derived.name}")
+    elif derived.scanned:
+        yield warning(
+            "relation",
+            derived.name,
+            f"one key reads all of {', '.join(derived.scanned)}",
+            "an index on the column that the relation joins or groups it by",
+        )
+    else:
+        yield ok("relation", derived.name, f"is read again key by key, followed from {len(derived.used)} tables")
+    for path in derived.paths:
+        yield _judge_path(derived.name, path, facts, settings)
+    yield from _judge_columns(derived)
+
+
+def _judge_path(relation: str, path: PathFacts, facts: SourceFacts, settings: Settings) -> Finding:
+    subject = f"{relation}: {path.says}"
+    published = facts.publication
+    names = {table.name for table in published.tables} if published is not None else set()
+    if published is not None and not published.all_tables and path.table not in names:
+        return warning(
+            "path",
+            subject,
+            f"{path.table} is not in the publication: its changes are not seen",
+            script(f"ALTER PUBLICATION {quoted(settings.publication)} ADD TABLE {table_name(settings, path.table)}"),
+        )
+    if path.fault:
+        return warning("path", subject, f"the look-up can't be run: {path.fault}", f"GRANT SELECT on {path.table}")
+    if path.scanned:
+        return warning(
+            "path",
+            subject,
+            f"the look-up reads all of {', '.join(path.scanned)}",
+            "an index on the columns that the path names",
+        )
+    table = facts.tables.get(path.table)
+    carried = set(table.primary_key) if table is not None else set()
+    if table is not None and table.identity_index is not None:
+        carried = set(table.identity_index.columns)
+    if table is not None and table.identity != "f" and (lacking := [c for c in path.columns if c not in carried]):
+        return note(
+            "path",
+            subject,
+            f"old values of {', '.join(lacking)} are remembered for recent rows only: where an older row pointed to"
+            " before an UPDATE or a DELETE is put right by the next backfill",
+        )
+    return ok("path", subject, "followed")
+
+
+def _judge_columns(derived: DerivedFacts) -> Iterable[Finding]:
+    stored = [name for name, expression in derived.clock.items() if expression is None]
+    computed = [name for name in derived.clock if name not in stored]
+    if computed:
+        yield note(
+            "clock", derived.name, f"{', '.join(computed)}: change without a write, computed where they are read"
+        )
+    if stored:
+        yield note("clock", derived.name, f"{', '.join(stored)}: change without a write, and are as old as their row")
+    for name, pieces in derived.unstable.items():
+        yield note("unstable", f"{derived.name}.{name}", f"its order leaves ties: {'; '.join(pieces)}")

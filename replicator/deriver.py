@@ -1,0 +1,236 @@
+"""The thread that reads derived relations: what the stream made dirty, then what backfills and wide fan-outs ask for.
+
+A reading is done in one REPEATABLE READ transaction whose snapshot sees everything that was delivered before it was
+taken, look-ups included. What fails is split until the very key that can't be read is known; the rest goes on. Faults
+of the source are waited out here; they never stop the stream.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from typing import Final, NamedTuple, Protocol
+
+import structlog
+
+from replicator.calls import Calls, Ended
+from replicator.changes import RenderedRow, Table
+from replicator.config import Settings
+from replicator.definitions import Definitions, read_definitions
+from replicator.derived import Derived, Redefined, look_up, read_rows
+from replicator.dirty import KEY, Reading, Start
+from replicator.errors import SourceBusy, SourceRefused, SourceUnavailable
+from replicator.event import Origin
+from replicator.relations import Captured
+from replicator.runtime import GrowingPause
+from replicator.settled import SettledReads
+from replicator.source import Source
+
+log = structlog.get_logger(__name__)
+
+KEYS_AT_ONCE: Final = 500
+IDLE_S: Final = 0.02
+"""Between two looks for something due, while anything is waiting."""
+WATCH_S: Final = 10.0
+"""Between two looks whether a definition has changed."""
+MOST_FAILED: Final = 1_000
+"""Keys of one relation that may fail by themselves; beyond that the relation is broken, not its keys."""
+BROKEN_PAUSE_S: Final = 10.0
+
+
+class Work(Protocol):
+    """What the stream's loop does for the reader. Every method is called through `Calls`, in the loop's thread."""
+
+    def take(self, most: int) -> Reading | None: ...
+
+    def derived(self, relation: str) -> Derived | None: ...
+
+    def publish(self, reading: Reading, rows: list[RenderedRow], lsn: int) -> None: ...
+
+    def looked_up(self, reading: Reading, keys: list[Start]) -> None: ...
+
+    def fan_out(self, reading: Reading) -> None: ...
+
+    def split(self, reading: Reading) -> tuple[Reading, Reading]: ...
+
+    def fail(self, reading: Reading, reason: str) -> None: ...
+
+    def failed(self, relation: str) -> int: ...
+
+    def put_back(self, reading: Reading, pause_s: float) -> None: ...
+
+
+class Rows(NamedTuple):
+    """Of keys."""
+
+    rows: list[RenderedRow]
+
+
+class Keys(NamedTuple):
+    """To which starts lead."""
+
+    keys: list[Start]
+
+
+Found = Rows | Keys
+
+
+class Deriver:
+    """The thread. `error` is set when it ended by a fault that is not the environment's."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        captured: Captured,
+        calls: Calls,
+        work: Work,
+        install: Callable[[Definitions], None],
+        origin: Callable[[str], Origin],
+        *,
+        known: str,
+        born: int,
+    ) -> None:
+        """`known`: the digest of the definitions that are installed. `born`: as for a backfill."""
+        self._settings, self._captured, self._calls, self._work = settings, captured, calls, work
+        self._install, self._origin = install, origin
+        self._known = known
+        self._stop = threading.Event()
+        self._settled = SettledReads(born, self._stop)
+        self._source: Source | None = None
+        self._thread = threading.Thread(target=self._run, name="deriver", daemon=True)
+        self._tables: dict[str, tuple[Derived, Table]] = {}
+        self._watch_due = 0.0
+        self._held_up = ""
+        self.error: BaseException | None = None
+
+    @property
+    def waits_for(self) -> str:
+        """What reading waits for at the moment, in words; empty when it does not wait."""
+        return self._settled.waits_for or self._held_up
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Asks the thread to end."""
+        self._stop.set()
+        source = self._source
+        if source is not None:
+            source.cancel()
+
+    def join(self, seconds: float) -> bool:
+        """Whether the thread has ended, waited for at most so long."""
+        self._thread.join(seconds)
+        return not self._thread.is_alive()
+
+    def _run(self) -> None:
+        pause = GrowingPause()
+        while not self._stop.is_set():
+            try:
+                with Source(self._settings) as self._source:
+                    self._source.plan_once()
+                    self._serve(self._source, pause)
+            except Ended:
+                return
+            except (SourceUnavailable, SourceBusy, SourceRefused) as error:
+                if self._stop.is_set():
+                    return
+                self._held_up = str(error)
+                log.warning("derived.waits", reason=str(error))
+                self._stop.wait(pause.next())
+            except BaseException as error:  # handed to the loop, which ends the run with it
+                self.error = error
+                return
+            finally:
+                self._source = None
+
+    def _serve(self, source: Source, pause: GrowingPause) -> None:
+        while not self._stop.is_set():
+            if time.monotonic() >= self._watch_due:
+                self._look_at_definitions(source)
+            reading = self._calls.run(lambda: self._work.take(KEYS_AT_ONCE))
+            if reading is None:
+                self._held_up = ""
+                self._stop.wait(IDLE_S)
+                continue
+            self._read(source, reading)
+            pause.reset()
+            self._held_up = ""
+
+    def _look_at_definitions(self, source: Source) -> None:
+        """A definition that is another now is installed, and its relation read as a whole."""
+        found = read_definitions(source, self._captured)
+        if found.digest != self._known:
+            self._calls.run(lambda: self._install(found))
+            self._known = found.digest
+        self._watch_due = time.monotonic() + WATCH_S
+
+    def _read(self, source: Source, reading: Reading) -> None:
+        """To its end: published, looked up, failed, or put back."""
+        derived = self._calls.run(lambda: self._work.derived(reading.relation))
+        if derived is None:
+            self._calls.run(lambda: self._work.put_back(reading, BROKEN_PAUSE_S))
+            return
+        try:
+            found, lsn = self._read_settled(source, derived, reading)
+        except (SourceUnavailable, SourceBusy) as error:
+            if isinstance(error, SourceBusy) or source.connection.broken:
+                self._calls.run(lambda: self._work.put_back(reading, 0.0))
+                raise
+            self._halve(source, reading, str(error))
+        except Redefined:
+            self._watch_due = 0.0
+            self._calls.run(lambda: self._work.put_back(reading, 0.1))
+        except SourceRefused as error:
+            self._watch_due = 0.0  # the definition may be another by now
+            self._halve(source, reading, str(error))
+        else:
+            self._hand_over(source, reading, found, lsn)
+
+    def _halve(self, source: Source, reading: Reading, reason: str) -> None:
+        """Something in it can't be read."""
+        if self._calls.run(lambda: self._work.failed(reading.relation)) >= MOST_FAILED:
+            self._calls.run(lambda: self._work.put_back(reading, BROKEN_PAUSE_S))
+        elif len(reading.items) == 1:
+            log.warning(
+                "derived.key_failed", relation=reading.relation, reason=reason, tries=reading.items[0].tries + 1
+            )
+            self._calls.run(lambda: self._work.fail(reading, reason))
+        else:
+            self._read_halves(source, reading)
+
+    def _read_halves(self, source: Source, reading: Reading) -> None:
+        for half in self._calls.run(lambda: self._work.split(reading)):
+            self._read(source, half)
+
+    def _hand_over(self, source: Source, reading: Reading, found: Found, lsn: int) -> None:
+        """Outside the transaction: the loop may be held up by Kafka, which must not hold a snapshot of the source."""
+        match found:
+            case Rows():
+                self._calls.run(lambda: self._work.publish(reading, found.rows, lsn))
+            case Keys() if len(found.keys) <= self._settings.fan_out_keys:
+                self._calls.run(lambda: self._work.looked_up(reading, found.keys))
+            case Keys() if len(reading.items) == 1:
+                self._calls.run(lambda: self._work.fan_out(reading))
+            case Keys():
+                self._read_halves(source, reading)
+
+    def _read_settled(self, source: Source, derived: Derived, reading: Reading) -> tuple[Found, int]:
+        """What is found, and an LSN of its snapshot, which sees everything that was delivered before."""
+        return self._settled.read(
+            source, reading.unsettled, lambda sample: (self._find(source, derived, reading), sample.flushed_lsn)
+        )
+
+    def _find(self, source: Source, derived: Derived, reading: Reading) -> Found:
+        starts = [item.start for item in reading.items]
+        if reading.path == KEY:
+            return Rows(read_rows(source.connection, derived, self._table(derived), starts))
+        most = self._settings.fan_out_keys + 1
+        return Keys(look_up(source.connection, derived, reading.path, starts, most))
+
+    def _table(self, derived: Derived) -> Table:
+        known = self._tables.get(derived.relation.name)
+        if known is None or known[0] is not derived:
+            known = self._tables[derived.relation.name] = derived, derived.table(self._origin(derived.relation.name))
+        return known[1]

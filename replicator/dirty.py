@@ -1,0 +1,401 @@
+"""Keys of derived relations that must be read again: coalesced, in a bounded set, each with what it holds up.
+
+An *item* is a key, or the start of a path whose look-up will say which keys. It becomes due when nothing has touched it
+for a moment, or at the latest a while after it was first touched; and only when the transaction that touched it was
+delivered whole. Until the rows of an item are acknowledged by Kafka, or the item itself is durable as owed, it holds
+the slot at the commit that first touched it (invariant 1).
+
+Pure: it is told the time, and asks nobody. Belongs to the stream's loop.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict, deque
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from replicator.progress import Batch
+from replicator.values import JsonValue
+
+COALESCE_S: Final = 0.2
+"""An item waits so long for further changes of the same..."""
+LONGEST_S: Final = 1.0
+"""...but no longer than this in all."""
+OWE_S: Final = 2.0
+"""An item that waits for so long is written down as owed, and lets the slot go."""
+FIRST_RETRY_S: Final = 5.0
+LONGEST_RETRY_S: Final = 300.0
+
+KEY: Final = ""
+"""The path of an item that is a key itself."""
+
+Start = tuple[JsonValue, ...]
+"""A key, or the values that a path starts from."""
+Group = tuple[str, str]
+"""(relation, path)."""
+
+
+@dataclass(slots=True, eq=False)
+class Item:
+    """One thing to be read."""
+
+    start: Start
+    inboxes: set[int]
+    """Where its causes named it: if it is not there any more, that is a delete there."""
+    first: float
+    due: float
+    lsn: int
+    """The commit that first touched it; 0: it holds nothing."""
+    transaction: int
+    """Serial number of the last transaction that touched it."""
+    owed: Batch | None = None
+    """Set when it was written down with all its inboxes: complete when that is acknowledged."""
+    is_recorded: bool = False
+    """A record of it stands in the state topic."""
+    tries: int = 0
+    """Failed readings."""
+    reason: str = ""
+    """Of the last failure, without a value."""
+
+    @property
+    def holds(self) -> bool:
+        return self.lsn > 0 and not (self.owed is not None and self.owed.complete)
+
+
+@dataclass(slots=True, eq=False)
+class Errand:
+    """Keys that a backfill or a wide fan-out asks for: read behind the live ones, held nowhere."""
+
+    relation: str
+    keys: list[Start]
+    inboxes: frozenset[int]
+    open: int = 0
+    """Readings of it that are under way."""
+
+    @property
+    def complete(self) -> bool:
+        """Everything is acknowledged, or has become an item of its own that failed."""
+        return not self.keys and not self.open
+
+
+@dataclass(slots=True, eq=False)
+class Reading:
+    """What is read at once, in one snapshot: items of one group, or a part of an errand."""
+
+    relation: str
+    path: str
+    items: list[Item]
+    unsettled: tuple[int, ...]
+    """32-bit xids that the snapshot must see."""
+    errand: Errand | None = None
+    batch: Batch | None = None
+    """Set when its rows are published."""
+
+
+@dataclass(slots=True)
+class Counts:
+    """Of one relation, for the status."""
+
+    readings: int = 0
+    keys: int = 0
+    rows: int = 0
+    absences: int = 0
+
+
+@dataclass(slots=True)
+class DirtyKeys:
+    """The set. `limit`: items at the most; beyond it a relation is read as a whole instead."""
+
+    limit: int
+    transaction: int = 0
+    """Serial number of the transaction that is being delivered."""
+    counts: dict[str, Counts] = field(default_factory=dict)
+    _groups: dict[Group, OrderedDict[Start, Item]] = field(default_factory=dict)
+    _errands: deque[Errand] = field(default_factory=deque)
+    _flying: list[Reading] = field(default_factory=list)
+    _failed: dict[str, OrderedDict[tuple[str, Start], Item]] = field(default_factory=dict)
+    _released: list[tuple[int, Batch]] = field(default_factory=list)
+    _size: int = 0
+
+    def __len__(self) -> int:
+        return self._size
+
+    @property
+    def is_full(self) -> bool:
+        return self._size >= self.limit
+
+    def touch(
+        self,
+        relation: str,
+        path: str,
+        start: Start,
+        inboxes: Iterable[int],
+        lsn: int,
+        now: float,
+        transaction: int | None = None,
+    ) -> Item:
+        """A change concerns this item; the change is of the transaction that is being delivered, or of an older one.
+
+        Look at `is_full` before.
+        """
+        group = self._groups.get((relation, path))
+        if group is None:
+            group = self._groups[relation, path] = OrderedDict()
+        named = set(inboxes)
+        serial = self.transaction if transaction is None else transaction
+        item = group.get(start)
+        if item is None:
+            item = self._forgive(relation, path, start) or Item(start, set(), now, now, lsn, serial)
+            item.due = now + COALESCE_S
+            group[start] = item
+            self._size += 1
+        elif now + COALESCE_S <= item.first + LONGEST_S:
+            item.due = now + COALESCE_S
+            group.move_to_end(start)
+        if item.owed is not None and not named <= item.inboxes:  # what is written down does not say them
+            item.lsn = lsn if item.owed.complete else item.lsn
+            item.owed = None
+        elif not item.lsn and item.owed is None:
+            item.lsn = lsn
+        item.inboxes |= named
+        item.transaction = max(item.transaction, serial)
+        return item
+
+    def _forgive(self, relation: str, path: str, start: Start) -> Item | None:
+        """An item that failed is tried again at once when it changes."""
+        failed = self._failed.get(relation)
+        return failed.pop((path, start), None) if failed else None
+
+    def send(self, errand: Errand) -> None:
+        """To be read behind the live items."""
+        self._errands.append(errand)
+
+    def take(self, now: float, most: int, unsettled: Sequence[int], *, whole: bool) -> Reading | None:
+        """The next reading, if one is due. `whole`: no transaction is half delivered."""
+        upto = self.transaction + 1 if whole else self.transaction
+        ripe = [
+            (next(iter(group.values())).due, name)
+            for name, group in self._groups.items()
+            if group and next(iter(group.values())).due <= now
+        ]
+        for _, (relation, path) in sorted(ripe):
+            items = self._pick(self._groups[relation, path], now, most, upto)
+            if items:
+                reading = Reading(relation, path, items, tuple(unsettled))
+                self._flying.append(reading)
+                return reading
+        return self._retry(now, most, unsettled) or self._run_errand(now, most, unsettled)
+
+    def _pick(self, group: OrderedDict[Start, Item], now: float, most: int, upto: int) -> list[Item]:
+        picked: list[Item] = []
+        for item in group.values():
+            if item.due > now or len(picked) == most:
+                break
+            if item.transaction < upto:
+                picked.append(item)
+        for item in picked:
+            del group[item.start]
+        self._size -= len(picked)
+        return picked
+
+    def _retry(self, now: float, most: int, unsettled: Sequence[int]) -> Reading | None:
+        """Items that failed, each by itself, so that a good one does not fail again with a bad one."""
+        del most
+        for relation, failed in self._failed.items():
+            for (path, start), item in failed.items():
+                if item.due <= now:
+                    del failed[path, start]
+                    reading = Reading(relation, path, [item], tuple(unsettled))
+                    self._flying.append(reading)
+                    return reading
+        return None
+
+    def _run_errand(self, now: float, most: int, unsettled: Sequence[int]) -> Reading | None:
+        while self._errands and not self._errands[0].keys:
+            self._errands.popleft()
+        if not self._errands:
+            return None
+        errand = self._errands[0]
+        keys, errand.keys = errand.keys[:most], errand.keys[most:]
+        errand.open += 1
+        items = [Item(key, set(errand.inboxes), now, now, 0, 0) for key in keys]
+        reading = Reading(errand.relation, KEY, items, tuple(unsettled), errand)
+        self._flying.append(reading)
+        return reading
+
+    def looked_up(self, reading: Reading, keys: Iterable[Start], now: float) -> list[Item]:
+        """What a look-up has found: the keys hold what all the starts held together, and are due at once.
+
+        Returned are keys that must be written down before a start's own record goes.
+        """
+        inboxes = set[int]().union(*(item.inboxes for item in reading.items))
+        held = min((item.lsn for item in reading.items if item.holds), default=0)
+        serial = max(item.transaction for item in reading.items)
+        is_recorded = any(item.is_recorded for item in reading.items)
+        heirs: list[Item] = []
+        for key in keys:
+            taken = self.touch(reading.relation, KEY, key, inboxes, held, now - COALESCE_S, serial)
+            if held and taken.owed is None:
+                taken.lsn = min(held, taken.lsn) if taken.lsn else held
+            if is_recorded and not taken.is_recorded:
+                heirs.append(taken)
+        return heirs
+
+    def published(self, reading: Reading, batch: Batch, rows: int, absences: int) -> None:
+        """Its rows are on their way to Kafka."""
+        reading.batch = batch
+        counts = self.counts.setdefault(reading.relation, Counts())
+        counts.readings += 1
+        counts.keys += len(reading.items)
+        counts.rows += rows
+        counts.absences += absences
+
+    def finish(self) -> Iterator[tuple[str, str, Item]]:
+        """Readings that are acknowledged end here: their items, as (relation, path, item), of which records may go."""
+        still = []
+        for reading in self._flying:
+            if reading.batch is None or not reading.batch.complete:
+                still.append(reading)
+                continue
+            if reading.errand is not None:
+                reading.errand.open -= 1
+            for item in reading.items:
+                self._pass_on(reading, item)
+                yield reading.relation, reading.path, item
+        self._flying = still
+
+    def _pending(self, reading: Reading, item: Item) -> Item | None:
+        """What has come for the same start since the reading began."""
+        group = self._groups.get((reading.relation, reading.path))
+        return group.get(item.start) if group is not None else None
+
+    def _pass_on(self, reading: Reading, item: Item) -> None:
+        """A record that a newer item of the same start goes on relying on stays, and goes with that one."""
+        newer = self._pending(reading, item)
+        if newer is not None and newer.is_recorded:
+            item.is_recorded = False
+
+    def put_back(self, reading: Reading, now: float) -> None:
+        """It could not be read for a reason that lies not in its items: they are due again after a pause."""
+        self._land(reading)
+        if reading.errand is not None:
+            reading.errand.keys = [item.start for item in reading.items] + reading.errand.keys
+            if reading.errand not in self._errands:
+                self._errands.appendleft(reading.errand)
+            return
+        group = self._groups.setdefault((reading.relation, reading.path), OrderedDict())
+        for item in reversed(reading.items):
+            newer = group.get(item.start)
+            if newer is not None:
+                self._merge(newer, item)
+                continue
+            item.due = now
+            group[item.start] = item
+            group.move_to_end(item.start, last=False)
+            self._size += 1
+
+    def fail(self, reading: Reading, item: Item, reason: str, now: float) -> None:
+        """This very item can't be read: tried again later by itself, and written down."""
+        reading.items.remove(item)
+        item.tries += 1
+        item.reason = reason
+        item.due = now + min(FIRST_RETRY_S * 2 ** (item.tries - 1), LONGEST_RETRY_S)
+        newer = self._pending(reading, item)
+        if newer is not None:
+            self._merge(newer, item)
+            return
+        self._failed.setdefault(reading.relation, OrderedDict())[reading.path, item.start] = item
+
+    def split(self, reading: Reading) -> tuple[Reading, Reading]:
+        """Two halves, both under way."""
+        self._land(reading)
+        middle = len(reading.items) // 2
+        halves = [
+            Reading(reading.relation, reading.path, items, reading.unsettled, reading.errand)
+            for items in (reading.items[:middle], reading.items[middle:])
+        ]
+        self._flying.extend(halves)
+        if reading.errand is not None:
+            reading.errand.open += 2
+        return halves[0], halves[1]
+
+    def _land(self, reading: Reading) -> None:
+        self._flying.remove(reading)
+        if reading.errand is not None:
+            reading.errand.open -= 1
+
+    def _merge(self, newer: Item, older: Item) -> None:
+        newer.inboxes |= older.inboxes
+        newer.first = min(newer.first, older.first)
+        newer.tries, newer.reason = older.tries, older.reason
+        newer.is_recorded |= older.is_recorded
+        if older.holds:
+            newer.lsn = min(newer.lsn, older.lsn) if newer.lsn else older.lsn
+            newer.owed = None
+
+    def overdue(self, now: float) -> Iterator[tuple[str, str, Item]]:
+        """Items that hold the slot for long, and those that failed: to be written down as owed, with `Item.owed`."""
+        for (relation, path), group in self._groups.items():
+            for item in group.values():
+                if item.owed is None and item.lsn and now - item.first >= OWE_S:
+                    yield relation, path, item
+        for reading in self._flying:
+            for item in reading.items:
+                if item.owed is None and item.lsn and now - item.first >= OWE_S:
+                    yield reading.relation, reading.path, item
+        for relation, failed in self._failed.items():
+            for (path, _), item in failed.items():
+                if item.owed is None:
+                    yield relation, path, item
+
+    @property
+    def is_clean(self) -> bool:
+        """Nothing holds the slot, as can be told without looking at every item: asked for each keepalive."""
+        return not (self._size or self._flying or self._released or any(self._failed.values()))
+
+    def hold(self) -> int | None:
+        """The slot must not forget this commit, nor what comes after it. Looks at every item."""
+        self._released = [(lsn, batch) for lsn, batch in self._released if not batch.complete]
+        held = [lsn for lsn, _ in self._released]
+        held += [item.lsn for group in self._groups.values() for item in group.values() if item.holds]
+        held += [item.lsn for reading in self._flying for item in reading.items if item.holds]
+        held += [item.lsn for failed in self._failed.values() for item in failed.values() if item.holds]
+        return min(held, default=None)
+
+    def release(self, relation: str, batch: Batch) -> None:
+        """All items of a relation go, because it is to be read as a whole.
+
+        They hold the slot until `batch`, which says that it is to be read, is acknowledged.
+        """
+        gone = list(self._failed.pop(relation, {}).values())
+        for (name, _), group in self._groups.items():
+            if name == relation:
+                gone += group.values()
+                self._size -= len(group)
+                group.clear()
+        held = [item.lsn for item in gone if item.holds]
+        if held:
+            self._released.append((min(held), batch))
+
+    def is_done(self, upto: float) -> bool:
+        """Whether every item that was first touched before this moment is published, or can't be read."""
+        pending = (item for group in self._groups.values() for item in group.values())
+        flying = (item for reading in self._flying if reading.batch is None for item in reading.items)
+        return not any(item.first <= upto for items in (pending, flying) for item in items)
+
+    def waiting(self, relation: str) -> int:
+        """Items of a relation that are to be read."""
+        return sum(len(group) for (name, _), group in self._groups.items() if name == relation)
+
+    def oldest(self, relation: str, now: float) -> float:
+        """Seconds that the oldest item of a relation waits."""
+        firsts = [
+            item.first for (name, _), group in self._groups.items() if name == relation for item in group.values()
+        ]
+        firsts += [item.first for reading in self._flying if reading.relation == relation for item in reading.items]
+        return now - min(firsts) if firsts else 0.0
+
+    def failed(self, relation: str) -> list[Item]:
+        """Items that could not be read, each by its own fault."""
+        return list(self._failed.get(relation, {}).values())

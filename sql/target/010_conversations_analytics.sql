@@ -1,0 +1,157 @@
+-- One row for each conversation, as the source's analytics view gives it: its 118 columns in its order. Those that the
+-- clock alone changes are never sent and stay NULL: conversations_analytics_live, which `consumers setup` makes,
+-- computes them. etl_inserted_at and etl_updated_at: when the row was written here, in UTC.
+
+CREATE TABLE IF NOT EXISTS conversations_analytics (
+    tenant_id integer NOT NULL,
+    conversation_id integer NOT NULL,
+    display_id integer,
+    conversation_uuid uuid,
+    account_id integer,
+    status integer,
+    priority integer,
+    snoozed_until timestamp,
+    assignee_id integer,
+    team_id bigint,
+    campaign_id bigint,
+    contact_id bigint,
+    inbox_id integer,
+    conversation_created_at timestamp,
+    conversation_updated_at timestamp,
+    last_activity_at timestamp,
+    first_reply_created_at timestamp,
+    waiting_since timestamp,
+    contact_last_seen_at timestamp,
+    agent_last_seen_at timestamp,
+    contact_name varchar,
+    contact_email varchar,
+    contact_phone varchar,
+    contact_identifier varchar,
+    inbox_name varchar,
+    inbox_channel_type varchar,
+    inbox_timezone varchar,
+    assignee_name varchar,
+    assignee_email varchar,
+    team_name varchar,
+    account_name varchar,
+    message_compiled jsonb,
+    client_sender_id bigint,
+    client_phone varchar,
+    t_messages bigint,
+    total_messages_public bigint,
+    total_messages_private bigint,
+    mc_first_message_at timestamp,
+    mc_last_message_at timestamp,
+    csat_response_id bigint,
+    csat_rating integer,
+    csat_feedback text,
+    csat_created_at timestamp,
+    csat_nps_category text,
+    csat_sentiment_category text,
+    has_written_feedback boolean,
+    has_detailed_feedback boolean,
+    has_csat boolean,
+    first_response_time_seconds integer,
+    first_response_time_minutes numeric,
+    resolution_time_seconds integer,
+    waiting_time_seconds integer,
+    is_assigned boolean,
+    has_team boolean,
+    is_resolved boolean,
+    is_open boolean,
+    is_pending boolean,
+    is_snoozed boolean,
+    has_contact boolean,
+    is_waiting boolean,
+    has_priority boolean,
+    is_high_priority boolean,
+    is_from_campaign boolean,
+    is_fast_response boolean,
+    is_slow_response boolean,
+    is_fast_resolution boolean,
+    is_waiting_long boolean,
+    contact_has_seen boolean,
+    agent_has_seen boolean,
+    priority_score integer,
+    priority_label text,
+    status_label_pt text,
+    user_messages_count bigint,
+    contact_messages_count bigint,
+    private_notes_count bigint,
+    first_message_text text,
+    last_message_text text,
+    first_message_sender_type varchar,
+    last_message_sender_type varchar,
+    conversation_duration_seconds integer,
+    avg_time_between_messages_seconds numeric,
+    avg_message_length integer,
+    max_message_length integer,
+    has_user_messages boolean,
+    has_contact_messages boolean,
+    has_private_notes boolean,
+    has_contact_reply boolean,
+    is_short_conversation boolean,
+    is_long_conversation boolean,
+    user_message_ratio numeric,
+    contact_message_ratio numeric,
+    has_human_intervention boolean,
+    is_bot_resolved boolean,
+    conversation_date date,
+    conversation_year integer,
+    conversation_month integer,
+    conversation_day integer,
+    conversation_day_of_week integer,
+    conversation_hour integer,
+    conversation_minute integer,
+    conversation_week_of_year integer,
+    conversation_quarter integer,
+    conversation_day_name text,
+    conversation_month_name text,
+    conversation_period text,
+    is_weekday boolean,
+    is_weekend boolean,
+    is_business_hours boolean,
+    is_night_time boolean,
+    days_since_creation integer,
+    is_today boolean,
+    is_yesterday boolean,
+    is_this_week boolean,
+    is_this_month boolean,
+    is_this_year boolean,
+    conversation_date_formatted text,
+    conversation_datetime_formatted text,
+    conversation_year_month text,
+    conversation_year_week text,
+    etl_inserted_at timestamp DEFAULT (now() AT TIME ZONE 'UTC'),
+    etl_updated_at timestamp DEFAULT (now() AT TIME ZONE 'UTC'),
+    source_epoch bigint NOT NULL DEFAULT 0,
+    source_point bigint NOT NULL DEFAULT 0,
+    source_ordinal bigint NOT NULL DEFAULT 0,
+    synced_at timestamptz,
+    CONSTRAINT conversations_analytics_pkey PRIMARY KEY (tenant_id, conversation_id),
+    CONSTRAINT conversations_analytics_tenant FOREIGN KEY (tenant_id) REFERENCES tenants (id) ON DELETE CASCADE
+);
+CREATE INDEX IF NOT EXISTS conversations_analytics_inbox ON conversations_analytics (tenant_id, inbox_id);
+CREATE INDEX IF NOT EXISTS conversations_analytics_stubs
+    ON conversations_analytics (tenant_id, conversation_id) WHERE synced_at IS NULL;
+
+CREATE OR REPLACE FUNCTION replication_analytics_updated() RETURNS trigger
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    NEW.etl_updated_at := now() AT TIME ZONE 'UTC';
+    RETURN NEW;
+END
+$$;
+CREATE OR REPLACE TRIGGER replication_analytics_updated BEFORE UPDATE ON conversations_analytics
+    FOR EACH ROW EXECUTE FUNCTION replication_analytics_updated();
+
+ALTER TABLE conversations_analytics ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY;
+CREATE POLICY tenant_rows ON conversations_analytics
+    USING (tenant_id = (SELECT NULLIF(current_setting('app.current_tenant_id', true), '')::integer))
+    WITH CHECK (tenant_id = (SELECT NULLIF(current_setting('app.current_tenant_id', true), '')::integer));
+CREATE POLICY applier_tenant_rows ON conversations_analytics AS RESTRICTIVE TO :"applier"
+    USING (tenant_id = (SELECT NULLIF(current_setting('app.current_tenant_id', true), '')::integer))
+    WITH CHECK (tenant_id = (SELECT NULLIF(current_setting('app.current_tenant_id', true), '')::integer));
+GRANT SELECT, INSERT, UPDATE, DELETE ON conversations_analytics TO :"applier";
+GRANT SELECT ON conversations_analytics TO replication_readers;

@@ -1,0 +1,386 @@
+"""A key that was dirtied is read in a later snapshot, and holds the slot until that is acknowledged or owed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from replicator.dirty import (
+    COALESCE_S,
+    FIRST_RETRY_S,
+    KEY,
+    LONGEST_S,
+    OWE_S,
+    DirtyKeys,
+    Errand,
+    Item,
+    Reading,
+)
+from replicator.progress import Batch
+
+VIEW, LOOKUP = "view", "contacts(id)"
+
+
+def acknowledged() -> Batch:
+    return Batch()
+
+
+def unacknowledged() -> Batch:
+    batch = Batch()
+    batch.sent = 1
+    return batch
+
+
+class At:
+    """A set, and the time."""
+
+    def __init__(self, limit: int = 1000) -> None:
+        self.dirty = DirtyKeys(limit)
+        self.now = 100.0
+        self.whole = True
+
+    def touch(self, key: int, lsn: int = 1, inboxes: tuple[int, ...] = (1,), path: str = KEY) -> Item:
+        return self.dirty.touch(VIEW, path, (key,), inboxes, lsn, self.now)
+
+    def take(self, most: int = 100) -> list[int]:
+        reading = self.reading(most)
+        return [] if reading is None else [item.start[0] for item in reading.items]  # type: ignore[misc]
+
+    def reading(self, most: int = 100) -> Reading | None:
+        return self.dirty.take(self.now, most, (), whole=self.whole)
+
+    def wait(self, seconds: float) -> None:
+        self.now += seconds
+
+    def finish(self, reading: Reading, batch: Batch | None = None) -> list[Item]:
+        self.dirty.published(reading, batch or acknowledged(), 0, 0)
+        return [item for _, _, item in self.dirty.finish()]
+
+
+def test_changes_of_one_key_are_read_once_when_they_have_stopped() -> None:
+    at = At()
+    for _ in range(3):
+        at.touch(7, inboxes=(at.dirty.transaction,))
+        at.dirty.transaction += 1
+        assert at.take() == []
+        at.wait(COALESCE_S / 2)
+    at.wait(COALESCE_S)
+    reading = at.reading()
+    assert reading is not None
+    assert [(item.start, item.inboxes) for item in reading.items] == [((7,), {0, 1, 2})]
+    assert at.take() == []
+
+
+def test_a_key_that_never_rests_is_read_all_the_same() -> None:
+    at = At()
+    began = at.now
+    while not at.take():
+        at.touch(7)
+        at.wait(COALESCE_S / 2)
+        assert at.now - began <= LONGEST_S + COALESCE_S
+
+
+def test_a_key_of_a_half_delivered_transaction_waits_and_others_do_not() -> None:
+    at = At()
+    at.dirty.transaction = 1
+    at.touch(1)
+    at.dirty.transaction = 2
+    at.whole = False
+    at.touch(2)
+    at.wait(LONGEST_S)
+    assert at.take() == [1]
+    assert at.take() == []
+    at.whole = True
+    assert at.take() == [2]
+
+
+def test_the_slot_is_held_at_the_first_commit_until_the_rows_are_acknowledged() -> None:
+    at = At()
+    at.touch(1, lsn=30)
+    at.touch(1, lsn=50)
+    at.touch(2, lsn=40)
+    at.wait(COALESCE_S)
+    reading = at.reading()
+    assert reading is not None
+    assert at.dirty.hold() == 30
+    batch = unacknowledged()
+    assert at.finish(reading, batch) == []
+    assert at.dirty.hold() == 30
+    batch.acknowledged = 1
+    assert len(list(at.dirty.finish())) == 2
+    assert at.dirty.hold() is None
+
+
+def test_a_change_while_the_key_is_read_makes_it_dirty_again() -> None:
+    at = At()
+    at.touch(1, lsn=30)
+    at.wait(COALESCE_S)
+    reading = at.reading()
+    assert reading is not None
+    at.touch(1, lsn=60)
+    at.finish(reading)
+    assert at.dirty.hold() == 60
+    at.wait(COALESCE_S)
+    assert at.take() == [1]
+
+
+def test_what_waits_for_long_is_owed_and_lets_the_slot_go_once_that_is_durable() -> None:
+    at = At()
+    item = at.touch(1, lsn=30)
+    assert list(at.dirty.overdue(at.now)) == []
+    at.wait(OWE_S)
+    assert [each for *_, each in at.dirty.overdue(at.now)] == [item]
+    item.owed, item.is_recorded = unacknowledged(), True
+    assert list(at.dirty.overdue(at.now)) == []
+    assert at.dirty.hold() == 30
+    item.owed.acknowledged = 1
+    assert at.dirty.hold() is None
+
+
+def test_an_owed_key_that_is_touched_at_an_inbox_not_written_down_holds_again() -> None:
+    at = At()
+    item = at.touch(1, lsn=30)
+    item.owed, item.is_recorded = acknowledged(), True
+    at.touch(1, lsn=40, inboxes=(1,))
+    assert at.dirty.hold() is None
+    at.touch(1, lsn=50, inboxes=(2,))
+    assert at.dirty.hold() == 50
+    at.wait(OWE_S)
+    assert [each for *_, each in at.dirty.overdue(at.now)] == [item]
+
+
+def test_a_record_that_a_newer_item_relies_on_stays() -> None:
+    at = At()
+    older = at.touch(1, lsn=30)
+    older.owed, older.is_recorded = acknowledged(), True
+    at.wait(COALESCE_S)
+    reading = at.reading()
+    assert reading is not None
+    newer = at.touch(1, lsn=40)
+    newer.owed, newer.is_recorded = acknowledged(), True
+    (finished,) = at.finish(reading)
+    assert not finished.is_recorded
+    assert newer.is_recorded
+
+
+def test_keys_that_were_looked_up_hold_what_their_start_held() -> None:
+    at = At()
+    start = at.touch(9, lsn=30, inboxes=(4,), path=LOOKUP)
+    at.wait(COALESCE_S)
+    reading = at.reading()
+    assert reading is not None
+    assert at.dirty.looked_up(reading, [(1,), (2,)], at.now) == []
+    at.finish(reading)
+    assert at.dirty.hold() == 30
+    keys = at.reading()
+    assert keys is not None
+    assert [(item.start, item.inboxes) for item in keys.items] == [((1,), {4}), ((2,), {4})]
+    assert start not in keys.items
+    at.finish(keys)
+    assert at.dirty.hold() is None
+
+
+def test_keys_of_an_owed_start_are_to_be_written_down_before_its_record_goes() -> None:
+    at = At()
+    start = at.touch(9, lsn=30, path=LOOKUP)
+    start.owed, start.is_recorded = acknowledged(), True
+    at.wait(COALESCE_S)
+    reading = at.reading()
+    assert reading is not None
+    assert [item.start for item in at.dirty.looked_up(reading, [(1,), (2,)], at.now)] == [(1,), (2,)]
+
+
+def test_a_look_up_never_makes_a_key_of_an_open_transaction_readable() -> None:
+    at = At()
+    at.touch(9, path=LOOKUP)
+    at.wait(COALESCE_S)
+    reading = at.reading()
+    assert reading is not None
+    at.dirty.transaction += 1
+    at.whole = False
+    at.touch(1)
+    at.dirty.looked_up(reading, [(1,)], at.now)
+    at.wait(LONGEST_S)
+    assert at.take() == []
+
+
+def test_a_failed_key_is_tried_again_by_itself_ever_later_and_at_once_when_it_changes() -> None:
+    at = At()
+    at.touch(1)
+    at.touch(2)
+    at.wait(COALESCE_S)
+    reading = at.reading()
+    assert reading is not None
+    bad, good = at.dirty.split(reading)
+    at.dirty.fail(bad, bad.items[0], "22012", at.now)
+    at.finish(bad)
+    at.finish(good)
+    assert [item.start for item in at.dirty.failed(VIEW)] == [(1,)]
+    assert [each.start for *_, each in at.dirty.overdue(at.now)] == [(1,)]
+    at.wait(FIRST_RETRY_S)
+    again = at.reading()
+    assert again is not None
+    at.dirty.fail(again, again.items[0], "22012", at.now)
+    at.finish(again)
+    at.wait(FIRST_RETRY_S)
+    assert at.take() == []
+    at.touch(1)
+    at.touch(3)
+    at.wait(COALESCE_S)
+    assert at.take() == [1, 3]
+    assert at.dirty.failed(VIEW) == []
+
+
+def test_a_reading_that_was_put_back_comes_again_with_what_was_touched_meanwhile() -> None:
+    at = At()
+    at.touch(1, lsn=30, inboxes=(1,))
+    at.wait(COALESCE_S)
+    reading = at.reading()
+    assert reading is not None
+    at.touch(1, lsn=60, inboxes=(2,))
+    at.dirty.put_back(reading, at.now)
+    assert at.dirty.hold() == 30
+    at.wait(COALESCE_S)
+    again = at.reading()
+    assert again is not None
+    assert [item.inboxes for item in again.items] == [{1, 2}]
+
+
+def test_errands_come_behind_live_keys_and_are_complete_when_acknowledged() -> None:
+    at = At()
+    errand = Errand(VIEW, [(n,) for n in range(5)], frozenset({3}))
+    at.dirty.send(errand)
+    at.touch(77)
+    first = at.reading(3)
+    assert first is not None
+    assert [item.start for item in first.items] == [(0,), (1,), (2,)]
+    at.wait(COALESCE_S)
+    assert at.take(3) == [77]
+    at.dirty.put_back(first, at.now)
+    assert not errand.complete
+    for expected in ([0, 1, 2], [3, 4]):
+        reading = at.reading(3)
+        assert reading is not None
+        assert [item.start[0] for item in reading.items] == expected
+        batch = unacknowledged()
+        at.finish(reading, batch)
+        assert not errand.complete
+        batch.acknowledged = 1
+        list(at.dirty.finish())
+    assert errand.complete
+
+
+def test_a_relation_that_is_read_as_a_whole_holds_until_that_is_durable() -> None:
+    at = At()
+    at.touch(1, lsn=30)
+    at.touch(2, lsn=20, path=LOOKUP)
+    batch = unacknowledged()
+    at.dirty.release(VIEW, batch)
+    assert len(at.dirty) == 0
+    assert at.dirty.hold() == 20
+    batch.acknowledged = 1
+    assert at.dirty.hold() is None
+
+
+class NothingIsLost(RuleBasedStateMachine):
+    """Whatever happens to readings: what was touched is read later, or held, or owed."""
+
+    @initialize()
+    def begin(self) -> None:
+        self.dirty = DirtyKeys(1_000)
+        self.now = 0.0
+        self.lsn = 10
+        self.open = False
+        self.flying: list[tuple[Reading, dict[Any, int]]] = []
+        self.unread: dict[int, tuple[int, int]] = {}
+        """Key → (LSN of its first change that no acknowledged reading has covered, serial number of its last one)."""
+
+    @rule()
+    def transaction(self) -> None:
+        self.dirty.transaction += 1
+        self.lsn += 10
+        self.open = True
+
+    @rule()
+    def commit(self) -> None:
+        self.open = False
+
+    @precondition(lambda self: self.open)
+    @rule(key=st.integers(1, 4), inbox=st.integers(1, 2))
+    def touch(self, key: int, inbox: int) -> None:
+        self.dirty.touch(VIEW, KEY, (key,), [inbox], self.lsn, self.now)
+        first, _ = self.unread.get(key, (self.lsn, 0))
+        self.unread[key] = first, self.lsn
+
+    @rule(seconds=st.sampled_from([0.1, 0.3, 3.0, 400.0]))
+    def wait(self, seconds: float) -> None:
+        self.now += seconds
+
+    @rule(most=st.integers(1, 3))
+    def take(self, most: int) -> None:
+        reading = self.dirty.take(self.now, most, (), whole=not self.open)
+        if reading is not None:
+            seen = self.lsn - 10 if self.open else self.lsn  # what its snapshot sees
+            keys = [item.start for item in reading.items]
+            assert not [key for key in keys if self.unread[key[0]][1] > seen], "a change not delivered whole"  # type: ignore[index]
+            self.flying.append((reading, dict.fromkeys(keys, seen)))
+
+    @precondition(lambda self: self.flying)
+    @rule(data=st.data())
+    def publish(self, data: st.DataObject) -> None:
+        reading, seen = self.flying.pop(data.draw(st.integers(0, len(self.flying) - 1)))
+        self.dirty.published(reading, acknowledged(), 0, 0)
+        for _, _, item in self.dirty.finish():
+            key: Any = item.start[0]
+            if key in self.unread and item.start in seen:
+                first, last = self.unread[key]
+                if last <= seen[item.start]:
+                    del self.unread[key]
+                elif first <= seen[item.start]:
+                    self.unread[key] = min(last, seen[item.start] + 10), last
+
+    @precondition(lambda self: self.flying)
+    @rule(data=st.data())
+    def put_back(self, data: st.DataObject) -> None:
+        reading, _ = self.flying.pop(data.draw(st.integers(0, len(self.flying) - 1)))
+        self.dirty.put_back(reading, self.now)
+
+    @precondition(lambda self: self.flying)
+    @rule(data=st.data())
+    def fail(self, data: st.DataObject) -> None:
+        reading, _ = self.flying.pop(data.draw(st.integers(0, len(self.flying) - 1)))
+        for item in list(reading.items):
+            self.dirty.fail(reading, item, "22012", self.now)
+        self.dirty.published(reading, acknowledged(), 0, 0)
+        list(self.dirty.finish())
+
+    @invariant()
+    def the_slot_is_held(self) -> None:
+        if not hasattr(self, "unread"):
+            return
+        held = self.dirty.hold()
+        for first, _ in self.unread.values():
+            assert held is not None
+            assert held <= first
+
+    def teardown(self) -> None:
+        if not hasattr(self, "unread"):
+            return
+        self.commit()
+        while self.flying:
+            reading, _ = self.flying.pop()
+            self.dirty.put_back(reading, self.now)
+        for _ in range(50):
+            self.now += 1_000
+            reading = self.dirty.take(self.now, 10, (), whole=True)
+            if reading is not None:
+                for item in reading.items:
+                    self.unread.pop(item.start[0], None)  # type: ignore[arg-type]
+        assert not self.unread, "dirtied and never read"
+
+
+TestNothingIsLost = NothingIsLost.TestCase
+TestNothingIsLost.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
