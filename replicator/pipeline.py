@@ -202,9 +202,7 @@ class Run:
         self._backfiller.start()
         self._deriver.start()
         try:
-            while not self._stop.asked:
-                self._turn(replication, calls)
-            self._drain(replication)
+            self._take_turns(replication, calls)
         finally:
             self._backfiller.stop()
             self._deriver.stop()
@@ -213,6 +211,16 @@ class Run:
             self._deriver.join(1)
             self._control.close()
             self._succession.close()
+
+    def _take_turns(self, replication: Replication, calls: Calls) -> None:
+        """Until a stop, which is said in the status whenever it comes."""
+        try:
+            while not self._stop.asked:
+                self._turn(replication, calls)
+            self._drain(replication)
+        except Stopped:  # somewhere in a turn, so nothing more is confirmed
+            self._write_status(stopped=True)
+            raise
 
     def _turn(self, replication: Replication, calls: Calls) -> None:
         arrived = self._take_frames(replication)

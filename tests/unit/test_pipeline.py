@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
+from replicator import metrics
 from replicator.config import load
-from replicator.pipeline import Run
+from replicator.pipeline import Run, Stopped
 from replicator.progress import Batch, Progress, Snapshot
 from replicator.runtime import Stop
 
@@ -60,3 +61,19 @@ def test_where_requests_are_read_on_is_said_again_with_each_confirmation(run: Ru
     assert run._confirming is not None
     lsn, batch = run._confirming
     assert memory.said == [("confirmed", {"lsn": lsn}, batch), ("control", {"next_offset": 42}, batch)]
+
+
+def test_a_stop_while_kafka_is_waited_for_is_said_and_confirms_nothing(
+    run: Run, memory: Memory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def turn(*_: object) -> None:
+        raise Stopped
+
+    monkeypatch.setattr(metrics, "observe", lambda *_: None)
+    run._publisher = SimpleNamespace(waiting=0, unreachable=False)  # type: ignore[assignment]
+    run._capture = run._tenure.outlet = None  # type: ignore[assignment, misc]
+    monkeypatch.setattr(run, "_describe", lambda _: {"mode": "streaming"})
+    monkeypatch.setattr(run, "_turn", turn)
+    with pytest.raises(Stopped):
+        run._take_turns(None, None)  # type: ignore[arg-type]
+    assert [(key, content["stopped"]) for key, content, _ in memory.said] == [("status", True)]
