@@ -22,7 +22,7 @@ from replicator.changes import RenderedRow, Table
 from replicator.chunk import raw_rows
 from replicator.dirty import KEY, Start
 from replicator.event import ClockColumn, Origin
-from replicator.lineage import Lineage, Path
+from replicator.lineage import Catalog, Lineage, Path
 from replicator.lineage.utc import in_utc
 from replicator.pgoutput import Column
 from replicator.relations import STREAMED_BY_NAME, DerivedRelation
@@ -37,11 +37,13 @@ class Derived:
     """A derived relation as the source has it now."""
 
     relation: DerivedRelation
+    catalog: Catalog
+    """What the lineage was made from."""
     lineage: Lineage
     columns: tuple[Column, ...]
     type_names: Mapping[tuple[int, int], str]
     digest: str
-    """Of everything that it was derived from: another one means that every row may be another."""
+    """Of what its rows are made from: another one means that every row may be another."""
 
     @property
     def clock(self) -> tuple[ClockColumn, ...]:

@@ -88,10 +88,10 @@ class Deriver:
         install: Callable[[Definitions], None],
         origin: Callable[[str], Origin],
         *,
-        known: str,
+        known: Definitions,
         born: int,
     ) -> None:
-        """`known`: the digest of the definitions that are installed. `born`: as for a backfill."""
+        """`known`: the definitions that are installed. `born`: as for a backfill."""
         self._settings, self._captured, self._calls, self._work = settings, captured, calls, work
         self._install, self._origin = install, origin
         self._known = known
@@ -159,11 +159,11 @@ class Deriver:
             self._held_up = ""
 
     def _look_at_definitions(self, source: Source) -> None:
-        """A definition that is another now is installed, and its relation read as a whole."""
-        found = read_definitions(source, self._captured)
-        if found.digest != self._known:
+        """What is another now is installed; a relation of another digest is then read as a whole."""
+        found = read_definitions(source, self._captured, self._known)
+        if found != self._known:
             self._calls.run(lambda: self._install(found))
-            self._known = found.digest
+            self._known = found
         self._watch_due = time.monotonic() + WATCH_S
 
     def _read(self, source: Source, reading: Reading) -> None:

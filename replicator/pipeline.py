@@ -196,7 +196,7 @@ class Run:
             self._derivation,
             self._install,
             self._origin,
-            known=found.digest,
+            known=found,
             born=tenure.born,
         )
         self._backfiller.start()

@@ -1,0 +1,36 @@
+"""What the replicator takes for a definition that is still the same, on a real catalogue."""
+
+from __future__ import annotations
+
+from replicator.config import load
+from replicator.definitions import captured_by, read_definitions
+from replicator.derived import Derived
+from replicator.source import Source as Session
+from tests.integration.chatwoot import Source
+
+RATED = {
+    "select": "SELECT m.id, m.inbox_id, a.rating FROM messages m"
+    " LEFT JOIN csat_survey_responses a ON a.message_id = m.id",
+    "key": "id",
+    "inbox": "inbox_id",
+}
+
+
+def test_lineage_is_made_anew_only_when_something_that_it_relies_on_is_another(source_dsn: str, source: Source) -> None:
+    settings = load(source_dsn=source_dsn, kafka_bootstrap_servers="nobody:1", derived={"rated": RATED})
+    captured = captured_by(settings)
+    with Session(settings) as session:
+        first = read_definitions(session, captured)
+        assert {"contacts", "csat_survey_responses", "rated"} <= set(first.available)
+        again = read_definitions(session, captured, first)
+        assert again == first
+        assert all(again.relations[name] is first.relations[name] for name in first.available)
+        source.execute("DROP INDEX index_csat_survey_responses_on_message_id")  # a message may have two answers now
+        without = read_definitions(session, captured, first)
+        assert without != first
+        before, after = first.relations["rated"], without.relations["rated"]
+        assert isinstance(before, Derived)
+        assert isinstance(after, Derived)
+        assert after is not before
+        assert after.digest == before.digest, "its rows are still the same"
+        assert without.relations["contacts"] is first.relations["contacts"]
