@@ -185,7 +185,7 @@ class DirtyKeys:
                 reading = Reading(relation, path, items, tuple(unsettled))
                 self._flying.append(reading)
                 return reading
-        return self._retry(now, most, unsettled) or self._run_errand(now, most, unsettled)
+        return self._retry(now, unsettled) or self._run_errand(now, most, unsettled)
 
     def _pick(self, group: OrderedDict[Start, Item], now: float, most: int, upto: int) -> list[Item]:
         picked: list[Item] = []
@@ -199,9 +199,8 @@ class DirtyKeys:
         self._size -= len(picked)
         return picked
 
-    def _retry(self, now: float, most: int, unsettled: Sequence[int]) -> Reading | None:
+    def _retry(self, now: float, unsettled: Sequence[int]) -> Reading | None:
         """Items that failed, each by itself, so that a good one does not fail again with a bad one."""
-        del most
         for relation, failed in self._failed.items():
             for (path, start), item in failed.items():
                 if item.due <= now:
