@@ -7,9 +7,10 @@ WORKERS ?= 2
 N ?= 20
 SEED ?=
 KEEP ?=
+PART ?= view
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test soak lint format clean
+.PHONY: help demo test soak bench lint format clean
 
 help: ## what can be made
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):[^#]*## /\1\t/' | expand -t 12
@@ -30,6 +31,9 @@ test: $(STAMP) ## every test, on real servers
 
 soak: $(STAMP) ## N random kills under traffic (N=20, SEED= repeats a run)
 	SOAK_KILLS=$(N) SOAK_SEED=$(SEED) $(BIN)/pytest -m soak -s
+
+bench: $(STAMP) ## figures of one part, several times in one run, beside what it replaces (PART=view; some 15 minutes)
+	$(BIN)/python -m bench $(PART)
 
 lint: $(STAMP) ## ruff and mypy
 	$(BIN)/ruff check .

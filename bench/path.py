@@ -1,0 +1,82 @@
+"""The whole path under measurement: what it plays on, its programs, and waiting for what they bring about."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, Final
+
+import psycopg
+
+from demo.options import Options
+from demo.programs import Program
+from demo.servers import Servers
+from demo.servers.guardian import GuardedFolder
+from demo.stage import Stage, prepare
+
+LOAD_SECONDS: Final = 1200.0
+LOOK_SECONDS: Final = 0.1
+Say = Callable[[str], None]
+
+
+class NotMeasured(Exception):
+    """Something did not come about."""
+
+
+def stage(servers: Servers, folder: GuardedFolder, conversations: int, messages: int, say: Say) -> Stage:
+    """A source with a history, and a target that knows its three tenants."""
+    size = Options(
+        tenants=3,
+        inboxes=4,
+        conversations=conversations,
+        messages=messages,
+        rate=1,
+        seconds=1,
+        keep=False,
+        plain=True,
+        logs=None,
+    )
+    return prepare(servers, folder, size, say)
+
+
+@contextmanager
+def running(folder: GuardedFolder, stage: Stage, say: Say) -> Iterator[Program]:
+    """The replicator, beside two workers, once the initial load is in the target. Raises NotMeasured."""
+    replicator = Program(folder, "replicator", ["replicator", "run"], stage.replicator)
+    programs = [replicator]
+    programs += [Program(folder, f"worker {n}", ["consumers", "run"], stage.consumers) for n in (1, 2)]
+    for program in programs:
+        program.start()
+    try:
+        with psycopg.connect(stage.target_dsn, autocommit=True) as target:
+            wait(replicator, lambda: _is_loaded(target), "the initial load")
+        say("the initial load is complete")
+        yield replicator
+    finally:
+        for program in programs:
+            program.ask_to_stop()
+        faults = [said for program in programs if (said := program.stopped())]
+    if faults:
+        raise NotMeasured("; ".join(faults))
+
+
+def wait(replicator: Program, condition: Callable[[], bool], what: str) -> None:
+    """Raises NotMeasured if it does not come about, or if the replicator ends."""
+    end = time.monotonic() + LOAD_SECONDS
+    while not condition():
+        if fell := replicator.fell:
+            raise NotMeasured(f"{fell}; the end of its log:\n{replicator.tail()}")
+        if time.monotonic() > end:
+            raise NotMeasured(f"gave up after {LOAD_SECONDS:g} s: {what}")
+        time.sleep(LOOK_SECONDS)
+
+
+def one(connection: psycopg.Connection[Any], query: str, *given: object) -> Any:
+    """The only value of the only row."""
+    ((value,),) = connection.execute(query.encode(), list(given)).fetchall()
+    return value
+
+
+def _is_loaded(target: psycopg.Connection[Any]) -> bool:
+    return bool(one(target, "SELECT NOT EXISTS (SELECT FROM inbox_tenant_mapping WHERE backfilled_at IS NULL)"))

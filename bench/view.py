@@ -1,0 +1,171 @@
+"""The analytics view: what one read of changed rows costs the source, each way, and how fast its rows reach the target.
+
+Three ways to the rows of n changed conversations: a list of keys as any poller would give it, the view's own change
+time, and the replicator's read (its very code). They take turns, each round with other conversations, in sessions whose
+values are fetched as text and thrown away. Then the whole path: a backfill of the view alone through Kafka into the
+target, after everything else is there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import time
+from collections.abc import Iterator
+from typing import Any, Final
+
+import psycopg
+
+from bench import path
+from bench.measured import Measured, Part, Ratio
+from bench.path import NotMeasured, Say
+from demo.programs import command
+from demo.servers import Servers
+from demo.servers.guardian import GuardedFolder
+from demo.stage import PREFIX, VIEW, Stage
+from replicator.config import load
+from replicator.definitions import captured_by, read_definitions
+from replicator.derived import Derived, read_rows
+from replicator.event import Origin
+from replicator.source import Source
+
+CONVERSATIONS: Final = 100_000
+SIZES: Final = (1, 100, 1000)
+POLLED: Final = 100
+"""Rows that the poll by time is to find; what it costs does not depend on that."""
+RELATION: Final = "conversations_analytics"
+SESSION: Final = "-c jit=off -c TimeZone=UTC -c application_name=bench"
+
+
+def measure(servers: Servers, folder: GuardedFolder, options: argparse.Namespace, say: Say) -> Part:
+    """All of it. Raises NotMeasured."""
+    conversations = options.conversations or CONVERSATIONS
+    stage = path.stage(servers, folder, conversations, options.messages, say)
+    ways = _Ways(stage)
+    try:
+        took = ways.take_turns(options.rounds, say)
+    finally:
+        ways.close()
+    speeds = tuple(_through(stage, folder, options, say))
+    measured = [Measured(what=what, unit="ms", values=tuple(values)) for what, values in took.items()]
+    median = {each.what: each.median for each in measured}
+    whole = Measured(what="a backfill of the view, source to target", unit="rows/s", values=speeds)
+    poll = median[_poll()]
+    return Part(
+        name="view",
+        on=f"{conversations:,} conversations of {options.messages} messages on average",
+        measured=[*measured, whole],
+        ratios=[
+            *(Ratio(what=f"{_any(n)} / {_ours(n)}", value=median[_any(n)] / median[_ours(n)]) for n in SIZES),
+            *(
+                Ratio(what=f"{_poll()} / {_ours(n)}", value=poll / median[_ours(n)], aim=300 if n <= POLLED else None)
+                for n in SIZES
+            ),
+            Ratio(what=f"{whole.what}, {whole.unit}", value=whole.median, aim=2000),
+        ],
+    )
+
+
+def _any(keys: int) -> str:
+    return f"= ANY ({keys:,} keys)"
+
+
+def _poll() -> str:
+    return f"updated_at > … ({POLLED} rows)"
+
+
+def _ours(keys: int) -> str:
+    return f"our read of {keys:,} keys"
+
+
+class _Ways:
+    """Two sessions on the source: the replicator's own, and one as a poller has it."""
+
+    def __init__(self, stage: Stage) -> None:
+        settings = load(
+            source_dsn=stage.replicator["REPLICATOR_SOURCE_DSN"],
+            kafka_bootstrap_servers=stage.replicator["REPLICATOR_KAFKA_BOOTSTRAP_SERVERS"],
+        )
+        self._ours = Source(settings)
+        self._ours.plan_once()
+        self._derived = self._definition(settings)
+        origin = Origin(topic_prefix=PREFIX, database="chatwoot", schema="public", table=RELATION)
+        self._table = self._derived.table(origin)
+        self._theirs = psycopg.connect(stage.source_dsn, options=SESSION, autocommit=True)
+        found = self._theirs.execute("SELECT id FROM conversations WHERE inbox_id IS NOT NULL ORDER BY id").fetchall()
+        self._ids, self._random = [number for (number,) in found], random.Random(1)
+
+    def close(self) -> None:
+        self._ours.close()
+        self._theirs.close()
+
+    def take_turns(self, rounds: int, say: Say) -> dict[str, list[float]]:
+        """Milliseconds, by way."""
+        took: dict[str, list[float]] = {}
+        for number in range(rounds + 1):
+            for what, milliseconds in self._round():
+                if number:  # the first one fills caches and plans
+                    took.setdefault(what, []).append(milliseconds)
+            say(f"reads of the view, round {number} of {rounds}")
+        return took
+
+    def _round(self) -> Iterator[tuple[str, float]]:
+        for n in SIZES:
+            yield _ours(n), self._read(self._keys(n))
+            yield _any(n), self._poll("conversation_id = ANY (%s)", self._keys(n), n)
+        yield _poll(), self._poll("conversation_updated_at > %s", self._recent(), None)
+
+    def _definition(self, settings: Any) -> Derived:
+        found = read_definitions(self._ours, captured_by(settings)).relations[RELATION]
+        if isinstance(found, str):
+            raise NotMeasured(f"{RELATION} can't be read: {found}")
+        return found
+
+    def _keys(self, n: int) -> list[int]:
+        return self._random.sample(self._ids, n)
+
+    def _recent(self) -> Any:
+        """Some conversations were written after this."""
+        row = self._theirs.execute(
+            "SELECT updated_at FROM conversations ORDER BY updated_at DESC OFFSET %s LIMIT 1", [POLLED]
+        ).fetchone()
+        if row is None:
+            raise NotMeasured(f"the source has no {POLLED} conversations")
+        return row[0]
+
+    def _read(self, keys: list[int]) -> float:
+        began = time.perf_counter()
+        with self._ours.reading():
+            rows = read_rows(self._ours.connection, self._derived, self._table, [(key,) for key in keys])
+        return _since(began, len(rows), len(keys))
+
+    def _poll(self, condition: str, given: object, expected: int | None) -> float:
+        began = time.perf_counter()
+        with self._theirs.cursor() as cursor:
+            rows = cursor.execute(f"SELECT * FROM {VIEW} WHERE {condition}".encode(), [given]).fetchall()
+        return _since(began, len(rows), expected)
+
+
+def _since(began: float, rows: int, expected: int | None) -> float:
+    """Milliseconds; a read that did not find its rows measures nothing. Two survey answers make two rows."""
+    took = time.perf_counter() - began
+    if rows < (expected or 1):
+        raise NotMeasured(f"{rows} rows were read, {expected or 'some'} expected")
+    return 1000 * took
+
+
+def _through(stage: Stage, folder: GuardedFolder, options: argparse.Namespace, say: Say) -> Iterator[float]:
+    """View rows per second through Kafka into the target, one backfill of it after another."""
+    with path.running(folder, stage, say) as replicator, psycopg.connect(stage.target_dsn, autocommit=True) as target:
+        rows = _written_since(target, "-infinity")
+        for number in range(1, options.rounds + 1):
+            began, since = time.monotonic(), path.one(target, "SELECT clock_timestamp() AT TIME ZONE 'UTC'")
+            command(folder, ["replicator", "backfill", "--all", "--table", RELATION], stage.replicator)
+            path.wait(replicator, lambda since=since: _written_since(target, since) >= rows, "a backfill of the view")
+            took = time.monotonic() - began
+            say(f"a backfill of the view's {rows:,} rows, {number} of {options.rounds}: {took:.1f} s")
+            yield rows / took
+
+
+def _written_since(target: psycopg.Connection[Any], since: object) -> int:
+    return int(path.one(target, "SELECT count(*) FROM conversations_analytics WHERE etl_updated_at > %s", since))
