@@ -52,7 +52,7 @@ def judge_table(relation: BaseTable, table: TableFacts | None, role: str, settin
         return refusal(
             "table",
             name,
-            "row security hides rows from our role: a backfill would take them for deleted",
+            "row security would hide rows from our role: no read of the table is answered",
             f"ALTER ROLE {quoted(role)} BYPASSRLS;",
         )
     return ok("table", name, "can be captured")

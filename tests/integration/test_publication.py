@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from replicator.relations import base_tables
+from replicator.remedies import create_publication
 from tests.integration.chatwoot import Source, add_message, fill, wait_until_alike
 from tests.integration.programs import RUN, prepare_source, settings_of, started
 from tests.integration.replayed import Replayed
@@ -63,6 +65,26 @@ def test_a_gap_while_it_runs(environment: dict[str, str], source: Source, replay
         source.execute(TAKEN_OUT.format(publication).encode())
         change_unseen(source)
         source.execute(PUT_BACK.format(publication).encode())
+        wait_until_alike(replayed, source)
+        assert replicator.stop() == 0
+
+
+def test_a_publication_that_is_made_anew_while_it_runs(
+    environment: dict[str, str], source: Source, replayed: Replayed, tmp_path: Path
+) -> None:
+    """Before PostgreSQL 18 the slot can't pass a change that was made without it."""
+    fill(source, conversations=6, messages=1)
+    settings = settings_of(environment)
+    anew = create_publication(settings, base_tables(with_view=True), source.info.server_version)
+    with started(RUN, environment, tmp_path / "log") as replicator:
+        replicator.wait_healthy()
+        replayed.wait_for_end()
+        with source.transaction():  # a run that finds none stops
+            source.execute(f"DROP PUBLICATION {settings.publication}".encode())
+            change_unseen(source)
+            source.execute(anew.encode())
+        wait_until_alike(replayed, source)
+        add_message(source, 1, "after")
         wait_until_alike(replayed, source)
         assert replicator.stop() == 0
 
