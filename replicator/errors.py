@@ -33,6 +33,12 @@ class SourceChanged(ReplicatorError):
     """Nobody's: the publication, or a table in it, is not the one that the run began with."""
 
 
+class SlotStuck(ReplicatorError):
+    """Nobody's: the slot stands before changes that were made without the publication, and can't pass them (before
+    PostgreSQL 18). It is of no use any more.
+    """
+
+
 class ProtocolError(ReplicatorError):
     """The server's or ours: bytes of the stream that are not what PostgreSQL's protocol describes."""
 
@@ -69,6 +75,7 @@ ACTIONS: Final[dict[type[ReplicatorError], tuple[Action, str]]] = {
     SourceBusy: (Action.AGAIN, "Waiting for the named holder to let go; stop it if it should not be there."),
     SourceRefused: (Action.STOP, "Run `replicator check`: it prints the SQL that mends this."),
     SourceChanged: (Action.AGAIN, "A new epoch begins, with a full backfill."),
+    SlotStuck: (Action.AGAIN, "The slot is made anew: a new epoch begins, with a full backfill."),
     ProtocolError: (Action.STOP, "Report this with the position and the message type; the slot keeps the changes."),
     LogUnavailable: (Action.AGAIN, "Waiting for Kafka; nothing is lost, the slot holds the changes."),
     DeliveryFailed: (Action.AGAIN, "Publishing again from the confirmed LSN."),

@@ -32,7 +32,7 @@ from replicator.control import Control
 from replicator.definitions import Definitions, captured_by, read_definitions
 from replicator.derivation import Derivation
 from replicator.deriver import Deriver
-from replicator.errors import Action, ReplicatorError, SourceChanged, action_for
+from replicator.errors import Action, ReplicatorError, SlotStuck, SourceChanged, action_for
 from replicator.event import HeartbeatMarker, Origin, Topics
 from replicator.history import changed_tables
 from replicator.lsn import format_lsn
@@ -133,6 +133,10 @@ class Run:
                     tenure = take_over(self._settings, self._kafka, source, replication, publisher, tables)
                     self._replication = replication
                     self._stream(tenure, found, source, replication, publisher)
+                except SlotStuck:
+                    log.warning("slot.stuck", slot=self._settings.slot)
+                    source.drop_slot()
+                    raise
                 finally:
                     replication.close()
         finally:

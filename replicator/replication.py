@@ -17,10 +17,13 @@ from psycopg import pq
 from psycopg.conninfo import make_conninfo
 
 from replicator.config import Settings
-from replicator.errors import SourceBusy, SourceUnavailable
+from replicator.errors import ReplicatorError, SlotStuck, SourceBusy, SourceUnavailable
 from replicator.pgoutput import encode_feedback
 from replicator.source import SourceIdentity, connection_parameters, source_errors
 from replicator.values import startup_options
+
+_SQLSTATE, _PRIMARY = pq.DiagnosticField.SQLSTATE, pq.DiagnosticField.MESSAGE_PRIMARY
+_UNDEFINED_OBJECT = b"42704"
 
 
 class Replication:
@@ -75,7 +78,7 @@ class Replication:
         self._connection.close()
 
     def read(self) -> bytes | None:
-        """The next frame, or None if none has arrived. Raises SourceUnavailable when the stream has ended."""
+        """The next frame, or None if none has arrived. Raises SourceUnavailable or SlotStuck when the stream has ended."""
         try:
             size, frame = self._pgconn.get_copy_data(1)
             if size == 0:
@@ -87,14 +90,23 @@ class Replication:
             return bytes(frame)
         if size == 0:
             return None
-        raise SourceUnavailable(self._ending())
+        raise self._ending()
 
-    def _ending(self) -> str:
+    def read_to_end(self) -> None:
+        """Passes over what has arrived. Raises as `read` does if the stream has ended."""
+        while self.read() is not None:
+            pass
+
+    def _ending(self) -> ReplicatorError:
         """Why the stream ended, in the server's words."""
         result = self._pgconn.get_result()
-        if result is not None and result.status == pq.ExecStatus.FATAL_ERROR:
-            return f"the source ended the stream: {result.get_error_message().strip()}"
-        return "the source ended the stream"
+        if result is None or result.status != pq.ExecStatus.FATAL_ERROR:
+            return SourceUnavailable("the source ended the stream")
+        said = f"the source ended the stream: {result.get_error_message().strip()}"
+        state, primary = (result.error_field(field) or b"" for field in (_SQLSTATE, _PRIMARY))
+        if state == _UNDEFINED_OBJECT and self._settings.publication.encode() in primary:
+            return SlotStuck(said)
+        return SourceUnavailable(said)
 
     def wait(self, seconds: float, wake: int) -> None:
         """Until something has arrived here or at the file descriptor `wake`, at most so long."""

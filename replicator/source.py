@@ -220,7 +220,11 @@ class Source:
         return parse_lsn(lsn)
 
     def drop_slot(self) -> None:
-        self.rows("SELECT pg_drop_replication_slot(%s)", (self._settings.slot,))
+        """Our slot, unless somebody holds it."""
+        self.rows(
+            "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE slot_name = %s AND NOT active",
+            (self._settings.slot,),
+        )
 
     def holder(self, pid: int) -> str:
         """Who holds the slot, in words."""

@@ -133,8 +133,11 @@ def _holder(source: Source, pid: int | None) -> str:
 def _still_held(source: Source, replication: Replication) -> None:
     """Who was frozen until the slot was another's must not begin what its successor does not know of."""
     slot = source.slot()
-    if slot is None or slot.active_pid != replication.pid:
-        raise SourceBusy("the replication slot was lost while the run began")
+    if slot is not None and slot.active_pid == replication.pid:
+        return
+    if slot is not None and slot.active_pid is None:
+        replication.read_to_end()  # nobody took it: the server has let go of it, and says why
+    raise SourceBusy("the replication slot was lost while the run began")
 
 
 def _past(records: Mapping[str, Content], newest: Run) -> Past | None:
