@@ -18,6 +18,7 @@ from replicator.changes import RenderedRow, Table, fill_from_old, type_keys
 from replicator.derivation import Derivation
 from replicator.errors import ProtocolError
 from replicator.event import Cause, Origin
+from replicator.lapses import Lapses
 from replicator.lsn import format_lsn
 from replicator.outlet import Outlet
 from replicator.pgoutput import (
@@ -60,6 +61,7 @@ class Capture:
         announce: Callable[[Table], None],
         owe: Callable[[str, bytes, int, Batch], None],
         derivation: Derivation,
+        lapses: Lapses,
     ) -> None:
         """`names`: OID → captured table. A table is known by its OID: at the slot's place it may have another name.
 
@@ -73,6 +75,7 @@ class Capture:
         self._announce = announce
         self._owe = owe
         self._derivation = derivation
+        self._lapses = lapses
         self._relations: dict[int, Relation] = {}
         self._causes: dict[int, Causes] = {}
         self._tables: dict[int, Table | None] = {}
@@ -135,6 +138,7 @@ class Capture:
     def _relation(self, relation: Relation) -> None:
         self._relations[relation.oid] = relation
         self._trace(relation)
+        self._lapses.hear(relation, self._cause.lsn, self._progress.batch)
         name = self._names.get(relation.oid)
         if name is None:
             self._tables[relation.oid] = None

@@ -128,9 +128,13 @@ class Derivation:
             if relation in self._available:
                 self._give_up(relation, reason, self._progress.batch)
 
+    def made_of(self, table: BaseTable) -> tuple[str, ...]:
+        """The relations that use this base table."""
+        return tuple(self.reaches[table].used) if table in self.reaches else ()
+
     def truncated(self, table: BaseTable) -> None:
         """A base table was emptied."""
-        for relation in self.reaches[table].used if table in self.reaches else ():
+        for relation in self.made_of(table):
             self._give_up(relation, f"{table[1]} was truncated", self._progress.batch)
 
     def ask(self, relation: str, keys: Iterable[Start], inbox: int) -> None:

@@ -81,7 +81,7 @@ def read_source(settings: Settings) -> SourceFacts:
             session=_session(settings, source),
             slot=_slot(settings, source),
             publication=_publication(settings, source),
-            tables=_tables(settings, source),
+            tables=read_tables(settings, source),
         )
 
 
@@ -234,7 +234,8 @@ def _published_schemas(source: Source, publication: int) -> tuple[str, ...]:
     return tuple(name for (name,) in rows)
 
 
-def _tables(settings: Settings, source: Source) -> dict[str, TableFacts]:
+def read_tables(settings: Settings, source: Source) -> dict[str, TableFacts]:
+    """Those of the captured tables that exist, by name."""
     names = [relation.name for relation in base_tables(with_view=bool(settings.view))]
     rows = source.rows(_TABLES, (settings.source_schema, names))
     oids = [row[0] for row in rows]

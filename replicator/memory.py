@@ -12,6 +12,7 @@ The records:
 | `confirmed` | the highest LSN that the slot was ever told to forget; written before it is told |
 | `control` | the next offset of the control topic |
 | `backfill/<id>` | a backfill that is asked for or under way, with its progress |
+| `identity/<table>` | a table whose replica identity names no old inbox, until it is mended and read again |
 | `owed/<table>/<key>` | a row that must be read again, with its inbox |
 | `derived/<relation>` | the digest of the definition that its rows were last read under |
 | `dirty/<relation>/<path>/<start>` | a key of a derived relation that is owed, or the start of a look-up |

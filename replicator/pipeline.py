@@ -35,6 +35,8 @@ from replicator.deriver import Deriver
 from replicator.errors import Action, ReplicatorError, SlotStuck, SourceChanged, action_for
 from replicator.event import HeartbeatMarker, Origin, Topics
 from replicator.history import changed_tables
+from replicator.inspection import read_tables
+from replicator.lapses import SENTENCE, Lapses
 from replicator.lsn import format_lsn
 from replicator.memory import Succession
 from replicator.pgoutput import Commit, Keepalive, decode_frame
@@ -89,7 +91,7 @@ class Run:
     def __init__(self, settings: Settings, kafka: Mapping[str, Any], stop: Stop) -> None:
         self._settings = settings
         self._captured = captured_by(settings)
-        self._base_tables = [table.name for table in base_tables(with_view=bool(settings.view))]
+        self._base_tables = {table.name: table for table in base_tables(with_view=bool(settings.view))}
         self._kafka = kafka
         self._stop = stop
         self._received = 0
@@ -119,6 +121,8 @@ class Run:
             return f"the loop, which has made no turn for {now - self._described_at:.0f} s"
         if self._publisher.unreachable_s > HUNG_S:
             return f"Kafka, which has not answered for {self._publisher.unreachable_s:.0f} s"
+        if lapsed := self._lapses.tables:
+            return f"{', '.join(lapsed)}: {SENTENCE}"
         return ""
 
     def serve(self) -> None:
@@ -163,6 +167,7 @@ class Run:
         self._agenda = Agenda(
             self._captured, tenure.memory, tenure.outlet, self._announce, self._open_window, self._derivation
         )
+        self._lapses = self._followed_identities(tenure)
         self._capture = Capture(
             {oid: name for name, (oid, *_) in tenure.published.items() if name in STREAMED_BY_NAME},
             source,
@@ -172,6 +177,7 @@ class Run:
             self._announce,
             self._agenda.owe,
             self._derivation,
+            self._lapses,
         )
         self._install(found)
         calls = Calls()
@@ -225,6 +231,15 @@ class Run:
         except Stopped:  # somewhere in a turn, so nothing more is confirmed
             self._write_status(stopped=True)
             raise
+
+    def _followed_identities(self, tenure: Tenure) -> Lapses:
+        tables = {oid: self._base_tables[name] for name, (oid, *_) in tenure.published.items()}
+        return Lapses(
+            {} if self._settings.accept_default_identity else tables,
+            tenure.memory,
+            self._read_whole,
+            lambda table: self._derivation.made_of((self._settings.source_schema, table)),
+        )
 
     def _turn(self, replication: Replication, calls: Calls) -> None:
         arrived = self._take_frames(replication)
@@ -328,10 +343,13 @@ class Run:
             replication.feedback(max(self._received, self._confirmed), self._confirmed)
 
     def _look(self) -> None:
-        """Whether the run is the latest, and tables are published as they were when it began."""
+        """Whether the run is the latest, and tables are published as when it began; what became of their identities."""
         self._succession.check()
-        if changed := changed_tables(self._tenure.published, self._source.published(self._base_tables)):
+        if changed := changed_tables(self._tenure.published, self._source.published(list(self._base_tables))):
             raise SourceChanged(f"the publication was changed, or a table of it: {', '.join(changed)}")
+        if self._lapses.tables:
+            flushed = self._source.sample().flushed_lsn
+            self._lapses.look(read_tables(self._settings, self._source), flushed, self._housekeeping)
 
     def _take_requests(self) -> None:
         before = self._control.next_offset
@@ -376,6 +394,7 @@ class Run:
             "unacknowledged": self._publisher.waiting,
             "kafka_reachable": not self._publisher.unreachable,
             "owed_keys": self._agenda.owed,
+            "lapsed_identities": self._lapses.tables,
             "backfill_waits_for": self._backfiller.waits_for,
             "derived": self._derivation.describe(),
             "derived_waits_for": self._deriver.waits_for,

@@ -11,7 +11,7 @@ from typing import Final
 
 from replicator.config import Settings
 from replicator.facts import IndexFacts, SourceFacts, TableFacts
-from replicator.relations import BaseTable, base_tables
+from replicator.relations import BaseTable, base_tables, names_every_row
 from replicator.remedies import (
     Step,
     add_tables,
@@ -48,11 +48,7 @@ def is_broken(table: TableFacts) -> bool:
 
 def is_sufficient(relation: BaseTable, table: TableFacts) -> bool:
     """The stream names the old key and the old inbox of every row."""
-    if table.identity == "f":
-        return True
-    if is_broken(table) or relation.identity.kind == "full":
-        return False
-    return set(relation.identity.columns or relation.key) <= _held(table)
+    return names_every_row(relation, table.identity, set() if is_broken(table) else _held(table))
 
 
 def names_key(relation: BaseTable, table: TableFacts) -> bool:

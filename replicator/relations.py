@@ -10,6 +10,7 @@ Pure data: nothing here knows how a relation is read or published.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import Final
 
@@ -111,6 +112,17 @@ class CauseTable:
 
 
 BaseTable = StreamedRelation | CauseTable
+
+
+def names_every_row(relation: BaseTable, identity: str, held: AbstractSet[str]) -> bool:
+    """Whether the stream names the old key and the old inbox of every row under a replica identity.
+
+    `identity`: its kind, as `pg_class.relreplident` has it; `held`: the columns that it holds, none if it is broken.
+    """
+    if identity == "f":
+        return True
+    return relation.identity.kind != "full" and held >= set(relation.identity.columns or relation.key)
+
 
 _CAUSES: Final = (
     CauseTable(name="contacts"),

@@ -78,7 +78,7 @@ class Replication:
         self._connection.close()
 
     def read(self) -> bytes | None:
-        """The next frame, or None if none has arrived. Raises SourceUnavailable or SlotStuck when the stream has ended."""
+        """The next frame, or None if there is none yet. Raises SourceUnavailable or SlotStuck at the stream's end."""
         try:
             size, frame = self._pgconn.get_copy_data(1)
             if size == 0:

@@ -17,6 +17,7 @@ from replicator.backfill_job import BackfillJob
 from replicator.config import Settings
 from replicator.errors import ReplicatorError
 from replicator.event import Topics
+from replicator.lapses import SENTENCE
 from replicator.lsn import format_lsn
 from replicator.memory import read_memory
 from replicator.source import Source
@@ -34,6 +35,8 @@ def gather(settings: Settings, kafka: Mapping[str, Any]) -> dict[str, Any]:
         found["running"] = not found.get("stopped") and _is_recent(found.get("at_ms", 0))
         # The job's own record is written at every chunk: fresher than the status.
         found["backfills"] = [record for key, record in records.items() if key.startswith("backfill/")]
+        lapsed = sorted(record["table"] for key, record in records.items() if key.startswith("identity/"))
+        found["faults"] += [f"{table}: {SENTENCE}" for table in lapsed]
     except ReplicatorError as error:
         found["faults"].append(str(error))
     try:

@@ -158,8 +158,9 @@ def _past(records: Mapping[str, Content], newest: Run) -> Past | None:
 
 def _begin_epoch(memory: Memory, present: Present, tables: tuple[str, ...], born: int, batch: Batch) -> None:
     """Older progress is void: everything is read again, and what is not found is swept."""
-    for key in [*memory.under("backfill/"), *memory.under("owed/"), *memory.under("dirty/"), *memory.under("derived/")]:
-        memory.forget(key, batch)
+    for kind in ("backfill/", "owed/", "dirty/", "derived/", "identity/"):
+        for key in memory.under(kind):
+            memory.forget(key, batch)
     epoch = memory.run.epoch
     job = BackfillJob(
         id=f"epoch-{epoch}",

@@ -13,6 +13,7 @@ from replicator.changes import Table
 from replicator.derivation import Derivation
 from replicator.dirty import KEY
 from replicator.errors import ProtocolError
+from replicator.lapses import Lapses
 from replicator.outlet import Outlet
 from replicator.pgoutput import ABSENT, Begin, Commit, Delete, Insert, LogicalMessage, Relation, Truncate, Update
 from replicator.progress import Batch, Progress
@@ -28,10 +29,11 @@ MESSAGES = Relation(7, "public", "messages", "i", tuple(columns(*NAMES, identity
 
 @dataclass
 class Recorder:
-    """Stands for Outlet, the catalogue and the agenda."""
+    """Stands for Outlet, the catalogue, the agenda and the lapses."""
 
     said: list[tuple[Any, ...]] = field(default_factory=list)
     owed: list[tuple[bytes, int]] = field(default_factory=list)
+    heard: list[tuple[int, int]] = field(default_factory=list)
 
     def change(self, table: Table, routed: Any, commit_lsn: int, index: int, cause: Any, batch: Batch) -> None:
         self.said.append((routed.op, routed.key, routed.inbox, commit_lsn, index))
@@ -50,6 +52,9 @@ class Recorder:
 
     def owe(self, table: str, key: bytes, inbox: int, batch: Batch) -> None:
         self.owed.append((key, inbox))
+
+    def hear(self, relation: Relation, commit_lsn: int, batch: Batch) -> None:
+        self.heard.append((relation.oid, commit_lsn))
 
 
 @dataclass
@@ -79,7 +84,15 @@ class Traced:
 def capturing(log: Recorder, progress: Progress, traced: Traced | None = None) -> Capture:
     derivation = cast(Derivation, traced or Traced())
     return Capture(
-        {7: "messages"}, log, cast(Outlet, log), progress, lambda _: ORIGIN, lambda _: None, log.owe, derivation
+        {7: "messages"},
+        log,
+        cast(Outlet, log),
+        progress,
+        lambda _: ORIGIN,
+        lambda _: None,
+        log.owe,
+        derivation,
+        cast(Lapses, log),
     )
 
 
@@ -129,6 +142,11 @@ def test_every_row_change_has_its_number_also_those_of_tables_that_are_not_captu
         capture.handle(Insert(oid, row(1)))
     capture.handle(Delete(7, "K", [b"1", b"3", None]))
     assert log.said == [("c", b"[1]", 3, 100, 0), ("d", b"[1]", 3, 100, 3)]
+
+
+def test_what_is_said_of_a_table_is_heard_with_its_transaction(capture: Capture, log: Recorder) -> None:
+    capture.handle(Relation(8, "public", "users", "d", MESSAGES.columns))
+    assert log.heard == [(7, 100), (8, 100)]
 
 
 def test_a_table_is_the_same_under_another_name(capture: Capture, log: Recorder) -> None:
