@@ -134,6 +134,8 @@ class TableFacts:
     persistence: str
     """`pg_class.relpersistence`: p permanent, u unlogged, t temporary."""
     is_partition: bool
+    inheritance: tuple[tuple[str, str], ...]
+    """(child, parent), with their schemas, of each inheritance that it takes part in; being a partition is one too."""
     owned: bool
     """Our role may alter it."""
     readable: bool

@@ -44,6 +44,13 @@ _OPERATIONS = {"pubinsert": "insert", "pubupdate": "update", "pubdelete": "delet
 
 _TABLES = """
     SELECT c.oid::bigint, c.relname, c.relkind::text, c.relpersistence::text, c.relispartition,
+        ARRAY(
+            SELECT ARRAY[format('%%I.%%I', cn.nspname, child.relname), format('%%I.%%I', pn.nspname, parent.relname)]
+            FROM pg_inherits i
+            JOIN pg_class child ON child.oid = i.inhrelid JOIN pg_namespace cn ON cn.oid = child.relnamespace
+            JOIN pg_class parent ON parent.oid = i.inhparent JOIN pg_namespace pn ON pn.oid = parent.relnamespace
+            WHERE c.oid IN (i.inhrelid, i.inhparent) ORDER BY 1
+        ),
         pg_has_role(c.relowner, 'USAGE'),
         has_schema_privilege(n.oid, 'USAGE') AND has_table_privilege(c.oid, 'SELECT'), row_security_active(c.oid),
         c.relreplident::text, c.reltuples::bigint,
@@ -262,6 +269,7 @@ def read_tables(settings: Settings, source: Source) -> dict[str, TableFacts]:
             kind=kind,
             persistence=persistence,
             is_partition=is_partition,
+            inheritance=tuple((child, parent) for child, parent in inheritance),
             owned=owned,
             readable=readable,
             row_security=row_security,
@@ -271,5 +279,18 @@ def read_tables(settings: Settings, source: Source) -> dict[str, TableFacts]:
             rows=estimate,
             bytes=size,
         )
-        for oid, name, kind, persistence, is_partition, owned, readable, row_security, identity, estimate, size in rows
+        for (
+            oid,
+            name,
+            kind,
+            persistence,
+            is_partition,
+            inheritance,
+            owned,
+            readable,
+            row_security,
+            identity,
+            estimate,
+            size,
+        ) in rows
     }

@@ -35,7 +35,7 @@ def judge_table(relation: BaseTable, table: TableFacts | None, role: str, settin
     name = table_name(settings, relation.name)
     fault = unfit(relation, table)
     if table is None or fault is not None:
-        return refusal("table", name, str(fault), "let REPLICATOR_SOURCE_SCHEMA name the schema of Chatwoot's tables")
+        return refusal("table", name, str(fault), _remedy(table))
     if table.persistence != "p":
         return refusal(
             "table", name, "is not logged: its changes are not in the WAL", f"ALTER TABLE {name} SET LOGGED;"
@@ -58,6 +58,14 @@ def judge_table(relation: BaseTable, table: TableFacts | None, role: str, settin
     return ok("table", name, "can be captured")
 
 
+def _remedy(table: TableFacts | None) -> str:
+    """For a table that is unfit."""
+    if table is not None and table.kind == "r" and not table.is_partition and table.inheritance:
+        severed = (f"ALTER TABLE {child} NO INHERIT {parent}" for child, parent in table.inheritance)
+        return script(*severed) + "\n-- the rows of a child are then no longer the parent's: move them first"
+    return "let REPLICATOR_SOURCE_SCHEMA name the schema of Chatwoot's tables"
+
+
 def unfit(relation: BaseTable, table: TableFacts | None) -> str | None:
     """What makes a table of this name another one than we know."""
     if table is None:
@@ -66,6 +74,9 @@ def unfit(relation: BaseTable, table: TableFacts | None) -> str | None:
         return f"is {KINDS.get(table.kind, 'not a table')}, not an ordinary table"
     if table.is_partition:
         return "is a partition of another table"
+    if table.inheritance:
+        kin = ", ".join(f"{child} inherits from {parent}" for child, parent in table.inheritance)
+        return f"is read with rows whose changes are another table's in the stream: {kin}"
     if table.primary_key != relation.key:
         return f"has the primary key ({', '.join(table.primary_key)}), not ({', '.join(relation.key)})"
     inbox = (relation.inbox,) if isinstance(relation, StreamedRelation) else ()

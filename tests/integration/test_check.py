@@ -108,6 +108,18 @@ def test_nothing_is_changed_by_looking(settings: Settings) -> None:
         ("ALTER TABLE messages REPLICA IDENTITY NOTHING", "identity", "messages", "NOTHING"),
         ("ALTER TABLE contact_inboxes REPLICA IDENTITY DEFAULT", "identity", "contact_inboxes", "no old inbox"),
         ("ALTER TABLE inboxes RENAME TO boxes", "table", "inboxes", "does not exist"),
+        (
+            "CREATE TABLE messages_2024 () INHERITS (messages)",
+            "table",
+            "public.messages",
+            "messages_2024 inherits from public.messages",
+        ),
+        (
+            "CREATE TABLE parent (id integer NOT NULL); ALTER TABLE inboxes INHERIT parent",
+            "table",
+            "public.inboxes",
+            "public.inboxes inherits from public.parent",
+        ),
         ("ALTER TABLE inboxes DROP CONSTRAINT inboxes_pkey", "table", "public.inboxes", "primary key"),
     ],
 )
