@@ -16,7 +16,7 @@ from psycopg.pq.abc import PGresult
 from replicator.backfill_job import Chunk, Cursor
 from replicator.changes import RenderedRow, Table
 from replicator.relations import StreamedRelation
-from replicator.source import Source
+from replicator.source import Source, identifier
 from replicator.values import JsonValue
 
 FIRST_FETCH_ROWS = 10
@@ -101,7 +101,7 @@ def read_keys(
 
 def lock_against_ddl(source: Source, connection: Connection[Any], relation: StreamedRelation) -> None:
     """Until the transaction ends the columns stay as the catalogue has them; reading and writing go on."""
-    connection.execute(sql.SQL("LOCK TABLE {} IN ACCESS SHARE MODE").format(source.qualified(relation.name)))
+    connection.execute(sql.SQL("LOCK TABLE {} IN ACCESS SHARE MODE").format(source.qualified(relation.name)), ())
 
 
 def raw_rows(result: PGresult) -> list[list[bytes | None]]:
@@ -116,7 +116,7 @@ def _rows(connection: Connection[Any], statement: sql.Composed, parameters: Any)
 
 
 def _columns(names: Sequence[str]) -> sql.Composed:
-    return sql.SQL(", ").join(map(sql.Identifier, names))
+    return sql.SQL(", ").join(map(identifier, names))
 
 
 def _names(table: Table) -> list[str]:

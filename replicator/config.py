@@ -84,7 +84,7 @@ class OwnPath(BaseModel):
     columns: tuple[str, ...]
     """Where the path starts."""
     lookup: str
-    """A SELECT of keys; `$1`, `$2`, … are arrays of the columns' values."""
+    """A SELECT of keys with one `%s` for each column, an array of its values; `%%` is a percent sign."""
 
 
 OwnRelations = Annotated[

@@ -153,7 +153,7 @@ def expected_keys(connection: Connection[Any], derived: Derived) -> int:
     statement = sql.SQL("EXPLAIN (FORMAT JSON) SELECT q.{} FROM ({}) AS q").format(
         sql.Identifier(*derived.relation.key), _select(derived)
     )
-    ((plan,),) = connection.execute(statement).fetchall()
+    ((plan,),) = connection.execute(statement, ()).fetchall()
     return int(plan[0]["Plan"]["Plan Rows"])
 
 
@@ -205,4 +205,5 @@ def _read_statement(derived: Derived) -> sql.Composed:
 
 
 def _select(derived: Derived) -> sql.SQL:
-    return sql.SQL(derived.relation.select.replace("%", "%%"))  # the operator's own SQL
+    """The operator's own SQL, for a statement that carries parameters."""
+    return sql.SQL(derived.relation.select.replace("%", "%%"))

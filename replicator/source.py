@@ -77,6 +77,11 @@ def _sentence(error: psycopg.Error) -> str:
     return said.splitlines()[0]
 
 
+def identifier(*names: str) -> sql.Identifier:
+    """For a statement that carries parameters: a percent sign alone would be taken for the beginning of one."""
+    return sql.Identifier(*(name.replace("%", "%%") for name in names))
+
+
 def columns_of(result: PGresult) -> tuple[Column, ...]:
     """The columns of a result; a domain is its base type here."""
     return tuple(
@@ -151,7 +156,7 @@ class Source:
             "idle_in_transaction_session_timeout": "60000",
             "synchronous_commit": "local",  # what we emit must not wait for a standby
             "jit": "off",
-            "search_path": f'"{self._schema}"',
+            "search_path": sql.Identifier(self._schema).as_string(),
             "row_security": "off",  # a read that a policy would narrow fails: what is hidden is not gone
         }
         for name, value in session.items():
@@ -312,7 +317,8 @@ class Source:
         return {name: numbers for name, *numbers in rows}
 
     def qualified(self, table: str) -> sql.Identifier:
-        return sql.Identifier(self._schema, table)
+        """For a statement that carries parameters, be they none."""
+        return identifier(self._schema, table)
 
     def estimate_rows(self, table: str, where: sql.Composed, parameters: Any) -> int:
         """How many rows the planner expects."""

@@ -298,6 +298,7 @@ def _unnested(types: dict[str, str]) -> str:
     """The start values as a FROM item `s`; arrays of arrays would come apart, so an array's elements are its text."""
     if not types:
         return "(SELECT 1) AS s"  # a key of constants
+    types = {column.replace("%", "%%"): kind.replace("%", "%%") for column, kind in types.items()}
     names = ", ".join(quote(column) for column in types)
     elements = {column: "text" if kind.endswith("[]") else kind for column, kind in types.items()}
     rows = f"unnest({', '.join(f'%s::{kind}[]' for kind in elements.values())})"
