@@ -16,8 +16,6 @@ import orjson
 import structlog
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 from confluent_kafka import Message as Record
-from confluent_kafka._model import TopicCollection
-from confluent_kafka.admin import AdminClient
 
 from consumers.batch import Message
 from consumers.config import Settings
@@ -54,24 +52,6 @@ def kafka_base(settings: Settings) -> dict[str, Any]:
     }
 
 
-class TopicShape:
-    """The changes topic as it is now: its id, which a topic made anew does not share, and its partitions."""
-
-    def __init__(self, settings: Settings) -> None:
-        """Raises LogUnavailable."""
-        name = Topics(settings.topic_prefix).changes
-        try:
-            admin = AdminClient(kafka_base(settings))
-            asked = admin.describe_topics(TopicCollection([name]), request_timeout=SECONDS)
-            found = asked[name].result(SECONDS)
-        except KafkaException as error:
-            raise LogUnavailable(f"{name} can't be read: {error.args[0].str()}") from None
-        except TimeoutError:
-            raise LogUnavailable("Kafka does not answer") from None
-        self.topic_id = str(found.topic_id)
-        self.partitions = len(found.partitions)
-
-
 class Inbound:
     """The worker's membership in its pool's group."""
 
@@ -96,6 +76,7 @@ class Inbound:
             {
                 "session.timeout.ms": 10_000,
                 "heartbeat.interval.ms": 2_000,
+                "topic.metadata.refresh.interval.ms": 30_000,  # a topic that went, and is there again, is joined then
                 **self._options,
                 "group.id": f"{settings.topic_prefix}.{settings.pool}",
                 "partition.assignment.strategy": "cooperative-sticky",
@@ -130,8 +111,13 @@ class Inbound:
 
     def seek(self, partition: int, offset: int) -> None:
         """Reads on from there. Raises KafkaException, also while an assignment is being taken up: try again."""
-        self.gaps.discard(partition)
-        self._consumer.seek(TopicPartition(self._topic, partition, offset))
+        place = TopicPartition(self._topic, partition, offset)
+        if partition in self.gaps:  # librdkafka has given it up, and would refuse every seek
+            self._consumer.incremental_unassign([place])
+            self._take_up([place])
+            self.gaps.discard(partition)
+        else:
+            self._consumer.seek(place)
 
     def bounds(self, partition: int) -> tuple[int, int]:
         """The first offset that the log still has, and the one after its last. Raises LogUnavailable."""
@@ -228,10 +214,12 @@ class Inbound:
 
     def _assign(self, consumer: Consumer, places: list[TopicPartition]) -> None:
         starts = self._on_assign([place.partition for place in places])
-        taken = [TopicPartition(self._topic, partition, offset) for partition, offset in starts.items()]
-        consumer.incremental_assign(taken)
-        if self._paused and taken:
-            consumer.pause(taken)
+        self._take_up([TopicPartition(self._topic, partition, offset) for partition, offset in starts.items()])
+
+    def _take_up(self, places: list[TopicPartition]) -> None:
+        self._consumer.incremental_assign(places)
+        if self._paused and places:
+            self._consumer.pause(places)
 
     def _revoke(self, consumer: Consumer, places: list[TopicPartition]) -> None:
         self._on_revoke([place.partition for place in places])

@@ -15,9 +15,9 @@ from psycopg import Connection
 from consumers import parking, watermark
 from consumers.apply import Result
 from consumers.batch import Batch
-from consumers.inbound import TopicShape
 from consumers.parking import Parked
 from consumers.tenants import TENANT_LOCK
+from consumers.topic import TopicShape
 from consumers.watermark import Generations, Mark, Place, Progress
 from replicator import partition_of
 
@@ -64,6 +64,10 @@ class Ledger:
         self.generations.update(watermark.read_generations(connection, self.topic_id, partitions))
         self.parked.update(parking.read_parked(connection, self._pool, self.topic_id, partitions))
 
+    def of_another_topic(self, topic_id: str) -> set[int]:
+        """Partitions that are read as those of another topic than this."""
+        return {partition for partition, known in self.progress.items() if known.topic_id != topic_id}
+
     def forget(self, partitions: Iterable[int]) -> None:
         """They are another worker's now."""
         partitions = list(partitions)
@@ -99,7 +103,7 @@ class Ledger:
                 expected, source_ms = self.progress[partition], batch.source_ms.get(partition)
                 watermark.advance_progress(connection, self._pool, partition, expected, end, source_ms)
         for partition, end in batch.ends.items():
-            self.progress[partition] = Progress(self.topic_id, end)
+            self.progress[partition] = self.progress[partition]._replace(next_offset=end)
             self.generations[partition].stored(end)
         for result, partition, offset in stuck:
             parked = self.parked.setdefault((result.tenant, partition), Parked(offset))

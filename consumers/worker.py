@@ -31,7 +31,7 @@ from consumers.audit import Audit
 from consumers.batch import Batch, Message, View, begins_backfill, sort_out
 from consumers.config import Settings
 from consumers.errors import Action, ConsumersError, LogGap, Overtaken, TargetRefused, classify
-from consumers.inbound import Inbound, TopicShape
+from consumers.inbound import Inbound
 from consumers.layout import Layout
 from consumers.ledger import Ledger
 from consumers.parking import Parked, Reason
@@ -40,6 +40,7 @@ from consumers.schemas import Schemas
 from consumers.skipped import SkippedColumns
 from consumers.tenants import CHANNEL
 from consumers.tenants import Mapping as TenantMapping
+from consumers.topic import TopicShape, TopicWatch
 from consumers.watermark import Place
 from replicator import VERSION, partition_of
 from replicator.runtime import GrowingPause, Health, Stop
@@ -133,6 +134,7 @@ class Worker:
         self._threads = ThreadPoolExecutor(settings.connections, thread_name_prefix="apply")
         self._schemas = Schemas(settings)
         self._requests = Requests(settings)
+        self._topic = TopicWatch(settings)
         self._applier = Applier(settings, self._layout, self._schemas)
         self._inbound: Inbound | None = None
         self._health: Health | None = None
@@ -432,9 +434,11 @@ class Worker:
     def _reopen(self, control: Connection[Any]) -> None:
         """Reads the truth of partitions again, and goes on from there."""
         assert self._inbound is not None  # noqa: S101  # partitions come from it
+        shape = TopicShape(self._settings)
+        self._recover |= self._ledger.of_another_topic(shape.topic_id)
         partitions = sorted(self._recover & self._ledger.progress.keys())
         self._drop_buffered(partitions)
-        starts = self._ledger.open(control, TopicShape(self._settings), partitions, self._inbound.bounds)
+        starts = self._ledger.open(control, shape, partitions, self._inbound.bounds)
         for partition, offset in starts.items():
             self._inbound.seek(partition, offset)
         self._recover.clear()
@@ -529,6 +533,8 @@ class Worker:
         if now < self._upkeep_due:
             return
         self._upkeep_due = now + UPKEEP_S
+        if topic_id := self._topic.topic_id():
+            self._recover |= self._ledger.of_another_topic(topic_id)
         if self._mapping.is_stale:
             self._mapping.read(control)
         if self._layout.read(control):
