@@ -174,6 +174,11 @@ _CONNECTION_LOST: Final = BY_SQLSTATE["08"]
 _REFUSED_ROW: Final = Verdict(
     Action.PARK, Fault.ROW, "The target refuses the row (a trigger or rule of its own?); see the server's log."
 )
+_UNSENDABLE: Final = Verdict(
+    Action.PARK,
+    Fault.ROW,
+    "PostgreSQL can't be sent what the event holds; a later full image of the row heals this.",
+)
 
 
 def classify(error: BaseException) -> Verdict:
@@ -193,4 +198,8 @@ def classify(error: BaseException) -> Verdict:
 def classify_applying(error: BaseException) -> Verdict:
     """The verdict for an error while rows are applied: what the target says and no table knows concerns the row."""
     verdict = classify(error)
-    return _REFUSED_ROW if verdict is _DEFECT and getattr(error, "sqlstate", None) else verdict
+    if verdict is not _DEFECT:
+        return verdict
+    if getattr(error, "sqlstate", None):
+        return _REFUSED_ROW
+    return _UNSENDABLE if isinstance(error, psycopg.DataError) else verdict  # psycopg's own, of what it was given

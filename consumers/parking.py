@@ -47,15 +47,19 @@ class Reason:
 
     @classmethod
     def of(cls, error: BaseException, verdict: Verdict) -> Reason:
-        if isinstance(error, psycopg.Error):
-            where = ".".join(part for part in (error.diag.table_name, error.diag.column_name) if part)
-            # The server's own words may quote a value ("invalid input syntax for type …: "…""): the class says enough.
-            named = error.diag.constraint_name or where
-            says = f"{type(error).__name__} (SQLSTATE {error.sqlstate}{f', {named}' if named else ''})"
-            if error.sqlstate in _SAFE or error.sqlstate is None:
-                says = first_line(error)
-            return cls(kind=error.sqlstate or type(error).__name__, says=says, advice=verdict.advice)
-        return cls(kind=type(error).__name__, says=str(error), advice=verdict.advice)
+        says = _words_of(error) if isinstance(error, psycopg.Error) else str(error)
+        return cls(kind=getattr(error, "sqlstate", None) or type(error).__name__, says=says, advice=verdict.advice)
+
+
+def _words_of(error: psycopg.Error) -> str:
+    """The server's own, or the class where they may quote a value ("invalid input syntax for type …: "…"")."""
+    is_connections = error.sqlstate is None and isinstance(error, psycopg.OperationalError)
+    if error.sqlstate in _SAFE or is_connections:
+        return first_line(error)
+    state = error.sqlstate and f"SQLSTATE {error.sqlstate}"
+    where = ".".join(filter(None, (error.diag.table_name, error.diag.column_name)))
+    known = ", ".join(filter(None, (state, error.diag.constraint_name or where)))
+    return type(error).__name__ + (f" ({known})" if known else "")
 
 
 _SAFE: Final = frozenset({"23502", "23503", "23505", "23514", "57014", "55P03"})

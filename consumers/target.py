@@ -296,8 +296,11 @@ def _pack(
 
 
 def _array(packed: Sequence[bytes]) -> str:
+    array = b"".join((b"[", b",".join(packed), b"]"))
+    if b"\0" in array:  # PostgreSQL's protocol ends a text there
+        raise BadEvent("an event's body has a NUL byte")
     try:
-        return b"".join((b"[", b",".join(packed), b"]")).decode()
+        return array.decode()
     except UnicodeDecodeError:
         raise BadEvent("an event's body is not UTF-8") from None
 

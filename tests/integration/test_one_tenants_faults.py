@@ -160,7 +160,15 @@ def test_absent_columns_that_are_no_list_of_names_are_found(applied: Applied, ap
     assert applied.rows(TENANT, "SELECT id FROM messages") == [(1,)]
 
 
-@pytest.mark.parametrize("body", [b'{"after":{"content":"\xff"}}', b'{"after":', b'{"after":{"content":"\\u0000"}}'])
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"after":{"content":"\xff"}}',
+        b'{"after":',
+        b'{"after":{"content":"\\u0000"}}',
+        b'{"after":{"content":"\0"}}',
+    ],
+)
 def test_a_body_that_no_database_can_read_is_found(applied: Applied, applier: Applier, body: bytes) -> None:
     events = messages(1, 2, 3)
     events[1] = events[1]._replace(body=body)

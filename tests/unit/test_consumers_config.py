@@ -24,8 +24,10 @@ from consumers.errors import (
     Overtaken,
     SettingsError,
     classify,
+    classify_applying,
 )
 from consumers.mapping_admin import slug_of
+from consumers.parking import Reason
 
 SECRET = "sw0rdfish"
 GOOD = {
@@ -173,6 +175,14 @@ def test_a_lost_connection_is_waited_out() -> None:
 def test_what_nobody_expected_stops_the_worker() -> None:
     assert classify(RuntimeError()).fault is Fault.OURS
     assert classify(Overtaken()).action is Action.RETRY
+
+
+def test_what_psycopg_itself_refuses_while_rows_are_applied_is_a_rows_fault() -> None:
+    error = psycopg.DataError("a value that must not be shown")
+    verdict = classify_applying(error)
+    assert (verdict.action, verdict.fault) == (Action.PARK, Fault.ROW)
+    assert Reason.of(error, verdict).says == "DataError"
+    assert classify(error).fault is Fault.OURS, "elsewhere there is no row to blame"
 
 
 def test_every_verdict_is_a_sentence() -> None:
