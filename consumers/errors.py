@@ -196,10 +196,20 @@ def classify(error: BaseException) -> Verdict:
 
 
 def classify_applying(error: BaseException) -> Verdict:
-    """The verdict for an error while rows are applied: what the target says and no table knows concerns the row."""
+    """The verdict for an error while rows are applied.
+
+    What the target says and no table knows concerns the row, and so does what a trigger of its own stumbles over: the
+    next tenant's row may not come to it.
+    """
     verdict = classify(error)
-    if verdict is not _DEFECT:
+    if not isinstance(error, psycopg.Error) or verdict.action is not Action.STOP:
         return verdict
-    if getattr(error, "sqlstate", None):
-        return _REFUSED_ROW
-    return _UNSENDABLE if isinstance(error, psycopg.DataError) else verdict  # psycopg's own, of what it was given
+    if error.sqlstate is None:  # psycopg's own, of what it was given
+        return _UNSENDABLE if isinstance(error, psycopg.DataError) else verdict
+    return _REFUSED_ROW if verdict is _DEFECT or came_from_within(error) else verdict
+
+
+def came_from_within(error: psycopg.Error) -> bool:
+    """Whether it was raised not by our statement itself, but by what this led to: a trigger's function, a policy's."""
+    # The server says so in the language of its own messages: that it says anything is what counts.
+    return bool(error.diag.context)

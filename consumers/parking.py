@@ -13,7 +13,7 @@ from typing import Any, Final
 import psycopg
 from psycopg import Connection
 
-from consumers.errors import Verdict
+from consumers.errors import Verdict, came_from_within
 from consumers.session import first_line
 from consumers.watermark import Place
 
@@ -54,7 +54,7 @@ class Reason:
 def _words_of(error: psycopg.Error) -> str:
     """The server's own, or the class where they may quote a value ("invalid input syntax for type …: "…"")."""
     is_connections = error.sqlstate is None and isinstance(error, psycopg.OperationalError)
-    if error.sqlstate in _SAFE or is_connections:
+    if is_connections or (error.sqlstate in _SAFE and not came_from_within(error)):
         return first_line(error)
     state = error.sqlstate and f"SQLSTATE {error.sqlstate}"
     where = ".".join(filter(None, (error.diag.table_name, error.diag.column_name)))
@@ -63,7 +63,7 @@ def _words_of(error: psycopg.Error) -> str:
 
 
 _SAFE: Final = frozenset({"23502", "23503", "23505", "23514", "57014", "55P03"})
-"""SQLSTATEs whose primary message names objects, never values."""
+"""SQLSTATEs whose primary message names objects, never values, unless a function of the target's words it."""
 
 
 def read_parked(

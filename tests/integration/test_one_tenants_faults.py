@@ -135,18 +135,22 @@ def test_a_tenant_whose_tables_version_does_not_come_is_parked(applied: Applied)
 # --- what the target refuses, and no table of ours knows
 
 
-@pytest.mark.parametrize("sqlstate", ["P0001", "0A000", "44000", "42804", "QQ123"])
+@pytest.mark.parametrize(
+    "sqlstate", ["P0001", "0A000", "44000", "42804", "QQ123", "42P01", "42883", "42501", "26000", "23514"]
+)
 def test_a_row_that_the_target_refuses_for_a_reason_of_its_own_is_found(
     applied: Applied, applier: Applier, sqlstate: str
 ) -> None:
     applied.target.execute(
         "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS"
-        f" $$ BEGIN RAISE EXCEPTION 'no' USING ERRCODE = '{sqlstate}'; END $$;"
+        f" $$ BEGIN RAISE EXCEPTION 'not %', NEW.content USING ERRCODE = '{sqlstate}'; END $$;"
         " CREATE TRIGGER refuse BEFORE INSERT ON messages FOR EACH ROW WHEN (NEW.id = 5) EXECUTE FUNCTION refuse()"
     )
     try:
         stuck = run(applier, messages(1, 2, 3, 4, 5, 6))
         assert (stuck.stuck, kind(stuck)) == ({0: 4}, sqlstate)
+        assert stuck.reason is not None
+        assert "not" not in stuck.reason.says, "what a function says may be a value"
         assert applied.rows(TENANT, "SELECT id FROM messages ORDER BY id") == [(1,), (2,), (3,), (4,)]
     finally:
         applied.target.execute("DROP FUNCTION refuse CASCADE")
