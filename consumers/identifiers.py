@@ -11,5 +11,10 @@ def literal(text: str) -> str:
     return "'" + text.replace("'", "''") + "'" if "\\" not in text else " E'" + _escaped(text) + "'"
 
 
+def doubled(sql: str) -> str:
+    """SQL that holds no placeholder, for a statement that has some: to psycopg, a single % begins one there."""
+    return sql.replace("%", "%%")
+
+
 def _escaped(text: str) -> str:
     return text.replace("\\", "\\\\").replace("'", "''")

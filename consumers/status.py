@@ -12,7 +12,6 @@ from datetime import datetime
 from typing import Any
 
 import psycopg
-from psycopg import sql
 from psycopg.rows import class_row
 from rich.console import Group, RenderableType
 from rich.table import Table
@@ -21,6 +20,7 @@ from rich.text import Text
 from consumers import lag, skipped
 from consumers.config import Settings
 from consumers.errors import LogUnavailable
+from consumers.identifiers import doubled, quoted
 from consumers.mapping_admin import Listing, Unmapped, read_listing
 from consumers.session import connect
 from consumers.skipped import Skipped
@@ -186,12 +186,14 @@ def _parked(connection: psycopg.Connection[Any]) -> dict[int, list[Parked]]:
     return found
 
 
-def _stub_count(connection: psycopg.Connection[Any]) -> sql.Composed:
+def _stub_count(connection: psycopg.Connection[Any]) -> bytes:
     """A query over every replicated table; each has a partial index for it."""
-    stubs = sql.SQL("(SELECT count(*) FROM {} WHERE tenant_id = own.id AND synced_at IS NULL AND source_epoch = 0)")
-    tables = connection.execute("SELECT relation FROM replication_relations() ORDER BY 1")
-    counts = [stubs.format(sql.Identifier(name)) for (name,) in tables]
-    return sql.SQL("SELECT {} FROM (SELECT %s::integer AS id) AS own").format(sql.SQL(" + ").join(counts))
+    counts = [
+        f"(SELECT count(*) FROM {doubled(quoted(name))}"
+        " WHERE tenant_id = own.id AND synced_at IS NULL AND source_epoch = 0)"
+        for (name,) in connection.execute("SELECT relation FROM replication_relations() ORDER BY 1")
+    ]
+    return f"SELECT {' + '.join(counts)} FROM (SELECT %s::integer AS id) AS own".encode()
 
 
 def to_json(status: Status) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from graphlib import TopologicalSorter
 from typing import Final
 
-from consumers.identifiers import literal, quoted
+from consumers.identifiers import doubled, literal, quoted
 from replicator import TableSchema
 
 OWN_COLUMNS: Final = frozenset({"tenant_id", "source_epoch", "source_point", "source_ordinal", "synced_at"})
@@ -115,7 +115,7 @@ def form(relation: Relation, schema: TableSchema, absent: Iterable[str], *, is_l
 
 def try_column(relation: Relation, name: str) -> str:
     """Reads one column of the row in %(body)s as the target would, and fails as it would."""
-    shape = f"{quoted(name)} {_staged_type(relation, name)}"
+    shape = f"{_quoted(name)} {_staged_type(relation, name)}"
     return f"SELECT {_taken(relation, name)} FROM json_to_record(%(body)s::json -> 'after') AS r ({shape})"
 
 
@@ -134,7 +134,7 @@ def note_parents_of_deleted(relation: Relation) -> str | None:
         return None
     return (
         "INSERT INTO pg_temp.orphans (relation, id) SELECT DISTINCT p.relation, p.id"
-        f" FROM pg_temp.staged_deletes AS d JOIN {quoted(relation.name)} AS t ON {_hits(relation)}"
+        f" FROM pg_temp.staged_deletes AS d JOIN {_quoted(relation.name)} AS t ON {_hits(relation)}"
         f" CROSS JOIN LATERAL (VALUES {_pointers(relation.parents)}) AS p (relation, id) WHERE p.id IS NOT NULL"
     )
 
@@ -142,7 +142,7 @@ def note_parents_of_deleted(relation: Relation) -> str | None:
 def delete(relation: Relation) -> str:
     """Rows without children."""
     return (
-        f"DELETE FROM {quoted(relation.name)} AS t USING pg_temp.staged_deletes AS d"
+        f"DELETE FROM {_quoted(relation.name)} AS t USING pg_temp.staged_deletes AS d"
         f" WHERE {_hits(relation)}{_childless(relation)}"
     )
 
@@ -151,7 +151,7 @@ def wipe(relation: Relation) -> str | None:
     """Rows that still have children become stubs: they keep inbox, and take the position of their delete."""
     if not relation.children:
         return None
-    emptied = [f"{quoted(name)} = NULL" for name in relation.data if name != relation.inbox]
+    emptied = [f"{_quoted(name)} = NULL" for name in relation.data if name != relation.inbox]
     sets = ", ".join(
         [
             *emptied,
@@ -162,9 +162,9 @@ def wipe(relation: Relation) -> str | None:
         ]
     )
     return (
-        f"UPDATE {quoted(relation.name)} AS t SET {sets} FROM ("
+        f"UPDATE {_quoted(relation.name)} AS t SET {sets} FROM ("
         "SELECT DISTINCT ON (d.id) d.id, d.epoch, d.point, d.ordinal"
-        f" FROM pg_temp.staged_deletes AS d JOIN {quoted(relation.name)} AS t ON {_hits(relation, wiping=True)}"
+        f" FROM pg_temp.staged_deletes AS d JOIN {_quoted(relation.name)} AS t ON {_hits(relation, wiping=True)}"
         " ORDER BY d.id, d.epoch DESC, d.point DESC, d.ordinal DESC"
         f") AS w WHERE t.tenant_id = %(tenant)s AND {_key(relation)} = w.id"
     )
@@ -177,26 +177,26 @@ def stage_older(relation: Relation, *, of_inboxes: bool) -> str:
     scope = f" AND {_within(relation)} AND t.synced_at IS NOT NULL AND {_key(relation)} <> ALL (%(spared)s::bigint[])"
     return (
         "INSERT INTO pg_temp.staged_deletes SELECT %(load)s, %(step)s,"
-        f" {literal(relation.name)}, {_key(relation)}, NULL, %(epoch)s, %(point)s, %(ordinal)s"
-        f" FROM {quoted(relation.name)} AS t WHERE t.tenant_id = %(tenant)s"
+        f" {_literal(relation.name)}, {_key(relation)}, NULL, %(epoch)s, %(point)s, %(ordinal)s"
+        f" FROM {_quoted(relation.name)} AS t WHERE t.tenant_id = %(tenant)s"
         f" AND {_STORED} <= (%(epoch)s::bigint, %(point)s::bigint, %(ordinal)s::bigint){scope if of_inboxes else ''}"
     )
 
 
 def make_parents(form: Form) -> list[str]:
     """Stubs for parents that rows of this form name and that do not exist. Rows that are too old name none."""
-    table = quoted(form.relation.name)
+    table = _quoted(form.relation.name)
     key, keys = _key(form.relation), form.relation.parent_keys
     return [
-        f"INSERT INTO {quoted(parent)} (tenant_id, {quoted(keys.get(parent, 'id'))}) SELECT %(tenant)s, n.id FROM ("
-        f"SELECT DISTINCT r.{quoted(column)} AS id FROM pg_temp.staged_rows AS s"
-        f" CROSS JOIN LATERAL json_to_record(s.doc) AS r ({quoted(column)} bigint)"
-        f" WHERE {_STAGED} AND r.{quoted(column)} IS NOT NULL AND NOT EXISTS ("
+        f"INSERT INTO {_quoted(parent)} (tenant_id, {_quoted(keys.get(parent, 'id'))}) SELECT %(tenant)s, n.id FROM ("
+        f"SELECT DISTINCT r.{_quoted(column)} AS id FROM pg_temp.staged_rows AS s"
+        f" CROSS JOIN LATERAL json_to_record(s.doc) AS r ({_quoted(column)} bigint)"
+        f" WHERE {_STAGED} AND r.{_quoted(column)} IS NOT NULL AND NOT EXISTS ("
         f"SELECT FROM {table} AS t WHERE t.tenant_id = %(tenant)s AND {key} = s.id"
         f" AND {_STORED} >= (s.epoch, s.point, s.ordinal))"
         ") AS n WHERE NOT EXISTS ("
-        f"SELECT FROM {quoted(parent)} AS p"
-        f" WHERE p.tenant_id = %(tenant)s AND p.{quoted(keys.get(parent, 'id'))} = n.id"
+        f"SELECT FROM {_quoted(parent)} AS p"
+        f" WHERE p.tenant_id = %(tenant)s AND p.{_quoted(keys.get(parent, 'id'))} = n.id"
         ") ON CONFLICT DO NOTHING"
         for column, parent in form.parents
     ]
@@ -207,12 +207,12 @@ def note_parents_left(form: Form) -> str | None:
     if not form.parents:
         return None
     pointers = ", ".join(
-        f"({literal(parent)}, t.{quoted(column)}::bigint, r.{quoted(column)})" for column, parent in form.parents
+        f"({_literal(parent)}, t.{_quoted(column)}::bigint, r.{_quoted(column)})" for column, parent in form.parents
     )
-    shape = ", ".join(dict.fromkeys(f"{quoted(column)} bigint" for column, _ in form.parents))
+    shape = ", ".join(dict.fromkeys(f"{_quoted(column)} bigint" for column, _ in form.parents))
     return (
         "INSERT INTO pg_temp.orphans (relation, id) SELECT DISTINCT p.relation, p.id"
-        f" FROM pg_temp.staged_rows AS s JOIN {quoted(form.relation.name)} AS t"
+        f" FROM pg_temp.staged_rows AS s JOIN {_quoted(form.relation.name)} AS t"
         f" ON t.tenant_id = %(tenant)s AND {_key(form.relation)} = s.id"
         f" AND {_STORED} < (s.epoch, s.point, s.ordinal)"
         f" CROSS JOIN LATERAL json_to_record(s.doc) AS r ({shape})"
@@ -224,13 +224,13 @@ def note_parents_left(form: Form) -> str | None:
 def upsert(form: Form) -> str:
     """Writes rows that are newer than what is stored. A partial row that meets no whole one stays a stub."""
     relation = form.relation
-    key, names = quoted(relation.key), [quoted(name) for name in form.columns]
+    key, names = _quoted(relation.key), [_quoted(name) for name in form.columns]
     taken = [_taken(relation, name) for name in form.columns]
-    shape = [f"{quoted(name)} {_staged_type(relation, name)}" for name in form.columns] or ["id bigint"]
+    shape = [f"{_quoted(name)} {_staged_type(relation, name)}" for name in form.columns] or ["id bigint"]
     position = ["source_epoch", "source_point", "source_ordinal"]
     sets = [f"{name} = EXCLUDED.{name}" for name in [*names, *position]]
     return (
-        f"INSERT INTO {quoted(relation.name)} AS t ({', '.join(['tenant_id', key, *names, *position, 'synced_at'])})"
+        f"INSERT INTO {_quoted(relation.name)} AS t ({', '.join(['tenant_id', key, *names, *position, 'synced_at'])})"
         f" SELECT {', '.join(['%(tenant)s', 's.id', *taken, 's.epoch', 's.point', 's.ordinal'])},"
         " CASE WHEN s.is_whole THEN now() END"
         f" FROM pg_temp.staged_rows AS s CROSS JOIN LATERAL json_to_record(s.doc) AS r ({', '.join(shape)})"
@@ -243,7 +243,7 @@ def upsert(form: Form) -> str:
 def empty(form: Form) -> str:
     """Rows of this form that were just written are stubs, whatever they were before."""
     return (
-        f"UPDATE {quoted(form.relation.name)} AS t SET synced_at = NULL FROM pg_temp.staged_rows AS s"
+        f"UPDATE {_quoted(form.relation.name)} AS t SET synced_at = NULL FROM pg_temp.staged_rows AS s"
         f" WHERE {_STAGED} AND t.tenant_id = %(tenant)s AND {_key(form.relation)} = s.id"
         f" AND {_STORED} = (s.epoch, s.point, s.ordinal)"
     )
@@ -254,7 +254,7 @@ def partial_stubs(form: Form) -> str:
     relation = form.relation
     return (
         f"SELECT s.id, {_inbox(relation)} FROM pg_temp.staged_rows AS s"
-        f" JOIN {quoted(relation.name)} AS t ON t.tenant_id = %(tenant)s AND {_key(relation)} = s.id"
+        f" JOIN {_quoted(relation.name)} AS t ON t.tenant_id = %(tenant)s AND {_key(relation)} = s.id"
         f" WHERE {_STAGED} AND t.synced_at IS NULL"
     )
 
@@ -266,8 +266,8 @@ def delete_orphans(relation: Relation) -> str:
     """
     kind = " AND t.synced_at IS NULL" if relation.inbox else ""
     gone = (
-        f"DELETE FROM {quoted(relation.name)} AS t USING (SELECT DISTINCT id FROM pg_temp.orphans"
-        f" WHERE relation = {literal(relation.name)}) AS o"
+        f"DELETE FROM {_quoted(relation.name)} AS t USING (SELECT DISTINCT id FROM pg_temp.orphans"
+        f" WHERE relation = {_literal(relation.name)}) AS o"
         f" WHERE t.tenant_id = %(tenant)s AND {_key(relation)} = o.id{kind}{_childless(relation)}"
     )
     if not relation.parents:
@@ -287,17 +287,17 @@ def stubs(relation: Relation) -> str:
     """
     unheard = "" if relation.inbox else " AND t.source_epoch = 0"
     return (
-        f"SELECT {_key(relation)}, {_inbox(relation)} FROM {quoted(relation.name)} AS t WHERE t.tenant_id = %(tenant)s"
+        f"SELECT {_key(relation)}, {_inbox(relation)} FROM {_quoted(relation.name)} AS t WHERE t.tenant_id = %(tenant)s"
         f" AND t.synced_at IS NULL{unheard} AND {_key(relation)} > %(after)s ORDER BY 1 LIMIT %(limit)s"
     )
 
 
 def _key(relation: Relation) -> str:
-    return f"t.{quoted(relation.key)}"
+    return f"t.{_quoted(relation.key)}"
 
 
 def _inbox(relation: Relation) -> str:
-    return f"t.{quoted(relation.inbox)}" if relation.inbox else "NULL"
+    return f"t.{_quoted(relation.inbox)}" if relation.inbox else "NULL"
 
 
 def _hits(relation: Relation, *, wiping: bool = False) -> str:
@@ -314,7 +314,8 @@ def _hits(relation: Relation, *, wiping: bool = False) -> str:
     else:
         reached = "true" if relation.children else _no_inbox_but("d.inbox")
     return (
-        f"{_DELETED} AND d.relation = {literal(relation.name)} AND t.tenant_id = %(tenant)s AND {_key(relation)} = d.id"
+        f"{_DELETED} AND d.relation = {_literal(relation.name)}"
+        f" AND t.tenant_id = %(tenant)s AND {_key(relation)} = d.id"
         f" AND {_STORED} <= (d.epoch, d.point, d.ordinal) AND (d.inbox IS NULL OR {reached})"
     )
 
@@ -332,14 +333,14 @@ def _within(relation: Relation) -> str:
     if not relation.children:
         return _no_inbox_but("ALL (%(inboxes)s)")
     return " AND ".join(
-        f"NOT EXISTS (SELECT FROM {quoted(child)} AS c WHERE c.tenant_id = %(tenant)s"
-        f" AND c.{quoted(column)} = {_key(relation)}{_elsewhere(relation.child_inboxes.get(child, 'inbox_id'))})"
+        f"NOT EXISTS (SELECT FROM {_quoted(child)} AS c WHERE c.tenant_id = %(tenant)s"
+        f" AND c.{_quoted(column)} = {_key(relation)}{_elsewhere(relation.child_inboxes.get(child, 'inbox_id'))})"
         for child, column in relation.children
     )
 
 
 def _elsewhere(inbox: str) -> str:
-    return f" AND (c.{quoted(inbox)} = ANY (%(inboxes)s)) IS NOT TRUE" if inbox else ""
+    return f" AND (c.{_quoted(inbox)} = ANY (%(inboxes)s)) IS NOT TRUE" if inbox else ""
 
 
 def _no_inbox_but(given: str) -> str:
@@ -351,20 +352,29 @@ def _no_inbox_but(given: str) -> str:
 
 def _childless(relation: Relation) -> str:
     return "".join(
-        f" AND NOT EXISTS (SELECT FROM {quoted(child)} AS c"
-        f" WHERE c.tenant_id = %(tenant)s AND c.{quoted(column)} = {_key(relation)})"
+        f" AND NOT EXISTS (SELECT FROM {_quoted(child)} AS c"
+        f" WHERE c.tenant_id = %(tenant)s AND c.{_quoted(column)} = {_key(relation)})"
         for child, column in relation.children
     )
 
 
 def _pointers(parents: Sequence[tuple[str, str]]) -> str:
-    return ", ".join(f"({literal(parent)}, t.{quoted(column)}::bigint)" for column, parent in parents)
+    return ", ".join(f"({_literal(parent)}, t.{_quoted(column)}::bigint)" for column, parent in parents)
 
 
 def _staged_type(relation: Relation, name: str) -> str:
     # json_to_record would make a JSON string of a document that stands in a JSON string: taken as text, then cast.
-    return "text" if name in relation.documents else relation.columns[name]
+    return "text" if name in relation.documents else doubled(relation.columns[name])
 
 
 def _taken(relation: Relation, name: str) -> str:
-    return f"r.{quoted(name)}::{relation.columns[name]}" if name in relation.documents else f"r.{quoted(name)}"
+    cast = f"::{doubled(relation.columns[name])}" if name in relation.documents else ""
+    return f"r.{_quoted(name)}{cast}"
+
+
+def _quoted(name: str) -> str:
+    return doubled(quoted(name))
+
+
+def _literal(text: str) -> str:
+    return doubled(literal(text))
