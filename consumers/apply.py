@@ -48,6 +48,7 @@ class Result:
     incomplete: list[KeysRequest] = field(default_factory=list)
     bodiless: Counter[str] = field(default_factory=Counter)
     skipped: Counter[tuple[str, str, str]] = field(default_factory=Counter)
+    tableless: Counter[str] = field(default_factory=Counter)
     stuck: dict[int, int] = field(default_factory=dict)
     """By partition: the offset of the first event that is not applied."""
     reason: Reason | None = None
@@ -60,6 +61,7 @@ class Result:
         self.incomplete.extend(outcome.incomplete)
         self.bodiless.update(outcome.bodiless)
         self.skipped.update(outcome.skipped)
+        self.tableless.update(outcome.tableless)
 
 
 class Applier:

@@ -12,7 +12,9 @@ MESSAGES = Counter(_PREFIX + "messages", "Messages read")
 REPEATED = Counter(_PREFIX + "repeated_events", "Streamed changes that were published twice, skipped")
 ZOMBIES = Counter(_PREFIX + "zombie_events", "Events of an older run than their partition has seen, dropped")
 UNMAPPED = Counter(_PREFIX + "unmapped_events", "Events of inboxes that belong to nobody")
-TABLELESS = Counter(_PREFIX + "tableless_events", "Events of relations that the target has no table for", ["table"])
+TABLELESS = Counter(
+    _PREFIX + "tableless_events", "Changes of rows of relations that the target has no table for", ["table"]
+)
 UNREADABLE = Counter(_PREFIX + "unreadable_messages", "Messages without a key that are not ours")
 BODILESS = Counter(_PREFIX + "rows_without_body", "Rows that could not be sent and are stubs until they can", ["table"])
 PARKED = Gauge(_PREFIX + "parked", "Tenants and partitions that could not follow")

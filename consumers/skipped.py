@@ -73,7 +73,9 @@ class SkippedColumns:
                 "DELETE FROM replication_skipped_columns WHERE relation = %s AND name = ANY (%s)",
                 [relation.name, list(relation.columns)],
             )
-        self._named = {column for column in self._named if column[1] not in relations[column[0]].columns}
+        self._named = {
+            column for column in self._named if column[0] in relations and column[1] not in relations[column[0]].columns
+        }
 
 
 ADVICE = "Then `replicator backfill --all --table {table}` brings the values of rows that are there already."

@@ -17,11 +17,12 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from consumers import lag, skipped
+from consumers import lag, missing, skipped
 from consumers.config import Settings
 from consumers.errors import LogUnavailable
 from consumers.identifiers import doubled, quoted
 from consumers.mapping_admin import Listing, Unmapped, read_listing
+from consumers.missing import Missing
 from consumers.session import connect
 from consumers.skipped import Skipped
 from replicator import partition_of
@@ -72,6 +73,8 @@ class Status:
     unmapped: tuple[Unmapped, ...]
     skipped: tuple[Skipped, ...]
     """Columns that the target lacks."""
+    missing: tuple[Missing, ...]
+    """Relations that the target has no table for."""
     faults: tuple[str, ...]
     """What kept this from being complete."""
 
@@ -91,7 +94,7 @@ def gather(settings: Settings) -> Status:
     with connect(settings, settings.target_dsn, "status") as connection:
         reading = _Reading(connection, settings, ends)
         tenants = tuple(reading.tenant(tenant, name) for tenant, name in _tenants(connection))
-        columns = tuple(skipped.read(connection))
+        columns, relations = tuple(skipped.read(connection)), tuple(missing.read(connection))
     if any(tenant.lag is None for tenant in tenants) and ends:
         faults.append(f"the pool {settings.pool} has not read every partition yet, or the topic was made anew")
     return Status(
@@ -99,6 +102,7 @@ def gather(settings: Settings) -> Status:
         tenants=tenants,
         unmapped=reading.listing.unmapped,
         skipped=columns,
+        missing=relations,
         faults=tuple(dict.fromkeys(faults)),
     )
 
@@ -242,7 +246,12 @@ def _sentences(status: Status) -> list[str]:
         f"{statement} {skipped.ADVICE.format(table=table)}"
         for table, statement in skipped.remedies(status.skipped).items()
     ]
-    return [*status.faults, *parked, *unmapped, *lacking, *remedies]
+    tableless = [
+        f"relation {found.relation} has no table in the target: {found.changes} changes of its rows came to nothing"
+        f" since {_time(found.first_seen)}; {missing.ADVICE}"
+        for found in status.missing
+    ]
+    return [*status.faults, *parked, *unmapped, *lacking, *remedies, *tableless]
 
 
 def _time(moment: datetime | None) -> str:

@@ -9,7 +9,7 @@ rows. Never decides what to do about an error: psycopg's errors, Overtaken and B
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -78,6 +78,8 @@ class Outcome:
     """By table: rows whose state could not be sent; stubs until it can."""
     skipped: Counter[tuple[str, str, str]] = field(default_factory=Counter)
     """By (table, column, type in the source): rows written without a column that the target lacks."""
+    tableless: Counter[str] = field(default_factory=Counter)
+    """By relation that the target has no table for: changes of rows that came to nothing."""
 
 
 class Session:
@@ -104,7 +106,7 @@ class Session:
     def apply(self, work: Work, schemas: Schemas) -> Outcome:
         """Raises psycopg.Error, Overtaken or BadEvent; then nothing of it is in the target."""
         forms = self._stage(work, schemas)
-        outcome = Outcome()
+        outcome = Outcome(tableless=_tableless(work.steps, self.relations))
         self._noted = 0
         with self.connection.transaction():
             self.connection.execute("SELECT set_config('app.current_tenant_id', %s, true)", [str(work.tenant)])
@@ -293,6 +295,14 @@ def _pack(
                 % (number, index, row.id, epoch, point, ordinal, whole, body)
             )
     return found
+
+
+def _tableless(steps: Iterable[Step], relations: Container[str]) -> Counter[str]:
+    rows: Counter[str] = Counter()
+    for step in steps:
+        for changes in (step.upserts, step.deletes) if isinstance(step, Rows) else ():
+            rows.update({table: len(found) for table, found in changes.items() if table not in relations})
+    return rows
 
 
 def _array(packed: Sequence[bytes]) -> str:

@@ -13,7 +13,6 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -34,6 +33,7 @@ from consumers.errors import Action, ConsumersError, LogGap, Overtaken, TargetRe
 from consumers.inbound import Inbound
 from consumers.layout import Layout
 from consumers.ledger import Ledger
+from consumers.missing import MissingTables
 from consumers.parking import Parked, Reason
 from consumers.requests import Requests
 from consumers.schemas import Schemas
@@ -41,6 +41,7 @@ from consumers.skipped import SkippedColumns
 from consumers.tenants import CHANNEL
 from consumers.tenants import Mapping as TenantMapping
 from consumers.topic import TopicShape, TopicWatch
+from consumers.upsert import Relation
 from consumers.watermark import Place
 from replicator import VERSION, partition_of
 from replicator.runtime import GrowingPause, Health, Stop
@@ -116,12 +117,13 @@ class Worker:
         self._pause = GrowingPause(first=0.2, longest=10.0)
         self._control: Connection[Any] | None = None
         self._layout = Layout()
-        self._tableless: frozenset[str] = frozenset()
-        """Relations with events and without a table."""
+        self._known_relations: Mapping[str, Relation] = {}
+        """Of the layout, when it was last looked after."""
         self._mapping = TenantMapping(settings.mapping_ttl_s)
         self._ledger = Ledger(settings.pool)
         self._audit = Audit()
         self._skipped = SkippedColumns()
+        self._missing = MissingTables()
         self._buffer: list[Message] = []
         self._buffered_bytes = 0
         self._buffered_since = 0.0
@@ -184,6 +186,7 @@ class Worker:
         try:
             if self._control is not None and not self._control.broken:
                 self._skipped.write(self._control)
+                self._missing.write(self._control)
                 self._audit.write(self._control, finished=True)
                 self._control.close()
         except psycopg.Error as error:
@@ -338,7 +341,6 @@ class Worker:
         batch = sort_out(flight.messages, view)
         self._flight = flight  # from here on it is not made again
         flight.batch = batch
-        self._name_tableless(batch)
         marks = dict(self._ledger.marks)
         flight.jobs = [
             self._threads.submit(
@@ -352,16 +354,6 @@ class Worker:
             )
             for tenant, events in batch.events.items()
         ]
-
-    def _name_tableless(self, batch: Batch) -> None:
-        """Events of a relation that the target has no table for come to nothing: counted, and said once."""
-        events = Counter(event.table for own in batch.events.values() for event in own if event.table)
-        tableless = events.keys() - self._layout.relations.keys()
-        for table in tableless:
-            metrics.TABLELESS.labels(table=table).inc(events[table])
-        for table in tableless - self._tableless:
-            log.warning("relation.has_no_table", table=table, advice="`consumers setup` shows what it would make.")
-        self._tableless = (self._tableless | tableless).difference(self._layout.relations)
 
     def _settle(self, control: Connection[Any], flight: Flight) -> None:
         """Makes durable what the threads have done; sends them off again if somebody else was faster."""
@@ -405,6 +397,7 @@ class Worker:
         if result.marks:
             self._applied[result.tenant] = {"applied_at": datetime.now(UTC).isoformat()}
         self._skipped.add(result.skipped)
+        self._missing.add(result.tableless)
         for table, bodiless in result.bodiless.items():
             metrics.BODILESS.labels(table=table).inc(bodiless)
             log.warning("rows.without_body", tenant=result.tenant, table=table, rows=bodiless, advice=_BODILESS)
@@ -537,10 +530,14 @@ class Worker:
             self._recover |= self._ledger.of_another_topic(topic_id)
         if self._mapping.is_stale:
             self._mapping.read(control)
-        if self._layout.read(control):
-            self._ledger.try_parked_again()
-            self._skipped.forget_added(control, self._layout.relations)
+        self._layout.read(control)
         self._skipped.write(control)
+        self._missing.write(control)
+        if self._layout.relations is not self._known_relations:  # others may have looked before
+            self._known_relations = self._layout.relations
+            self._ledger.try_parked_again()
+            self._skipped.forget_added(control, self._known_relations)
+            self._missing.forget_made(control, self._known_relations)
         served = self._served()
         self._requests.ask_for_backfills(self._mapping.owners, served)
         if now >= self._stubs_due:
@@ -595,7 +592,7 @@ class Worker:
             "parked": [list(place) for place in list(self._ledger.parked)],
             "applied_rows": self._applied_rows,
             "buffered_messages": len(self._buffer),
-            "without_table": sorted(self._tableless),
+            "without_table": sorted(self._missing.names),
             "tenants": dict(self._applied),
         }
 

@@ -9,6 +9,7 @@ import pytest
 from confluent_kafka import Producer
 from confluent_kafka.admin import AdminClient, NewTopic  # type: ignore[attr-defined]  # re-exported silently
 
+from consumers.status import gather
 from demo.servers import wait_until
 from replicator import BackfillMarker, Head, Position, Run, TableSchema, Topics, partition_of
 from replicator.event import Cause, Origin, encode, encode_marker, pack_head, pack_key
@@ -77,6 +78,11 @@ class Replicator:
         assert self._producer.flush(30) == 0
 
 
+def missing(target: Target, **kafka: str) -> list[tuple[str, int]]:
+    """Relations without a table, with the changes that came to nothing, as `consumers status` has them."""
+    return [(found.relation, found.changes) for found in gather(target.settings(**kafka)).missing]
+
+
 def test_a_worker_names_a_relation_without_a_table_and_fills_it_once_it_is_there(
     target: Target, kafka_bootstrap: str, topic_prefix: str, tmp_path: Path
 ) -> None:
@@ -90,6 +96,7 @@ def test_a_worker_names_a_relation_without_a_table_and_fills_it_once_it_is_there
         replicator.row(1, 1)
         wait_until(lambda: worker.status().get("without_table") == [LABELS.table], "the worker names the relation", 60)
         assert [line["table"] for line in worker.logged("relation.has_no_table")] == [LABELS.table]
+        wait_until(lambda: missing(target, **kafka) == [(LABELS.table, 1)], "`consumers status` shows it", 30)
         assert f"create table {LABELS.table}" in target.apply(**kafka)
         replicator.begin()
         replicator.row(1, 3)
@@ -97,4 +104,5 @@ def test_a_worker_names_a_relation_without_a_table_and_fills_it_once_it_is_there
         filled = f"SELECT id, title FROM {LABELS.table} ORDER BY id"
         wait_until(lambda: target.rows(filled) == [(1, "vip"), (2, "vip")], "the table is filled", 60)
         wait_until(lambda: worker.status().get("without_table") == [], "nothing is missing any more", 30)
+        assert missing(target, **kafka) == []
         assert worker.stop() == 0

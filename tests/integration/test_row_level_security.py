@@ -22,6 +22,7 @@ REPLICATED = tuple(KEYS)
 CONTROL = (
     *("inbox_tenant_mapping", "etl_control", "replication_progress", "replication_watermarks", "replication_parked"),
     *("replication_generations", "unmapped_inboxes", "replication_migrations", "replication_skipped_columns"),
+    "replication_missing_tables",
 )
 ONE_OF_EACH = """
     INSERT INTO inboxes (tenant_id, id, name, synced_at) VALUES ({t}, {t}1, 'inbox', now());
