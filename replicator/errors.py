@@ -21,6 +21,10 @@ class SourceUnavailable(ReplicatorError):
     """The environment's: the source does not answer, restarts, or cut the connection. It is waited out."""
 
 
+class SourceSilent(SourceUnavailable):
+    """The environment's: the walsender leaves a question unanswered, on a connection that stands."""
+
+
 class SourceBusy(ReplicatorError):
     """The environment's: something else holds what is needed (the slot, a lock). It is waited out, the holder named."""
 
@@ -72,6 +76,7 @@ ACTIONS: Final[dict[type[ReplicatorError], tuple[Action, str]]] = {
         Action.AGAIN,
         "Waiting for the source PostgreSQL; nothing is lost, its slot holds the changes.",
     ),
+    SourceSilent: (Action.AGAIN, "Connecting to the source anew; nothing is lost, its slot holds the changes."),
     SourceBusy: (Action.AGAIN, "Waiting for the named holder to let go; stop it if it should not be there."),
     SourceRefused: (Action.STOP, "Run `replicator check`: it prints the SQL that mends this."),
     SourceChanged: (Action.AGAIN, "A new epoch begins, with a full backfill."),

@@ -32,7 +32,7 @@ from replicator.control import Control
 from replicator.definitions import Definitions, captured_by, read_definitions
 from replicator.derivation import Derivation
 from replicator.deriver import Deriver
-from replicator.errors import Action, ReplicatorError, SlotStuck, SourceChanged, action_for
+from replicator.errors import Action, ReplicatorError, SlotStuck, SourceChanged, SourceSilent, action_for
 from replicator.event import HeartbeatMarker, Origin, Topics
 from replicator.history import changed_tables
 from replicator.inspection import read_tables
@@ -67,6 +67,11 @@ LOOK_S = 5.0
 STATUS_S = 2.0
 HUNG_S = 10.0
 """Beyond this a loop without a turn, or a Kafka that does not answer, is no passing moment."""
+SILENT_S = 60.0
+"""A walsender that has not answered for so long is left, as it would leave us..."""
+MOST_SILENT_S = 3600.0
+"""...and waited for twice as long the next time, up to this: it may be decoding a huge transaction of tables that are
+not published, which it begins anew for every connection."""
 DRAIN_S = 4.0
 """At a stop: how long Kafka may take for what is queued. What is dropped was not confirmed and comes again."""
 
@@ -88,14 +93,18 @@ class Every:
 class Run:
     """One run: from taking the slot to losing it."""
 
-    def __init__(self, settings: Settings, kafka: Mapping[str, Any], stop: Stop) -> None:
+    def __init__(
+        self, settings: Settings, kafka: Mapping[str, Any], stop: Stop, *, patience_s: float = SILENT_S
+    ) -> None:
+        """`patience_s`: how long a walsender may leave a question unanswered."""
         self._settings = settings
+        self._patience_s = patience_s
         self._captured = captured_by(settings)
         self._base_tables = {table.name: table for table in base_tables(with_view=bool(settings.view))}
         self._kafka = kafka
         self._stop = stop
         self._received = 0
-        self._confirmed = 0
+        self._confirmed = self._began_at = 0
         self._confirming: tuple[int, Batch] | None = None
         self._housekeeping = Batch()
         self._sample: Sample | None = None
@@ -121,9 +130,16 @@ class Run:
             return f"the loop, which has made no turn for {now - self._described_at:.0f} s"
         if self._publisher.unreachable_s > HUNG_S:
             return f"Kafka, which has not answered for {self._publisher.unreachable_s:.0f} s"
+        if self._replication is not None and self._replication.silent_s > HUNG_S:
+            return f"the source's walsender, which has not answered for {self._replication.silent_s:.0f} s"
         if lapsed := self._lapses.tables:
             return f"{', '.join(lapsed)}: {SENTENCE}"
         return ""
+
+    @property
+    def advanced(self) -> bool:
+        """Whether the slot was told to forget anything."""
+        return self._began_at < self._confirmed
 
     def serve(self) -> None:
         """Until the stop is asked for. Raises a ReplicatorError otherwise."""
@@ -149,7 +165,7 @@ class Run:
     def _stream(
         self, tenure: Tenure, found: Definitions, source: Source, replication: Replication, publisher: Publisher
     ) -> None:
-        self._received = self._confirmed = tenure.confirmed
+        self._received = self._confirmed = self._began_at = tenure.confirmed
         self._tenure, self._publisher, self._source = tenure, publisher, source
         self._progress = Progress(tenure.confirmed)
         self._derivation = Derivation(
@@ -243,6 +259,8 @@ class Run:
 
     def _turn(self, replication: Replication, calls: Calls) -> None:
         arrived = self._take_frames(replication)
+        if replication.silent_s > self._patience_s:
+            raise SourceSilent(f"the source's walsender has not answered for {replication.silent_s:.0f} s")
         self._publisher.poll()
         calls.serve()
         for error in (self._backfiller.error, self._deriver.error):
@@ -293,7 +311,7 @@ class Run:
             self._derivation.write_down()
             self._confirm()
         if self._every_feedback.due(now):
-            replication.feedback(self._received, self._confirmed)
+            replication.feedback(self._received, self._confirmed, ask_reply=True)
         if self._every_control.due(now):
             self._take_requests()
         if self._every_look.due(now):
@@ -436,7 +454,7 @@ class Run:
     def _while_waiting(self) -> None:
         """Called while the producer's queue is full, or an acknowledgement is waited for."""
         if self._replication is not None and self._every_feedback.due(time.monotonic()):
-            self._replication.feedback(self._received, self._confirmed)
+            self._replication.feedback(self._received, self._confirmed, ask_reply=True)
         if self._stop.asked:
             raise Stopped
 
@@ -457,6 +475,13 @@ class Run:
             time.sleep(0.005)
 
 
+def next_patience(seconds: float, error: ReplicatorError, *, advanced: bool) -> float:
+    """How long the next run waits for a walsender that is silent, after a run that waited so long and ended so."""
+    if advanced:
+        return SILENT_S
+    return min(2 * seconds, MOST_SILENT_S) if isinstance(error, SourceSilent) else seconds
+
+
 class Stopped(ReplicatorError):
     """A stop was asked for while something was waited for."""
 
@@ -472,10 +497,10 @@ class Pipeline:
 
     def serve(self) -> None:
         """Returns after a stop. Raises the ReplicatorError that only an operator can mend."""
-        pause = GrowingPause(longest=10.0)
+        pause, patience_s = GrowingPause(longest=10.0), SILENT_S
         while not self._stop.asked:
             began = time.monotonic()
-            self._run = Run(self._settings, self._kafka, self._stop)
+            self._run = Run(self._settings, self._kafka, self._stop, patience_s=patience_s)
             try:
                 self._prepare()
                 self._waits_for = ""
@@ -487,6 +512,7 @@ class Pipeline:
                 if action is Action.STOP:
                     raise
                 self._waits_for = str(error)
+                patience_s = next_patience(patience_s, error, advanced=self._run.advanced)
                 if time.monotonic() - began > 30:
                     pause.reset()
                 seconds = pause.next()

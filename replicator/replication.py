@@ -41,6 +41,7 @@ class Replication:
         with source_errors():
             self._connection = psycopg.connect(conninfo, autocommit=True)
         self._pgconn = self._connection.pgconn
+        self._asked_at: float | None = None
 
     @property
     def pid(self) -> int:
@@ -87,10 +88,20 @@ class Replication:
         except psycopg.OperationalError as error:
             raise SourceUnavailable(str(error).strip()) from None
         if size > 0:
+            self._asked_at = None
             return bytes(frame)
         if size == 0:
             return None
         raise self._ending()
+
+    @property
+    def silent_s(self) -> float:
+        """How long nothing has come since a reply was asked for. From any thread.
+
+        Who reads late must read first: what has come by then ends the silence.
+        """
+        asked_at = self._asked_at
+        return time.monotonic() - asked_at if asked_at is not None else 0.0
 
     def read_to_end(self) -> None:
         """Passes over what has arrived. Raises as `read` does if the stream has ended."""
@@ -118,6 +129,8 @@ class Replication:
     def feedback(self, received: int, confirmed: int, *, ask_reply: bool = False) -> None:
         """Tells the server how far we are; with `ask_reply` it answers with a keepalive at once."""
         now_us = time.time_ns() // 1000
+        if ask_reply and self._asked_at is None:
+            self._asked_at = time.monotonic()
         try:
             self._pgconn.put_copy_data(encode_feedback(received, confirmed, now_us, ask_reply=ask_reply))
             self._pgconn.flush()

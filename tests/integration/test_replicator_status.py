@@ -52,10 +52,13 @@ def test_what_the_source_has_not_sent_yet_is_what_it_is_behind(
         frozen.callback(os.kill, pid, signal.SIGCONT)
         source.execute("CREATE TABLE elsewhere AS SELECT repeat('x', 300) FROM generate_series(1, 60000)")
         wait_until(lambda: replicator.status()["behind_bytes"] > 10_000_000, "it says how far it is behind", 30)
+        wait_until(lambda: "has not answered" in replicator.status()["waits_for"], "it says what it waits for", 30)
+        assert not replicator.status()["healthy"]
         source.execute("CREATE TABLE again AS SELECT * FROM elsewhere")
         wait_until(lambda: replicator.status()["behind_bytes"] > 30_000_000, "it says so anew", 30)
         frozen.close()
         wait_until(lambda: replicator.status()["behind_bytes"] < 1_000_000, "it has caught up", 60)
+        replicator.wait_healthy()
         assert replicator.stop() == 0
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import signal
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -131,6 +134,23 @@ def test_a_run_that_lost_the_slot_while_it_began_writes_nothing(
         add_message(source, 1, "after")
         wait_until_alike(replayed, source)
         assert replayed.zombies == []
+
+
+def test_a_run_leaves_a_walsender_that_does_not_answer(
+    environment: dict[str, str], source: Source, replayed: Replayed
+) -> None:
+    settings, stop = settings_of(environment), Stop()
+    run = Run(settings, topics.kafka_base(settings), stop, patience_s=1.0)
+    held = "SELECT active_pid FROM pg_replication_slots WHERE slot_name = %s AND active"
+    with ThreadPoolExecutor(1) as pool, ExitStack() as frozen:
+        frozen.callback(stop.ask)
+        ended = pool.submit(run.serve)
+        wait_until(lambda: run.status, "it streams", 30)
+        ((pid,),) = source.execute(held, (settings.slot,)).fetchall()
+        os.kill(pid, signal.SIGSTOP)
+        frozen.callback(os.kill, pid, signal.SIGCONT)
+        with pytest.raises(SourceUnavailable, match="has not answered for"):
+            ended.result(30)
 
 
 def test_a_run_gives_way_to_a_later_one_that_it_hears_of(

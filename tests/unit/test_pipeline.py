@@ -9,7 +9,8 @@ import pytest
 
 from replicator import metrics
 from replicator.config import load
-from replicator.pipeline import Run, Stopped
+from replicator.errors import SourceSilent, SourceUnavailable
+from replicator.pipeline import MOST_SILENT_S, SILENT_S, Run, Stopped, next_patience
 from replicator.progress import Batch, Progress, Snapshot
 from replicator.runtime import Stop
 
@@ -53,6 +54,23 @@ def test_transactions_are_settled_also_while_kafka_keeps_a_confirmation_waiting(
     run._confirm()
     assert run._progress.unsettled == ()
     assert memory.said == []
+
+
+def test_a_walsender_that_does_not_answer_is_left(run: Any) -> None:
+    run._capture = SimpleNamespace(handle=None)
+    replication = SimpleNamespace(silent_s=SILENT_S + 1, read=lambda: None)
+    with pytest.raises(SourceSilent, match="has not answered for 61 s"):
+        run._turn(replication, None)
+
+
+def test_one_that_is_silent_again_and_again_is_waited_for_longer() -> None:
+    """It may be busy with a transaction that every new one begins anew."""
+    silent, away = SourceSilent(""), SourceUnavailable("")
+    patience = next_patience(SILENT_S, silent, advanced=False)
+    assert patience == 2 * SILENT_S
+    assert next_patience(patience, away, advanced=False) == patience, "meanwhile the old one holds the slot"
+    assert next_patience(MOST_SILENT_S, silent, advanced=False) == MOST_SILENT_S
+    assert next_patience(patience, silent, advanced=True) == SILENT_S
 
 
 def test_where_requests_are_read_on_is_said_again_with_each_confirmation(run: Run, memory: Memory) -> None:
