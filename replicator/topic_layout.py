@@ -20,6 +20,10 @@ SEGMENT_SLACK_BYTES: Final = 1 << 20
 """A message batch must fit into a segment, with its frame."""
 MAX_SEGMENT_BYTES: Final = (1 << 31) - 1
 SEGMENT_MS: Final = 3_600_000
+TIME: Final = "message.timestamp.type"
+BROKERS_TIME: Final = "LogAppendTime"
+"""Not the replicator's: a clock that is ahead would have events refused, one that is behind would let them expire
+early. Nothing of ours reads Kafka's timestamps."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,14 +43,15 @@ def layouts(settings: Settings) -> tuple[Layout, ...]:
     """All topics. `min.insync.replicas` is the broker's affair."""
     names = Topics(settings.topic_prefix)
     size = {"max.message.bytes": str(settings.max_message_bytes)}
-    timed = {
+    clock = {TIME: BROKERS_TIME}
+    timed = clock | {
         "cleanup.policy": "delete",
         "retention.ms": str(int(settings.retention_days * MS_PER_DAY)),
         "retention.bytes": "-1",  # a broker's limit of size would cut the promised days short
         "compression.type": "producer",
     }
     segment = max(MIN_SEGMENT_BYTES, settings.max_message_bytes + SEGMENT_SLACK_BYTES)
-    compacted = {
+    compacted = clock | {
         "cleanup.policy": "compact",
         "compression.type": "producer",
         "segment.bytes": str(min(segment, MAX_SEGMENT_BYTES)),
@@ -84,10 +89,17 @@ def deviations(layout: Layout, found: TopicFacts) -> list[str]:
 
 
 def shortfalls(layout: Layout, found: TopicFacts) -> list[str]:
-    """What is usable, but keeps less than was promised."""
-    if found.config is None or layout.compacted:
+    """What is usable, but may keep or take less than was promised."""
+    if found.config is None:
         return []
     sentences = []
+    if (given := found.config.get(TIME, BROKERS_TIME)) != BROKERS_TIME:
+        sentences.append(
+            f"topic {layout.name} takes the time of its messages from the replicator's clock ({TIME}={given}): ahead, "
+            f"its events are refused, behind, they expire early: alter it to {BROKERS_TIME}"
+        )
+    if layout.compacted:
+        return sentences
     wanted, kept = int(layout.config["retention.ms"]), int(found.config.get("retention.ms", -1))
     if 0 <= kept < wanted:
         sentences.append(

@@ -1,6 +1,9 @@
 """Topics on a real broker: made as they must be, verified, never altered."""
 
+import time
+
 import pytest
+from confluent_kafka import TIMESTAMP_LOG_APPEND_TIME, KafkaError, Message, Producer
 from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic, ResourceType
 
 from demo.servers import wait_until
@@ -57,6 +60,29 @@ def test_missing_topics_are_made_and_a_second_time_nothing_happens(settings: Set
     assert changes["compression.type"] == "producer"
     assert state["cleanup.policy"] == "compact"
     assert int(state["segment.bytes"]) == 16 * MIB
+
+
+@pytest.mark.parametrize("topic", ["changes", "schemas", "state", "control"])
+def test_a_clock_that_is_wrong_has_no_say(settings: Settings, topic: str) -> None:
+    """One that is ahead would have events refused, one that is behind would let them expire early."""
+    conf, name = topics.kafka_base(settings), getattr(Topics(settings.topic_prefix), topic)
+    topics.ensure(conf, settings)
+    producer, now_ms = Producer(conf), time.time() * 1000
+    delivered: list[tuple[KafkaError | None, Message]] = []
+    for days in (-300, 300):
+        producer.produce(
+            name,
+            b"value",
+            b"key",
+            timestamp=int(now_ms + days * 86_400_000),
+            on_delivery=lambda error, message: delivered.append((error, message)),
+        )
+    assert producer.flush(10) == 0
+    assert [error for error, _ in delivered] == [None, None]
+    for _, message in delivered:
+        kind, at_ms = message.timestamp()
+        assert kind == TIMESTAMP_LOG_APPEND_TIME
+        assert abs(at_ms - now_ms) < 60_000
 
 
 def test_partitions_are_never_added(settings: Settings) -> None:

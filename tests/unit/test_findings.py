@@ -381,6 +381,8 @@ def test_a_kafka_that_is_ready_has_nothing_to_mend() -> None:
         (_topic_config("schemas", cleanup_policy="compact,delete"), "topic", REFUSAL, "never expire"),
         (_topic_config("changes", retention_ms="86400000"), "topic", WARNING, "1 days"),
         (_topic_config("changes", retention_bytes="1000"), "topic", WARNING, "however young"),
+        (_topic_config("changes", message_timestamp_type="CreateTime"), "topic", WARNING, "expire early"),
+        (_topic_config("state", message_timestamp_type="CreateTime"), "topic", WARNING, "are refused"),
         (_topic_config("changes", unclean_leader_election_enable="true"), "topic", WARNING, "may be lost"),
         (_topic_config("changes", min_insync_replicas="1"), "topic", WARNING, "min.insync.replicas=1"),
         (_topic("changes", replicas=1), "topic", NOTE, "one copy"),
