@@ -20,6 +20,8 @@ from consumers.plan import Finding, finding, refusal
 Change = tuple[str, str]
 """What it does, in words, and as SQL."""
 
+_PARTS_UNCHECKED: Final = 180_000
+"""The first PostgreSQL that takes a foreign key on a partitioned table without checking the rows that are there."""
 _LENGTH: Final = re.compile(r"\((\d+)(?:,\d+)?\)")
 _WIDER: Final[dict[str, frozenset[str]]] = {
     "smallint": frozenset({"integer", "bigint", "numeric"}),
@@ -120,9 +122,10 @@ class _Adoption:
             yield refusal(f"table {self._table} has another constraint named {node.conname}: rename it")
             return
         # NOT VALID: the rows that are there are not checked, so that nothing is locked for the time of a check.
+        is_checked = self._now.relations[self._table].kind == "p" and self._now.server_version < _PARTS_UNCHECKED
         yield (
             f"adopt table {self._table}: add foreign key ({', '.join(key.columns)}) to {key.parent}",
-            f"ALTER TABLE {quoted(self._table)} ADD {RawStream()(node)} NOT VALID",
+            f"ALTER TABLE {quoted(self._table)} ADD {RawStream()(node)}{'' if is_checked else ' NOT VALID'}",
         )
 
     def _unique_key(self, node: Any) -> Iterator[Change]:

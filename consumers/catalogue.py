@@ -32,6 +32,21 @@ class Relation:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Part:
+    """A partition, at any depth, or a table that inherits."""
+
+    name: str
+    """As SQL: quoted, and with its schema if that is another."""
+    owner: str
+    is_ours: bool
+    """As a relation's."""
+    secured: bool
+    """Row-level security is forced."""
+    policies: tuple[str, ...]
+    """Permissive ones."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Column:
     type: str
     """As format_type prints it."""
@@ -71,6 +86,7 @@ class Catalogue:
     def __init__(self, connection: psycopg.Connection[Any], schema: str) -> None:
         self._connection, self.schema = connection, schema
         self.session_role, self.database = map(str, self._rows("SELECT current_user, current_database()")[0])
+        self.server_version = connection.info.server_version
         self.schema_exists = bool(self._rows("SELECT 1 FROM pg_namespace WHERE nspname = %s", schema))
         self.relations = self._relations()
         self.columns = self._columns()
@@ -138,9 +154,20 @@ class Catalogue:
         """Sequences of serial columns: inserting needs a right of its own on them."""
         return [str(name) for (name,) in self._rows(_SEQUENCES, self._name(table))]
 
+    def parts(self, table: str) -> list[Part]:
+        """Of a table that exists: what holds some of its rows, and may be read past it."""
+        return [
+            Part(name=name, owner=owner, is_ours=ours, secured=secured, policies=tuple(policies))
+            for name, owner, ours, secured, policies in self._rows(_PARTS, self._name(table))
+        ]
+
     def seeing_less(self, table: str, *, forced: bool) -> list[str]:
         """Roles that reach the table's rows now and that row-level security would bind for the first time."""
-        return [str(name) for (name,) in self._rows(_SEEING_LESS, forced, self._name(table))]
+        return self.seeing_less_of(self._name(table), forced=forced)
+
+    def seeing_less_of(self, name: str, *, forced: bool) -> list[str]:
+        """The same for a table named as SQL."""
+        return [str(role) for (role,) in self._rows(_SEEING_LESS, forced, name)]
 
     def _name(self, name: str) -> str:
         """Qualified and quoted, with a function's argument types left as they are."""
@@ -254,6 +281,16 @@ _POLICIES: LiteralString = """
         pg_get_expr(p.polqual, p.polrelid), pg_get_expr(p.polwithcheck, p.polrelid)
     FROM pg_policy p JOIN pg_class c ON c.oid = p.polrelid
     WHERE c.relnamespace = (SELECT oid FROM pg_namespace WHERE nspname = %s)"""
+
+_PARTS: LiteralString = """
+    WITH RECURSIVE parts (oid) AS (
+        SELECT inhrelid FROM pg_inherits WHERE inhparent = %s::regclass
+        UNION SELECT i.inhrelid FROM pg_inherits i JOIN parts p ON i.inhparent = p.oid
+    )
+    SELECT c.oid::regclass::text, pg_get_userbyid(c.relowner), pg_has_role(c.relowner, 'USAGE'),
+        c.relrowsecurity AND c.relforcerowsecurity,
+        ARRAY(SELECT p.polname::text FROM pg_policy p WHERE p.polrelid = c.oid AND p.polpermissive ORDER BY 1)
+    FROM pg_class c JOIN parts p ON p.oid = c.oid ORDER BY 1"""
 
 _TRIGGERS: LiteralString = """
     SELECT c.relname, t.tgname FROM pg_trigger t JOIN pg_class c ON c.oid = t.tgrelid

@@ -17,7 +17,7 @@ from pglast.stream import RawStream
 from pglast.visitors import Visitor
 
 from consumers.adoption import adopt, names
-from consumers.catalogue import Catalogue, Policy, Privileged
+from consumers.catalogue import Catalogue, Part, Policy, Privileged
 from consumers.identifiers import quoted
 from consumers.migrations import Migration, Statement
 from consumers.plan import Finding, Item, Step, finding, note, refusal
@@ -94,14 +94,28 @@ class _Comparison:
         existing = self._now.relations.get(table)
         kinds = {command.subtype for command in statement.node.cmds}
         force = enums.AlterTableType.AT_ForceRowSecurity in kinds
-        if existing is not None and existing.secured and (existing.forced or not force):
+        if existing is None or not existing.secured or (force and not existing.forced):
+            yield self._step(f"{'force' if force else 'enable'} row-level security on {table}", statement.sql)
+            if existing is not None and (losing := self._now.seeing_less(table, forced=force)):
+                yield note(
+                    f"on {table} these roles will only see what app.current_tenant_id, or a policy, lets them:"
+                    f" {', '.join(losing)}"
+                )
+        for part in self._now.parts(table) if existing is not None else ():
+            if not part.secured:
+                yield from self._part(part, table)
+
+    def _part(self, part: Part, table: str) -> Iterator[Item]:
+        """Whoever may read a partition reads it past its table's policies: so nobody may see a row there."""
+        if not part.is_ours:
+            yield refusal(f"{part.name}, a part of {table}, belongs to {part.owner}: run setup as its owner")
             return
-        yield self._step(f"{'force' if force else 'enable'} row-level security on {table}", statement.sql)
-        if existing is not None and (losing := self._now.seeing_less(table, forced=force)):
-            yield note(
-                f"on {table} these roles will only see what app.current_tenant_id, or a policy, lets them:"
-                f" {', '.join(losing)}"
-            )
+        yield self._step(
+            f"force row-level security on {part.name}",
+            f"ALTER TABLE {part.name} ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY",
+        )
+        if losing := self._now.seeing_less_of(part.name, forced=True):
+            yield note(f"in {part.name} these roles will see nothing, but in {table} their rows: {', '.join(losing)}")
 
     def policy(self, statement: Statement) -> Iterator[Item]:
         node = statement.node

@@ -45,6 +45,10 @@ def about_access(catalogue: Catalogue, kinds: dict[str, bool]) -> Iterator[Findi
             continue
         if replicated or table == "tenants":
             yield from _policies_of_others(catalogue, table)
+            for part in catalogue.parts(table):
+                if part.policies:
+                    names = ", ".join(part.policies)
+                    yield note(f"policies of {part.name}, a part of {table}, stay, and show what they say: {names}")
         else:
             yield from _open_to_readers(catalogue, table)
     for name in (READERS,):

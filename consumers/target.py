@@ -466,7 +466,7 @@ _COLUMNS: Final = """
     SELECT c.relname, a.attname, format_type(a.atttypid, a.atttypmod), a.atttypid IN (SELECT type FROM documents)
     FROM pg_class AS c JOIN pg_attribute AS a ON a.attrelid = c.oid
     WHERE c.relnamespace = current_schema()::regnamespace AND c.relkind IN ('r', 'p')
-        AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated = ''
+        AND NOT c.relispartition AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated = ''
     ORDER BY c.relname, a.attnum"""
 
 # Of two columns, the tenant's and another: (child, parent, the child's other column, the parent's).
@@ -479,4 +479,5 @@ _FOREIGN_KEYS: Final = """
     JOIN pg_attribute AS o ON o.attrelid = c.oid AND o.attnum = pair.own
     JOIN pg_attribute AS r ON r.attrelid = p.oid AND r.attnum = pair.referenced
     WHERE k.contype = 'f' AND c.relnamespace = current_schema()::regnamespace AND p.relnamespace = c.relnamespace
+        AND NOT c.relispartition AND NOT p.relispartition
         AND cardinality(k.conkey) = 2 AND o.attname <> 'tenant_id'"""

@@ -1,8 +1,8 @@
 -- What the applier and the readers may ask.
 
--- The replicated tables, found by what they carry: the source's position, and a unique index (tenant_id, key). Of
--- several such keys the one that the target does not number by itself. inbox: its column, which an index <table>_inbox
--- may name; NULL: rows say none.
+-- The replicated tables, found by what they carry: the source's position, and a unique index (tenant_id, key). A
+-- partition is none of its own. Of several such keys the one that the target does not number by itself. inbox: its
+-- column, which an index <table>_inbox may name; NULL: rows say none.
 CREATE OR REPLACE FUNCTION replication_relations() RETURNS TABLE (relation text, key text, inbox text)
     LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
 AS $$
@@ -21,7 +21,7 @@ AS $$
     JOIN pg_index AS i ON i.indrelid = c.oid AND i.indnkeyatts = 2
     JOIN pg_attribute AS t ON t.attrelid = c.oid AND t.attname = 'tenant_id'
     JOIN pg_attribute AS k ON k.attrelid = c.oid AND k.attnum IN (i.indkey[0], i.indkey[1]) AND k.attnum <> t.attnum
-    WHERE c.relnamespace = ':"schema"'::regnamespace AND c.relkind IN ('r', 'p')
+    WHERE c.relnamespace = ':"schema"'::regnamespace AND c.relkind IN ('r', 'p') AND NOT c.relispartition
         AND i.indisunique AND i.indisvalid AND i.indimmediate AND i.indpred IS NULL AND i.indexprs IS NULL
         AND t.attnum IN (i.indkey[0], i.indkey[1])
         AND k.atttypid IN ('smallint'::regtype, 'integer'::regtype, 'bigint'::regtype)
