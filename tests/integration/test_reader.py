@@ -149,6 +149,7 @@ def test_a_request_that_means_nothing_is_refused_and_those_around_it_are_served(
     kafka, names = {"bootstrap.servers": kafka_bootstrap}, Topics(environment["REPLICATOR_TOPIC_PREFIX"])
     with started(RUN, environment, tmp_path / "log") as replicator:
         replayed.wait_for_end()
+        ended = replicator.logged("run.ended")  # others' transactions on the server may have kept the slot waiting
         producer = Producer(kafka)
         for record in POISON:
             producer.produce(names.control, record)
@@ -167,7 +168,7 @@ def test_a_request_that_means_nothing_is_refused_and_those_around_it_are_served(
         assert sum(line["keys"] for line in replicator.logged("keys.refused")) == 1 + 5 + 1
         assert len(replicator.logged("backfill.refused")) == 1
         assert "s3cr3t" not in replicator.log.read_text()
-        assert not replicator.logged("run.ended")
+        assert replicator.logged("run.ended") == ended
         wait_until_alike(replayed, source)
         assert replicator.stop() == 0
 

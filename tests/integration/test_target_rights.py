@@ -25,7 +25,7 @@ def test_the_applier_can_connect_and_stage_where_not_everybody_can(target: Targe
     assert target.plan().steps == ()
     target.execute(f'REVOKE TEMPORARY ON DATABASE "{database}" FROM {target.role("applier")}')
     assert target.apply() == [granted]
-    assert target.plan().findings == ()
+    assert target.plan().of(Severity.FINDING) == ()
 
 
 def test_what_only_the_databases_owner_can_grant_is_said(target: Target) -> None:
@@ -41,4 +41,4 @@ def test_what_only_the_databases_owner_can_grant_is_said(target: Target) -> None
     assert "GRANT CONNECT, TEMPORARY ON DATABASE" in found.says
     assert target.role("applier") in found.says
     target.execute(f'GRANT TEMPORARY ON DATABASE "{database}" TO {target.role("applier")}')
-    assert target.plan().findings == ()
+    assert target.plan().of(Severity.FINDING) == ()
