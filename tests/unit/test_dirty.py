@@ -295,8 +295,8 @@ class NothingIsLost(RuleBasedStateMachine):
         self.lsn = 10
         self.open = False
         self.flying: list[tuple[Reading, dict[Any, int]]] = []
-        self.unread: dict[int, tuple[int, int]] = {}
-        """Key → (LSN of its first change that no acknowledged reading has covered, serial number of its last one)."""
+        self.unread: dict[int, set[int]] = {}
+        """Key → LSNs of its changes that no acknowledged reading has covered."""
 
     @rule()
     def transaction(self) -> None:
@@ -312,8 +312,7 @@ class NothingIsLost(RuleBasedStateMachine):
     @rule(key=st.integers(1, 4), inbox=st.integers(1, 2))
     def touch(self, key: int, inbox: int) -> None:
         self.dirty.touch(VIEW, KEY, (key,), [inbox], self.lsn, self.now)
-        first, _ = self.unread.get(key, (self.lsn, 0))
-        self.unread[key] = first, self.lsn
+        self.unread.setdefault(key, set()).add(self.lsn)
 
     @rule(seconds=st.sampled_from([0.1, 0.3, 3.0, 400.0]))
     def wait(self, seconds: float) -> None:
@@ -325,7 +324,7 @@ class NothingIsLost(RuleBasedStateMachine):
         if reading is not None:
             seen = self.lsn - 10 if self.open else self.lsn  # what its snapshot sees
             keys = [item.start for item in reading.items]
-            assert not [key for key in keys if self.unread[key[0]][1] > seen], "a change not delivered whole"  # type: ignore[index]
+            assert not [key for key in keys if max(self.unread[key[0]]) > seen], "a change not delivered whole"  # type: ignore[index]
             self.flying.append((reading, dict.fromkeys(keys, seen)))
 
     @precondition(lambda self: self.flying)
@@ -336,11 +335,9 @@ class NothingIsLost(RuleBasedStateMachine):
         for _, _, item in self.dirty.finish():
             key: Any = item.start[0]
             if key in self.unread and item.start in seen:
-                first, last = self.unread[key]
-                if last <= seen[item.start]:
+                self.unread[key] = {lsn for lsn in self.unread[key] if lsn > seen[item.start]}
+                if not self.unread[key]:
                     del self.unread[key]
-                elif first <= seen[item.start]:
-                    self.unread[key] = min(last, seen[item.start] + 10), last
 
     @precondition(lambda self: self.flying)
     @rule(data=st.data())
@@ -362,9 +359,9 @@ class NothingIsLost(RuleBasedStateMachine):
         if not hasattr(self, "unread"):
             return
         held = self.dirty.hold()
-        for first, _ in self.unread.values():
+        for changes in self.unread.values():
             assert held is not None
-            assert held <= first
+            assert held <= min(changes)
 
     def teardown(self) -> None:
         if not hasattr(self, "unread"):
