@@ -167,6 +167,8 @@ class SourceFacts:
     role: RoleFacts
     session: SessionFacts
     slot: SlotFacts | None
+    idle_slots: tuple[str, ...]
+    """Others of this database and our plugin that nobody reads."""
     publication: PublicationFacts | None
     tables: Mapping[str, TableFacts]
     """By the names of the captured relations; what does not exist is not in it."""

@@ -87,6 +87,7 @@ def read_source(settings: Settings) -> SourceFacts:
             role=_role(source),
             session=_session(settings, source),
             slot=_slot(settings, source),
+            idle_slots=_idle_slots(settings, source),
             publication=_publication(settings, source),
             tables=read_tables(settings, source),
         )
@@ -185,6 +186,15 @@ def _slot(settings: Settings, source: Source) -> SlotFacts | None:
         held_bytes=held,
         invalidated=_invalidation(slot),
     )
+
+
+def _idle_slots(settings: Settings, source: Source) -> tuple[str, ...]:
+    rows = source.rows(
+        "SELECT slot_name::text FROM pg_replication_slots WHERE plugin = 'pgoutput' AND database = current_database()"
+        " AND NOT active AND slot_name <> %s ORDER BY 1",
+        (settings.slot,),
+    )
+    return tuple(name for (name,) in rows)
 
 
 def _invalidation(slot: Mapping[str, Any]) -> str | None:

@@ -16,6 +16,7 @@ The records:
 | `owed/<table>/<key>` | a row that must be read again, with its inbox |
 | `derived/<relation>` | the digest of the definition that its rows were last read under |
 | `dirty/<relation>/<path>/<start>` | a key of a derived relation that is owed, or the start of a look-up |
+| `slots` | the names of the slots that were read, as long as they exist |
 | `status` | what `replicator status` shows |
 """
 

@@ -20,6 +20,8 @@ SHORTEST_TIMEOUT_MS: Final = 10_000
 LONGEST_READ_MS: Final = 60_000
 """Our transactions end within this time, and our sessions are idle no longer than it."""
 GIB: Final = 1 << 30
+DEFAULT_SLOT: Final = str(Settings.model_fields["slot"].default)
+"""Slots of replicators are mostly called so, or by it and a suffix."""
 
 
 def judge_server(facts: SourceFacts, settings: Settings) -> list[Finding]:
@@ -33,6 +35,7 @@ def judge_server(facts: SourceFacts, settings: Settings) -> list[Finding]:
         _wal_level(facts),
         _capacity(facts),
         _slot(facts, settings),
+        _idle_slots(facts),
         _keep_size(facts, settings),
         _synchronous(facts.server, settings),
         _sender_timeout(facts),
@@ -191,6 +194,27 @@ def _slot(facts: SourceFacts, settings: Settings) -> Finding:
         )
     state = "idle" if slot.active_pid is None else f"held by PID {slot.active_pid}"
     return ok("slot", name, f"{state}{held}")
+
+
+def _idle_slots(facts: SourceFacts) -> Finding:
+    """A subscription that is switched off, or another's connector, has such a slot too: only ours are to be dropped."""
+    ours = [name for name in facts.idle_slots if name.startswith(DEFAULT_SLOT)]
+    if ours:
+        return warning(
+            "idle_slots",
+            ", ".join(ours),
+            "nobody reads it, and it keeps WAL for ever: left by a replicator that was taken away, or by another "
+            "REPLICATOR_SLOT",
+            script(*(f"SELECT pg_drop_replication_slot('{name}')" for name in ours))
+            + "\n-- unless it is of another replicator that is only stopped",
+        )
+    if facts.idle_slots:
+        return note(
+            "idle_slots",
+            ", ".join(facts.idle_slots),
+            "nobody reads it at the moment, and it keeps WAL: if it was a REPLICATOR_SLOT once, drop it",
+        )
+    return ok("idle_slots", facts.server.database, "no other slot like ours waits for a reader")
 
 
 def _foreign(slot: SlotFacts, server: ServerFacts) -> str | None:

@@ -208,6 +208,16 @@ class Source:
             held_bytes=held,
         )
 
+    def slots(self, names: Sequence[str]) -> dict[str, bool]:
+        """Those of these names that this database has, and whether somebody reads them."""
+        return dict(
+            self.rows(
+                "SELECT slot_name::text, active FROM pg_replication_slots"
+                " WHERE slot_name = ANY(%s) AND database = current_database() ORDER BY 1",
+                (list(names),),
+            )
+        )
+
     def create_slot(self) -> int:
         """Its confirmed LSN. Waits for running transactions no longer than the lock time-out.
 

@@ -87,6 +87,7 @@ def take_over(
     batch = Batch()
     _still_held(source, replication)
     memory.write("generation", {"generation": generation}, batch)
+    _name_former_slots(settings.slot, source, memory, batch)
     if reason:
         log.info("epoch.begins", epoch=run.epoch, reason=reason)
         _begin_epoch(memory, present, tables, born, batch)
@@ -138,6 +139,18 @@ def _still_held(source: Source, replication: Replication) -> None:
     if slot is not None and slot.active_pid is None:
         replication.read_to_end()  # nobody took it: the server has let go of it, and says why
     raise SourceBusy("the replication slot was lost while the run began")
+
+
+def _name_former_slots(slot: str, source: Source, memory: Memory, batch: Batch) -> None:
+    """Slots that were read under another setting: whoever forgets to drop one has its WAL kept for ever."""
+    known = memory.records
+    used = {*known.get("slots", {}).get("names", []), known.get("epoch", {}).get("slot", slot)} - {slot}
+    found = source.slots(sorted(used))
+    for name, active in found.items():
+        if not active:
+            remedy = f"SELECT pg_drop_replication_slot('{name}');"
+            log.warning("slot.left_behind", slot=name, reason="nobody reads it, and it keeps WAL", remedy=remedy)
+    memory.write("slots", {"names": [slot, *found]}, batch)
 
 
 def _past(records: Mapping[str, Content], newest: Run) -> Past | None:

@@ -138,6 +138,18 @@ def test_a_slot_that_is_another_s_is_refused(settings: Settings) -> None:
     assert "plugin test_decoding" in _found(check.run(settings), "slot").reason
 
 
+def test_idle_slots_beside_ours_are_named(settings: Settings) -> None:
+    _prepare(settings)
+    former, other = f"inbox_replicator_{settings.slot[-8:]}", f"other_{settings.slot[-8:]}"
+    for name in (settings.slot, former, other):
+        _execute(settings, f"SELECT pg_create_logical_replication_slot('{name}', 'pgoutput')")
+    found = _found(check.run(settings), "idle_slots")
+    assert (found.severity, found.subject) == (Severity.WARNING, former)
+    _execute(settings, *(line for line in found.remedy.splitlines() if not line.startswith("--")))
+    found = _found(check.run(settings), "idle_slots")
+    assert (found.severity, found.subject) == (Severity.NOTE, other)
+
+
 def test_rights_are_asked_for_one_by_one(
     settings: Settings, servers: Servers, kafka_bootstrap: str, topic_prefix: str
 ) -> None:

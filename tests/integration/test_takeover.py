@@ -136,6 +136,28 @@ def test_a_run_that_lost_the_slot_while_it_began_writes_nothing(
         assert replayed.zombies == []
 
 
+def test_a_slot_that_was_read_under_another_setting_is_named_until_it_is_gone(
+    environment: dict[str, str], source: Source, replayed: Replayed, tmp_path: Path
+) -> None:
+    """Nobody reads it any more, and it keeps WAL for ever."""
+    old = environment["REPLICATOR_SLOT"]
+    renamed = {**environment, "REPLICATOR_SLOT": f"{old[-40:]}_renamed"}
+    with started(RUN, environment, tmp_path / "first") as first:
+        first.wait_healthy()
+        assert first.stop() == 0
+    for n in (1, 2):
+        with started(RUN, renamed, tmp_path / f"renamed {n}") as second:
+            second.wait_healthy()
+            (warned,) = second.logged("slot.left_behind")
+            assert warned["slot"] == old
+            assert second.stop() == 0
+    source.execute(warned["remedy"].encode())
+    with started(RUN, renamed, tmp_path / "renamed 3") as second:
+        second.wait_healthy()
+        assert not second.logged("slot.left_behind")
+        assert second.stop() == 0
+
+
 def test_a_run_leaves_a_walsender_that_does_not_answer(
     environment: dict[str, str], source: Source, replayed: Replayed
 ) -> None:

@@ -113,6 +113,7 @@ READY = SourceFacts(
     role=ROLE,
     session=SESSION,
     slot=SLOT,
+    idle_slots=(),
     publication=PUBLICATION,
     tables={relation.name: _table(relation) for relation in TABLES},
 )
@@ -190,6 +191,7 @@ def test_a_source_that_is_ready_has_nothing_to_mend() -> None:
         (_slot(invalidated="wal_removed", wal_status="lost"), "slot", WARNING, "new epoch"),
         (_slot(active_pid=7, holder="pg_recvlogical"), "slot", WARNING, "pg_recvlogical"),
         (_slot(wal_status="unreserved"), "slot", WARNING, "soon removed"),
+        (replace(READY, idle_slots=("inbox_replicator_2",)), "idle_slots", WARNING, "keeps WAL"),
         (_server(keep_size_mb=-1), "wal_budget", WARNING, "disk"),
         (_server(synchronous_standbys="*"), "synchronous", REFUSAL, "commits would wait"),
         (_server(wal_sender_timeout_ms=0), "sender_timeout", WARNING, "TCP"),
