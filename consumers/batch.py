@@ -47,8 +47,8 @@ class Message(NamedTuple):
 
 
 _OPS: Final = UPSERTS | {"d", "t"}
-_MOST_DIGITS: Final = 18
-"""Of an inbox: PostgreSQL's bigint takes them all."""
+_MOST_DIGITS: Final = len(b"-9223372036854775808")
+"""Of an inbox, which is a bigint at the most, and its sign."""
 
 Holders = Callable[[str, Sequence[int] | None], Mapping[int | None, Iterable[int]]]
 """(table, ids or None for any) → by id (None for any) the tenants that hold such a row."""
@@ -127,13 +127,12 @@ class _Sorting:
             self._unreadable(message)
         elif message.key is None:
             self._broadcast(message, head)
-        elif _inbox_of(message.key) is None:
+        elif (inbox := _inbox_of(message.key)) is None:
             self._unreadable(message)
         else:
-            self._keyed(message, head)
+            self._keyed(message, head, inbox)
 
-    def _keyed(self, message: Message, head: Head) -> None:
-        inbox = int(message.key or b"0")
+    def _keyed(self, message: Message, head: Head, inbox: int) -> None:
         owner = self._view.owners.get(inbox)
         if owner is not None:
             self._give(owner.tenant, _event(message, head, inbox))
@@ -271,7 +270,14 @@ def ends_of(events: Iterable[Event]) -> dict[int, int]:
 
 
 def _inbox_of(key: bytes | None) -> int | None:
-    return int(key) if key is not None and key.isdigit() and len(key) <= _MOST_DIGITS else None
+    """The number in a message's key, as the replicator writes it; None: it is no inbox."""
+    if key is None or len(key) > _MOST_DIGITS:
+        return None
+    try:
+        inbox = int(key)
+    except ValueError:
+        return None
+    return inbox if b"%d" % inbox == key and -(2**63) <= inbox < 2**63 else None
 
 
 def _committed_ms(event: Event | None) -> int | None:

@@ -29,7 +29,7 @@ def misfits(connection: Connection[Any], relation: Relation, event: Event, schem
         return []
     found = []
     for name, kind in schemas(event.table, event.schema).columns:
-        if name not in relation.data:
+        if name not in (relation.key, *relation.data):
             continue
         try:
             connection.execute(upsert.try_column(relation, name).encode(), {"body": event.body.decode()}, prepare=False)

@@ -50,6 +50,8 @@ class _Awaited:
 
 
 _STUBS_AT_ONCE: Final = 500
+_BEFORE_ALL: Final = -(2**63)
+"""No key comes before: ids may be negative."""
 _LONGEST_PAUSE_S: Final = 3600.0
 """Between two readings of a row that may never come, for instance one too large to be sent."""
 
@@ -138,13 +140,13 @@ class Stubs:
         self, connection: Connection[Any], relation: Relation, tenant: int, inboxes: list[int]
     ) -> Iterable[KeysRequest]:
         place = (tenant, relation.name)
-        after = self._after.get(place, -1)
+        after = self._after.get(place, _BEFORE_ALL)
         with connection.transaction():
             connection.execute("SELECT set_config('app.current_tenant_id', %s, true)", [str(tenant)])
             found = connection.execute(
                 upsert.stubs(relation).encode(), {"tenant": tenant, "after": after, "limit": _STUBS_AT_ONCE}
             ).fetchall()
-        self._after[place] = found[-1][0] if len(found) == _STUBS_AT_ONCE else -1
+        self._after[place] = found[-1][0] if len(found) == _STUBS_AT_ONCE else _BEFORE_ALL
         now = time.monotonic()
         seen, stretch = self._seen[place], {row for row, _ in found}
         upto = found[-1][0] if len(found) == _STUBS_AT_ONCE else None

@@ -118,9 +118,9 @@ def test_rows_come_move_and_go(target: Target, session: Session) -> None:
 
 def test_what_is_said_of_rows(target: Target, session: Session) -> None:
     """Which are awaited, and which column is too narrow."""
-    apply(session, upsert(CHILD, 1, 10, **{OF: 5}))
+    apply(session, upsert(CHILD, 1, 10, **{OF: -5}))
     (request,) = Stubs(0).overdue(session.connection, session.relations[PARENT], TENANT, [INBOX])
-    assert request.keys == ((5,),)
+    assert request.keys == ((-5,),)
     assert gather(target.settings()).tenants[0].stubs == 1
     body = orjson.dumps({"after": {KEY: 1, "inbox_id": INBOX, OF: 5, SHARE: 1 << 40}})
     event = Event(0, 0, "c", CHILD, b"[1]", INBOX, Position(1, 20, 1), False, "v", b"", body, "", None, ())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -18,6 +19,7 @@ from consumers.parking import Reason, park
 from consumers.target import Session, end_frozen, open_session
 from consumers.tenants import CHANNEL, TENANT_LOCK
 from demo.servers import wait_until
+from replicator import TableSchema
 from tests.histories import Erase, Source, Write, schema_of
 from tests.integration.applied import TOPIC_ID, Applied
 
@@ -178,6 +180,19 @@ def test_a_body_that_no_database_can_read_is_found(applied: Applied, applier: Ap
     events[1] = events[1]._replace(body=body)
     assert run(applier, events).stuck == {0: 1}
     assert applied.rows(TENANT, "SELECT id FROM messages") == [(1,)]
+
+
+def test_a_key_that_is_too_large_for_its_column_is_named(applied: Applied) -> None:
+    def of_source(table: str, version: str) -> TableSchema:
+        known = schema_of(table, version)
+        return replace(known, columns=tuple((name, "bigint" if name == "id" else kind) for name, kind in known.columns))
+
+    with closing(Applier(applied.target.settings(), layout_of(applied), of_source)) as applier:
+        stuck = run(applier, messages(1, 3_000_000_000, 2))
+    assert (stuck.stuck, kind(stuck)) == ({0: 1}, "22003")
+    assert stuck.reason is not None
+    assert stuck.reason.says.endswith("messages.id (integer here, bigint in the source)")
+    assert 'ALTER TABLE "messages" ALTER COLUMN "id" TYPE bigint;' in stuck.reason.advice
 
 
 # --- a tenant that goes, or is set aside

@@ -372,12 +372,18 @@ def test_a_change_of_a_kind_that_is_not_known_is_nothing_else() -> None:
         steps(batch.events[1])
 
 
-@pytest.mark.parametrize("key", [b"abc", b"", b"9" * 19])
+@pytest.mark.parametrize("key", [b"abc", b"", b"9" * 19, b"-" + b"9" * 19, b"-0", b"007", b"+5", b" 5", b"1_0", b"5\n"])
 def test_a_change_under_a_key_that_is_no_inbox_is_counted(key: bytes) -> None:
     log = Log().change(MINE, 5)
     log.messages[0] = log.messages[0]._replace(key=key)
     batch = log.sorted()
     assert (batch.counts.unreadable, dict(batch.events), batch.counts.unmapped) == (1, {}, {})
+
+
+@pytest.mark.parametrize("inbox", [-5, 0, 2**63 - 1, -(2**63)])
+def test_an_inbox_is_any_number_that_its_column_takes(inbox: int) -> None:
+    batch = Log().change(inbox, 5).sorted()
+    assert (batch.counts.unreadable, batch.counts.unmapped) == (0, {inbox: 1})
 
 
 # --- where the tenant stands afterwards
