@@ -100,7 +100,8 @@ WHOLE: Final = "*"
 """The path of a cause that can't be traced: the whole relation is to be read."""
 UNKNOWN: Final[Start] = ("?", "a start that the stream left out")
 
-_WIDTH: Final = 8  # bytes of a hash
+_UNKNOWN_HASH: Final = -1
+"""Of a value that the stream left out and nobody remembers: Python's `hash` is never -1."""
 
 
 class Causes:
@@ -211,10 +212,10 @@ class Causes:
     def _hashes(self, row: RawRow, known: Fingerprint | None) -> bytes:
         hashes = array("q", [hash(row[i]) for i in self._used])
         if ABSENT in [row[i] for i in self._used]:
-            before = array("q", known.hashes if known is not None else bytes(_WIDTH * len(self._used)))
+            before = array("q", known.hashes) if known is not None else None
             for n, i in enumerate(self._used):
                 if row[i] is ABSENT:
-                    hashes[n] = before[n]
+                    hashes[n] = before[n] if before is not None else _UNKNOWN_HASH
         return hashes.tobytes()
 
     def _changed(self, hashes: bytes, before: bytes | None) -> int:

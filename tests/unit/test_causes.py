@@ -129,6 +129,11 @@ def test_a_value_left_out_twice_and_then_brought_counts_as_changed(causes: Cause
     assert by_key(VIEW, 1, 5) in causes.of_update([], row())
 
 
+def test_no_value_is_taken_for_one_that_was_left_out(causes: Causes) -> None:
+    causes.of_update([], row(title=ABSENT))
+    assert by_key(VIEW, 1, 5) in causes.of_update([], row(title=b""))
+
+
 def test_a_column_that_is_gone_is_said() -> None:
     with pytest.raises(Outdated, match="no column title"):
         Causes(relation(names=NAMES[:3]), REACH, Fingerprints(1))
