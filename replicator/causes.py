@@ -38,7 +38,7 @@ class Reach:
     """All that derived relations make of one base table."""
 
     key: tuple[str, ...]
-    """The table's primary key."""
+    """The table's primary key; empty if it has none."""
     inbox: str
     """Its inbox column, empty if it has none."""
     ways: tuple[Way, ...]
@@ -126,7 +126,8 @@ class Causes:
         self._bits = {
             name: sum(1 << used.index(at[column]) for column in columns) for name, columns in reach.used.items()
         }
-        self._memory = fingerprints
+        # Rows that no key tells apart are not remembered: each counts as changed.
+        self._memory = fingerprints if reach.key else Fingerprints(0)
 
     def of_insert(self, new: RawRow) -> list[Cause]:
         starts = self._starts(new, None)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from replicator.causes import WHOLE, Cause, Causes, Fingerprints, Outdated, Reach, Way
@@ -132,6 +134,14 @@ def test_a_value_left_out_twice_and_then_brought_counts_as_changed(causes: Cause
 def test_no_value_is_taken_for_one_that_was_left_out(causes: Causes) -> None:
     causes.of_update([], row(title=ABSENT))
     assert by_key(VIEW, 1, 5) in causes.of_update([], row(title=b""))
+
+
+def test_rows_of_a_table_without_a_primary_key_always_count_as_changed() -> None:
+    causes = Causes(relation(frozenset(NAMES)), replace(REACH, key=()), Fingerprints(10))
+    causes.of_insert(row(1, title=b"t"))
+    causes.of_insert(row(2, title=b"u"))
+    assert by_key(VIEW, 1, 5) in causes.of_update(row(1, title=b"t"), row(1, title=b"u"))
+    assert by_key(VIEW, 1, 5) in causes.of_update([], row(1, title=b"u"))
 
 
 def test_a_column_that_is_gone_is_said() -> None:
