@@ -17,9 +17,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
-from replicator.dirty import Start
+from replicator.dirty import KEY, Start
 from replicator.pgoutput import ABSENT, Absent, RawRow, Relation
-from replicator.values import converter
+from replicator.values import JsonValue, converter
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -177,7 +177,7 @@ class Causes:
 
     def _starts(self, row: RawRow, known: Fingerprint | None) -> tuple[Start | None, ...]:
         """A start that was left out as unchanged is the one that is remembered."""
-        found = [self._values(row, columns) for _, _, columns in self._ways]
+        found = [self._values(row, path, columns) for _, path, columns in self._ways]
         for n, (_, _, columns) in enumerate(self._ways):
             if found[n] is None and any(row[i] is ABSENT for i in columns):
                 found[n] = known.starts[n] if known is not None else UNKNOWN
@@ -186,18 +186,22 @@ class Causes:
     def _old_starts(self, old: RawRow, known: Fingerprint | None) -> tuple[Start | None, ...]:
         """From the identity where it carries the columns, else from memory."""
         return tuple(
-            self._values(old, columns) if carried else (known.starts[n] if known is not None else None)
-            for n, ((_, _, columns), carried) in enumerate(zip(self._ways, self._is_carried, strict=True))
+            self._values(old, path, columns) if carried else (known.starts[n] if known is not None else None)
+            for n, ((_, path, columns), carried) in enumerate(zip(self._ways, self._is_carried, strict=True))
         )
 
-    def _values(self, row: RawRow, columns: Sequence[int]) -> Start | None:
-        """None: an equality with NULL never holds, and what was left out is not known."""
-        found = []
+    def _values(self, row: RawRow, path: str, columns: Sequence[int]) -> Start | None:
+        """None: a key with NULL is none, and what was left out is not known.
+
+        A look-up may start from NULL: by PARTITION BY, GROUP BY or IS NOT DISTINCT FROM it leads to rows that have NULL
+        too, and in COALESCE another column's value counts.
+        """
+        found: list[JsonValue] = []
         for i in columns:
             raw = row[i]
-            if raw is None or isinstance(raw, Absent):
+            if isinstance(raw, Absent) or (raw is None and path == KEY):
                 return None
-            found.append(self._converters[i](raw))
+            found.append(self._converters[i](raw) if raw is not None else None)
         return tuple(found)
 
     def _inboxes(self, row: RawRow) -> tuple[int, ...]:

@@ -60,8 +60,19 @@ def test_an_insert_dirties_all_that_it_leads_to(causes: Causes) -> None:
     ]
 
 
-def test_null_leads_nowhere(causes: Causes) -> None:
-    assert causes.of_insert(row(inbox=None, contact=None, title=None)) == [by_key(VIEW, 1)]
+def test_null_is_no_key_but_a_start_of_look_ups(causes: Causes) -> None:
+    assert causes.of_insert(row(inbox=None, contact=None, title=None)) == [
+        by_key(VIEW, 1),
+        Cause(VIEW, "by title", (None,), ()),
+    ]
+    causes.of_insert(row(2))
+    assert Cause(VIEW, "by title", (None,), (5,)) in causes.of_update([], row(2, title=None))
+
+
+def test_null_in_one_column_of_a_start_leaves_the_others_their_values() -> None:
+    way = Way(relation=VIEW, path="by either", columns=("notes", "title"))
+    causes = Causes(relation(), replace(REACH, ways=(way,)), Fingerprints(10))
+    assert causes.of_insert(row(notes=None)) == [Cause(VIEW, "by either", (None, "t"), (5,))]
 
 
 def test_an_update_of_nothing_that_is_used_dirties_nothing(causes: Causes) -> None:
