@@ -1,56 +1,84 @@
 """Which keys a change dirtied by a lineage, and which keys' rows it changed in truth.
 
-The stream is played by what the tables hold before and after: full rows, matched by their primary key.
+The stream is played by what the tables hold before and after, matched by their primary key, under the default replica
+identity: the replicator's own `Causes` remembers the rows before, and traces the changes.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import psycopg
 
+from replicator.causes import Cause, Causes, Fingerprints, Reach, Way
+from replicator.chunk import raw_rows
+from replicator.derived import path_name
+from replicator.dirty import KEY, Start
 from replicator.lineage import Lineage, Name
+from replicator.pgoutput import Column, RawRow, Relation
+from replicator.source import columns_of
 
 Key = tuple[Any, ...]
-Row = dict[str, Any]
-Contents = dict[Name, dict[Key, Row]]
+VIEW = "view"
+
+
+class Content(NamedTuple):
+    """One table's columns, and its rows by `id`."""
+
+    columns: tuple[Column, ...]
+    rows: dict[bytes | None, RawRow]
+
+
+Contents = dict[Name, Content]
 
 
 def contents(connection: psycopg.Connection[Any], tables: Iterable[Name]) -> Contents:
-    """All rows of tables whose key is `id`."""
+    """All rows of tables whose key is `id`, their first column."""
     found: Contents = {}
     for schema, name in tables:
-        cursor = connection.execute(f'SELECT * FROM "{schema}"."{name}"')
-        columns = [column.name for column in cursor.description or ()]
-        rows = [dict(zip(columns, row, strict=True)) for row in cursor]
-        found[(schema, name)] = {(row["id"],): row for row in rows}
+        result = connection.execute(f'SELECT * FROM "{schema}"."{name}"').pgresult
+        assert result is not None
+        columns = tuple(column._replace(is_identity=column.name == "id") for column in columns_of(result))
+        found[(schema, name)] = Content(columns, {row[0]: list(row) for row in raw_rows(result)})
     return found
 
 
-def changed_rows(lineage: Lineage, before: Contents, after: Contents) -> dict[Name, list[Row]]:
-    """Old and new rows of each table, those left out whose used columns did not change."""
-    found: dict[Name, list[Row]] = {}
-    for table, used in lineage.sources.items():
-        old, new = before[table], after[table]
+def traced(lineage: Lineage, before: Contents, after: Contents) -> list[Cause]:
+    """What the stream of the changes between two contents makes dirty."""
+    found: list[Cause] = []
+    for number, (table, used) in enumerate(lineage.sources.items()):
+        ways = [
+            Way(relation=VIEW, path=path_name(path), columns=path.direct or path.start)
+            for path in lineage.paths
+            if path.table == table
+        ]
+        reach = Reach(key=("id",), inbox="", ways=tuple(dict.fromkeys(ways)), used={VIEW: used})
+        old, new = before[table].rows, after[table].rows
+        causes = Causes(Relation(number, *table, "d", before[table].columns), reach, Fingerprints(1_000))
+        for row in old.values():
+            causes.of_insert(row)
         for key in old.keys() | new.keys():
-            pair = (old.get(key), new.get(key))
-            if pair[0] and pair[1] and all(pair[0][column] == pair[1][column] for column in used):
-                continue
-            found.setdefault(table, []).extend(row for row in pair if row)
+            if key not in new:
+                found += causes.of_delete([key, *([None] * (len(before[table].columns) - 1))])
+            elif key not in old:
+                found += causes.of_insert(new[key])
+            else:
+                found += causes.of_update([], new[key])
     return found
 
 
-def dirtied(connection: psycopg.Connection[Any], lineage: Lineage, rows: dict[Name, list[Row]]) -> set[Key]:
-    """The keys that changed rows lead to, looked up in what the tables hold now."""
-    keys: set[Key] = set()
+def dirtied(connection: psycopg.Connection[Any], lineage: Lineage, causes: Iterable[Cause]) -> set[Key]:
+    """The keys that causes lead to, looked up in what the tables hold now."""
+    starts: dict[str, set[Start]] = {}
+    for cause in causes:
+        starts.setdefault(cause.path, set()).add(cause.start)
+    keys: set[Key] = set(starts.pop(KEY, ()))
     for path in lineage.paths:
-        changed = rows.get(path.table, [])
-        if path.direct is not None:
-            keys.update(tuple(row[column] for column in path.direct) for row in changed)
-        elif changed and path.lookup is not None:
-            arrays = [[row[column] for row in changed] for column in path.start]
+        given = starts.get(path_name(path))
+        if given and path.lookup is not None:
+            arrays = [list(values) for values in zip(*given, strict=True)]
             keys.update(connection.execute(path.lookup.encode(), arrays).fetchall())
     return keys
 
@@ -84,4 +112,4 @@ def missed(
         connection.execute(write.encode())
     rows_after, after = contents(connection, tables), view_rows(connection, select, lineage)
     different = {key for key in before.keys() | after.keys() if before.get(key) != after.get(key)}
-    return different - dirtied(connection, lineage, changed_rows(lineage, rows_before, rows_after))
+    return different - dirtied(connection, lineage, traced(lineage, rows_before, rows_after))
