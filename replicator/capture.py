@@ -13,7 +13,7 @@ from typing import Protocol
 
 import structlog
 
-from replicator.causes import Causes, Outdated
+from replicator.causes import Causes
 from replicator.changes import RenderedRow, Table, fill_from_old, type_keys
 from replicator.derivation import Derivation
 from replicator.errors import ProtocolError
@@ -130,10 +130,9 @@ class Capture:
         reach = self._derivation.reaches.get((relation.schema, relation.name))
         if reach is None:
             return
-        try:
-            self._causes[relation.oid] = Causes(relation, reach, self._derivation.fingerprints)
-        except Outdated as error:
-            self._derivation.outdated(reach, str(error))
+        causes = self._causes[relation.oid] = Causes(relation, reach, self._derivation.fingerprints)
+        for name, columns in causes.lacking.items():
+            log.warning("stream.lacks_columns", relation=name, table=relation.name, columns=sorted(columns))
 
     def _relation(self, relation: Relation) -> None:
         self._relations[relation.oid] = relation

@@ -45,10 +45,10 @@ class Reach:
     used: Mapping[str, frozenset[str]]
     """By relation: the columns that it uses."""
 
-    @property
-    def columns(self) -> frozenset[str]:
-        """Everything that the stream must carry of a row."""
-        return frozenset(self.key).union(*self.used.values(), *(way.columns for way in self.ways))
+    def columns(self, relation: str) -> frozenset[str]:
+        """What the stream must carry of a row for it to be followed exactly."""
+        starts = (way.columns for way in self.ways if way.relation == relation)
+        return self.used[relation].union(self.key, *starts)
 
 
 class Cause(NamedTuple):
@@ -58,10 +58,6 @@ class Cause(NamedTuple):
     path: str
     start: Start
     inboxes: tuple[int, ...]
-
-
-class Outdated(Exception):
-    """The table no longer has a column that a relation uses: its lineage must be derived anew."""
 
 
 class Fingerprint(NamedTuple):
@@ -98,36 +94,46 @@ class Fingerprints:
 
 WHOLE: Final = "*"
 """The path of a cause that can't be traced: the whole relation is to be read."""
-UNKNOWN: Final[Start] = ("?", "a start that the stream left out")
+UNKNOWN: Final[Start] = ("?", "a start that the stream left out, now or always")
 
 _UNKNOWN_HASH: Final = -1
 """Of a value that the stream left out and nobody remembers: Python's `hash` is never -1."""
 
 
 class Causes:
-    """Compiled for one table with the columns of one Relation message."""
+    """Compiled for one table with the columns of one Relation message.
+
+    The stream may lack columns: generated ones, those that a publication's column list leaves out, those that came or
+    went since. A relation that uses one is concerned by every change of a row, and is read as a whole after each if a
+    path starts from it. All other relations are followed exactly.
+    """
 
     def __init__(self, relation: Relation, reach: Reach, fingerprints: Fingerprints) -> None:
-        """Raises Outdated."""
         at = {column.name: i for i, column in enumerate(relation.columns)}
-        if lost := reach.columns - at.keys():
-            raise Outdated(f"{relation.name} has no column {', '.join(sorted(lost))} any more")
+        self.lacking = {name: lost for name in reach.used if (lost := reach.columns(name) - at.keys())}
+        """By relation: columns that the stream does not carry."""
+        has_key = bool(reach.key) and at.keys() >= set(reach.key)
         self._table = relation.oid
-        self._key = [at[name] for name in reach.key]
-        self._inbox = at[reach.inbox] if reach.inbox else None
+        self._key = [at[name] for name in reach.key] if has_key else []
+        self._inbox = at.get(reach.inbox)
         carried = {i for i, column in enumerate(relation.columns) if column.is_identity}
         self._carries_inbox = self._inbox in carried
         self._carries_key = carried.issuperset(self._key)
-        self._ways = [(way.relation, way.path, [at[name] for name in way.columns]) for way in reach.ways]
-        self._is_carried = [carried.issuperset(columns) for _, _, columns in self._ways]
+        # None: no start is ever known.
+        self._ways = [
+            (way.relation, way.path, [at[name] for name in way.columns] if at.keys() >= set(way.columns) else None)
+            for way in reach.ways
+        ]
+        self._is_carried = [columns is None or carried.issuperset(columns) for _, _, columns in self._ways]
         self._converters = [converter(column.type_oid) for column in relation.columns]
-        used = sorted({at[name] for columns in reach.used.values() for name in columns})
+        used = sorted({at[name] for columns in reach.used.values() for name in columns if name in at})
         self._used = used
         self._bits = {
-            name: sum(1 << used.index(at[column]) for column in columns) for name, columns in reach.used.items()
+            name: sum(1 << used.index(at[column]) for column in columns if column in at)
+            for name, columns in reach.used.items()
         }
         # Rows that no key tells apart are not remembered: each counts as changed.
-        self._memory = fingerprints if reach.key else Fingerprints(0)
+        self._memory = fingerprints if has_key else Fingerprints(0)
 
     def of_insert(self, new: RawRow) -> list[Cause]:
         starts = self._starts(new, None)
@@ -145,7 +151,7 @@ class Causes:
         known = self._memory.get(name)
         hashes = self._hashes(new, known)
         changed = self._changed(hashes, known.hashes if known is not None else None)
-        if not changed and not old:
+        if not changed and not old and not self.lacking:
             return []
         starts = self._starts(new, known)
         before: Sequence[Start | None] = known.starts if known is not None else ()
@@ -153,7 +159,7 @@ class Causes:
             before = self._old_starts(old, known)
             self._memory.pop(name)
         self._remember(new, hashes, starts)
-        concerned = {relation for relation, bits in self._bits.items() if bits & changed}
+        concerned = {relation for relation, bits in self._bits.items() if bits & changed or relation in self.lacking}
         inboxes = (*self._inboxes(new), *(self._old_inboxes(old) if old else ()))
         return self._causes(starts, before, inboxes, concerned)
 
@@ -179,7 +185,7 @@ class Causes:
         """A start that was left out as unchanged is the one that is remembered."""
         found = [self._values(row, path, columns) for _, path, columns in self._ways]
         for n, (_, _, columns) in enumerate(self._ways):
-            if found[n] is None and any(row[i] is ABSENT for i in columns):
+            if found[n] is None and columns is not None and any(row[i] is ABSENT for i in columns):
                 found[n] = known.starts[n] if known is not None else UNKNOWN
         return tuple(found)
 
@@ -190,12 +196,14 @@ class Causes:
             for n, ((_, path, columns), carried) in enumerate(zip(self._ways, self._is_carried, strict=True))
         )
 
-    def _values(self, row: RawRow, path: str, columns: Sequence[int]) -> Start | None:
+    def _values(self, row: RawRow, path: str, columns: Sequence[int] | None) -> Start | None:
         """None: a key with NULL is none, and what was left out is not known.
 
         A look-up may start from NULL: by PARTITION BY, GROUP BY or IS NOT DISTINCT FROM it leads to rows that have NULL
         too, and in COALESCE another column's value counts.
         """
+        if columns is None:
+            return UNKNOWN
         found: list[JsonValue] = []
         for i in columns:
             raw = row[i]

@@ -122,12 +122,6 @@ class Derivation:
             else:
                 self._dirty.touch(relation, path, start, inboxes, lsn, now)
 
-    def outdated(self, reach: Reach, reason: str) -> None:
-        """A base table is no longer what these relations were derived from: they are derived anew soon."""
-        for relation in reach.used:
-            if relation in self._available:
-                self._give_up(relation, reason, self._progress.batch)
-
     def made_of(self, table: BaseTable) -> tuple[str, ...]:
         """The relations that use this base table."""
         return tuple(self.reaches[table].used) if table in self.reaches else ()

@@ -77,9 +77,6 @@ class Traced:
     def truncated(self, table: tuple[str, str]) -> None:
         self.said.append(table)
 
-    def outdated(self, reach: Reach, reason: str) -> None:
-        self.said.append(reason)
-
 
 def capturing(log: Recorder, progress: Progress, traced: Traced | None = None) -> Capture:
     derivation = cast(Derivation, traced or Traced())
@@ -250,14 +247,19 @@ def test_changes_of_a_table_that_others_are_made_of_are_traced(log: Recorder, pr
     assert log.said == []
 
 
-def test_a_table_that_lost_a_column_is_outdated_until_it_is_traced_anew(log: Recorder, progress: Progress) -> None:
-    traced = Traced(reaches={("public", "users"): REACH})
+def test_a_column_that_the_stream_lacks_blinds_no_other_relation(log: Recorder, progress: Progress) -> None:
+    both = replace(REACH, ways=(*REACH.ways, replace(REACH.ways[0], relation="names")))
+    reach = replace(both, used={"people": frozenset({"content", "inbox_id"}), "names": frozenset({"inbox_id"})})
+    traced = Traced(reaches={("public", "users"): reach})
     capture = capturing(log, progress, traced)
     capture.handle(Begin(100, 0, 5))
     capture.handle(Relation(8, "public", "users", "i", MESSAGES.columns[:2]))
     capture.handle(Insert(8, row(1)[:2]))
-    assert traced.said == ["begin", "users has no column content any more"]
-    traced.reaches = {("public", "users"): replace(REACH, used={})}
+    assert traced.said == ["begin", ("people", (1,), 100), ("names", (1,), 100)]
+    for _ in range(2):
+        capture.handle(Update(8, "", [], row(1)[:2]))
+    assert traced.said[3:] == [("people", (1,), 100)] * 2
+    traced.reaches = {("public", "users"): replace(reach, used={"names": reach.used["names"]}, ways=both.ways[1:])}
     capture.trace_again()
-    capture.handle(Insert(8, row(1)[:2]))
-    assert traced.said[2:] == [("people", (1,), 100)]
+    capture.handle(Update(8, "", [], row(1, inbox=b"4")[:2]))
+    assert traced.said[5:] == [("names", (1,), 100)]

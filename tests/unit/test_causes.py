@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from replicator.causes import WHOLE, Cause, Causes, Fingerprints, Outdated, Reach, Way
+from replicator.causes import WHOLE, Cause, Causes, Fingerprints, Reach, Way
 from replicator.dirty import KEY
 from replicator.pgoutput import ABSENT, Column, RawRow, Relation
 
@@ -155,6 +155,27 @@ def test_rows_of_a_table_without_a_primary_key_always_count_as_changed() -> None
     assert by_key(VIEW, 1, 5) in causes.of_update([], row(1, title=b"u"))
 
 
-def test_a_column_that_is_gone_is_said() -> None:
-    with pytest.raises(Outdated, match="no column title"):
-        Causes(relation(names=NAMES[:3]), REACH, Fingerprints(1))
+def test_every_change_concerns_a_relation_of_which_a_used_column_is_not_carried() -> None:
+    reach = replace(REACH, used={VIEW: REACH.used[VIEW] | {"generated"}, CONTACTS: REACH.used[CONTACTS]})
+    causes = Causes(relation(), reach, Fingerprints(10))
+    assert causes.lacking == {VIEW: {"generated"}}
+    causes.of_insert(row())
+    for _ in range(2):
+        assert set(causes.of_update([], row())) == {by_key(VIEW, 1, 5), Cause(VIEW, "by title", ("t",), (5,))}
+    assert by_key(CONTACTS, 8, 5) in causes.of_update([], row(contact=8))
+    assert by_key(CONTACTS, 8, 5) in causes.of_delete(old())
+
+
+def test_every_change_has_a_relation_read_as_a_whole_whose_start_is_not_carried() -> None:
+    causes = Causes(relation(names=NAMES[:3]), REACH, Fingerprints(10))
+    whole = Cause(VIEW, WHOLE, (), ())
+    assert causes.of_insert(row()[:3]) == [by_key(VIEW, 1, 5), by_key(CONTACTS, 7, 5), whole]
+    assert causes.of_update([], row()[:3]) == [by_key(VIEW, 1, 5), whole]
+    assert causes.of_delete(old()[:3]) == [by_key(VIEW, 1, 5), by_key(CONTACTS, 7, 5), whole]
+
+
+def test_rows_are_not_remembered_where_the_primary_key_is_not_carried() -> None:
+    causes = Causes(relation(frozenset({"inbox_id"})), replace(REACH, key=("number",)), Fingerprints(10))
+    causes.of_insert(row(1))
+    assert causes.lacking.keys() == {VIEW, CONTACTS}
+    assert by_key(CONTACTS, 7, 5) in causes.of_update([], row(2))
