@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import defaultdict
 from dataclasses import asdict, dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, Final
 
 import psycopg
 from psycopg.rows import class_row
@@ -26,6 +26,9 @@ from consumers.missing import Missing
 from consumers.session import connect
 from consumers.skipped import Skipped
 from replicator import partition_of
+
+SILENT_S: Final = 30
+"""Events that wait for so long without a reader are a fault: a worker's longest batch takes less."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,6 +100,11 @@ def gather(settings: Settings) -> Status:
         columns, relations = tuple(skipped.read(connection)), tuple(missing.read(connection))
     if any(tenant.lag is None for tenant in tenants) and ends:
         faults.append(f"the pool {settings.pool} has not read every partition yet, or the topic was made anew")
+    if reading.unread:
+        faults.append(
+            f"no reader for {SILENT_S} s, though events wait, in partition {', '.join(map(str, reading.unread))}:"
+            f" does a worker of the pool {settings.pool} run?"
+        )
     return Status(
         pool=settings.pool,
         tenants=tenants,
@@ -113,11 +121,14 @@ class _Reading:
     def __init__(self, connection: psycopg.Connection[Any], settings: Settings, ends: dict[int, int]) -> None:
         self._connection, self._ends = connection, ends
         self.listing: Listing = read_listing(connection)
-        self._next: dict[int, int] = dict(
-            connection.execute(
-                "SELECT partition, next_offset FROM replication_progress WHERE pool = %s", [settings.pool]
-            ).fetchall()
-        )
+        progress = connection.execute(
+            "SELECT partition, next_offset, read_at > now() - %s * interval '1 s' FROM replication_progress"
+            " WHERE pool = %s",
+            [SILENT_S, settings.pool],
+        ).fetchall()
+        self._next: dict[int, int] = {partition: offset for partition, offset, _ in progress}
+        self.unread = tuple(sorted(p for p, offset, is_read in progress if not is_read and offset < ends.get(p, 0)))
+        """Partitions with events for which nobody has come for a while."""
         self._parked = _parked(connection)
         self._stubs = _stub_count(connection)
         connection.commit()

@@ -34,8 +34,8 @@ def target(target_dsn: str) -> Iterator[Target]:
             f"INSERT INTO inbox_tenant_mapping (inbox_id, tenant_id) VALUES ({INBOX}, 1);"
             "INSERT INTO unmapped_inboxes (inbox_id, events) VALUES (62, 7);"
             "INSERT INTO contacts (tenant_id, id) VALUES (1, 5);"
-            "INSERT INTO replication_progress (pool, topic_id, partition, next_offset, source_at)"
-            f" SELECT 'default', 't', n, 0, now() FROM generate_series(0, {PARTITIONS - 1}) n"
+            "INSERT INTO replication_progress (pool, topic_id, partition, next_offset, source_at, read_at)"
+            f" SELECT 'default', 't', n, 0, now(), now() FROM generate_series(0, {PARTITIONS - 1}) n"
         )
         yield prepared
 
@@ -74,6 +74,20 @@ def test_a_tenants_lag_is_what_its_partitions_still_hold(target: Target, kafka_b
     assert tenant.freshness.fresh_at is not None
     target.execute("UPDATE replication_progress SET next_offset = 8 WHERE partition = %s", partition)
     assert answered(settings).tenants[0].lag == 2
+    assert answered(settings).is_well
+
+
+@pytest.mark.parametrize("read_at", ["now() - interval '40 s'", "NULL"])
+def test_events_that_nobody_reads_are_a_fault(target: Target, kafka_bootstrap: str, changes: str, read_at: str) -> None:
+    """Where nothing is to be read, nobody has to."""
+    settings = target.settings(kafka_bootstrap_servers=kafka_bootstrap, topic_prefix=changes)
+    target.execute(f"UPDATE replication_progress SET read_at = {read_at}")
+    partition = partition_of(INBOX, PARTITIONS)
+    found = answered(settings)
+    (fault,) = found.faults
+    assert fault.startswith(f"no reader for 30 s, though events wait, in partition {partition}:")
+    assert not found.is_well
+    target.execute("UPDATE replication_progress SET next_offset = 10 WHERE partition = %s", partition)
     assert answered(settings).is_well
 
 
