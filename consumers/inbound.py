@@ -17,6 +17,7 @@ import structlog
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 from confluent_kafka import Message as Record
 
+from consumers import clients
 from consumers.batch import Message
 from consumers.config import Settings
 from consumers.errors import LogGap, LogUnavailable
@@ -34,22 +35,12 @@ _ALL_DOWN: Final = "all brokers are down"
 _CONNECTED: Final = frozenset({"UP", "UPDATE"})
 _SILENCE_S: Final = 3.0
 """How long a second reading, which holds up the first, waits for a message."""
+_DEFAULTS: Final = {
+    "session.timeout.ms": 10_000,
+    "heartbeat.interval.ms": 2_000,
+    "topic.metadata.refresh.interval.ms": 30_000,  # a topic that went, and is there again, is joined then
+}
 _GAPS: Final = frozenset({KafkaError.OFFSET_OUT_OF_RANGE, KafkaError._AUTO_OFFSET_RESET})
-
-
-def kafka_base(settings: Settings) -> dict[str, Any]:
-    """librdkafka's options that every client of ours has.
-
-    https://github.com/confluentinc/librdkafka/blob/master/CONFIGURATION.md
-    """
-    return {
-        "client.id": f"{settings.topic_prefix}.{settings.pool}",
-        "log_level": 2,  # nothing: its lines are no JSON, twenty a second while Kafka is away; our own log says it
-        "socket.keepalive.enable": True,
-        "reconnect.backoff.max.ms": 5000,
-        **settings.kafka_options,
-        "bootstrap.servers": settings.kafka_bootstrap_servers,
-    }
 
 
 class Inbound:
@@ -63,8 +54,8 @@ class Inbound:
         on_lost: Callable[[list[int]], None],
     ) -> None:
         self._topic = Topics(settings.topic_prefix).changes
+        self._settings = settings
         self._options = {
-            **kafka_base(settings),
             "enable.auto.commit": False,
             "auto.offset.reset": "error",
             "isolation.level": "read_committed",
@@ -72,18 +63,17 @@ class Inbound:
             "fetch.message.max.bytes": 4 << 20,
             "queued.max.messages.kbytes": 16 << 10,
         }
-        self._consumer = Consumer(
+        self._consumer = clients.consumer(
+            settings,
             {
-                "session.timeout.ms": 10_000,
-                "heartbeat.interval.ms": 2_000,
-                "topic.metadata.refresh.interval.ms": 30_000,  # a topic that went, and is there again, is joined then
                 **self._options,
                 "group.id": f"{settings.topic_prefix}.{settings.pool}",
                 "partition.assignment.strategy": "cooperative-sticky",
                 "error_cb": self._on_error,
                 "stats_cb": self._on_statistics,
                 "statistics.interval.ms": _LOOK_MS,
-            }
+            },
+            _DEFAULTS,
         )
         self._on_assign, self._on_revoke, self._on_lost = on_assign, on_revoke, on_lost
         self._paused = False
@@ -143,7 +133,10 @@ class Inbound:
 
         Raises LogUnavailable if Kafka goes silent, LogGap if the log no longer has what comes next.
         """
-        consumer = Consumer({**self._options, "group.id": f"{self._topic}.replay"})  # commits nothing
+        consumer = clients.consumer(
+            self._settings,
+            {**self._options, "group.id": f"{self._topic}.replay"},  # commits nothing
+        )
         try:
             consumer.assign([TopicPartition(self._topic, partition, start)])
             size, deadline = 0, time.monotonic() + _SILENCE_S

@@ -8,11 +8,11 @@ from __future__ import annotations
 from typing import Final
 
 from confluent_kafka import KafkaException, TopicPartition
-from confluent_kafka.admin import AdminClient, OffsetSpec  # type: ignore[attr-defined]  # re-exported silently
+from confluent_kafka.admin import OffsetSpec  # type: ignore[attr-defined]  # re-exported silently
 
+from consumers import clients
 from consumers.config import Settings
 from consumers.errors import LogUnavailable
-from consumers.inbound import kafka_base
 from replicator import Topics
 
 _SECONDS: Final = 10.0
@@ -22,7 +22,7 @@ def ends(settings: Settings) -> dict[int, int]:
     """The offset after the last message, by partition. Raises LogUnavailable, also if the topic does not exist."""
     topic = Topics(settings.topic_prefix).changes
     try:
-        admin = AdminClient(kafka_base(settings))
+        admin = clients.admin(settings)
         # All topics: to ask for one by its name may make it, with as many partitions as the broker likes.
         found = admin.list_topics(timeout=_SECONDS).topics.get(topic)
         if found is None:

@@ -14,12 +14,11 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import structlog
-from confluent_kafka import KafkaException, Producer
+from confluent_kafka import KafkaException
 from psycopg import Connection
 
-from consumers import upsert
+from consumers import clients, upsert
 from consumers.config import Settings
-from consumers.inbound import kafka_base
 from consumers.tenants import Owner
 from consumers.upsert import Relation
 from replicator import MOST_INBOXES, BackfillRequest, KeysRequest, Request, Topics, encode_request
@@ -61,14 +60,9 @@ class Requests:
 
     def __init__(self, settings: Settings) -> None:
         self._topic = Topics(settings.topic_prefix).control
-        self._producer = Producer(
-            {
-                **kafka_base(settings),
-                "acks": "all",
-                "linger.ms": 5,
-                "message.timeout.ms": 30_000,
-                "queue.buffering.max.messages": 10_000,
-            }
+        self._producer = clients.producer(
+            settings,
+            {"acks": "all", "linger.ms": 5, "message.timeout.ms": 30_000, "queue.buffering.max.messages": 10_000},
         )
         self._backfills: dict[int, _Asking] = {}
         self._stubs = Stubs(settings.stub_patience_s)

@@ -12,9 +12,9 @@ from typing import Final
 
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, TopicPartition
 
+from consumers import clients
 from consumers.config import Settings
 from consumers.errors import LogUnavailable, VersionUnknown
-from consumers.inbound import kafka_base
 from replicator import TableSchema, Topics
 
 _SECONDS: Final = 5.0
@@ -30,14 +30,14 @@ class Schemas:
         self._known: dict[tuple[str, str], TableSchema] = {}
         self._lock = threading.Lock()
         self._closed = threading.Event()
-        self._consumer = Consumer(
+        self._consumer = clients.consumer(
+            settings,
             {
-                **kafka_base(settings),
                 "group.id": f"{self._topic}.reader",  # never used: nothing is committed
                 "enable.auto.commit": False,
                 "auto.offset.reset": "earliest",
                 "fetch.wait.max.ms": 20,
-            }
+            },
         )
         self._consumer.assign([TopicPartition(self._topic, 0, 0)])
 
@@ -75,15 +75,15 @@ def latest(settings: Settings) -> dict[str, TableSchema]:
     """The newest version of each table, none if the topic is not there. Raises LogUnavailable after some seconds."""
     topic = Topics(settings.topic_prefix).schemas
     faults: list[KafkaError] = []
-    consumer = Consumer(
+    consumer = clients.consumer(
+        settings,
         {
-            **kafka_base(settings),
             "log_level": 0,  # librdkafka would print each failed connection over the plan
             "group.id": f"{topic}.setup",  # never used: nothing is committed
             "enable.auto.commit": False,
             "enable.partition.eof": True,
             "error_cb": faults.append,
-        }
+        },
     )
     try:
         deadline = time.monotonic() + _SECONDS_ONCE

@@ -9,9 +9,9 @@ from confluent_kafka import KafkaException
 from confluent_kafka._model import TopicCollection
 from confluent_kafka.admin import AdminClient
 
+from consumers import clients
 from consumers.config import Settings
 from consumers.errors import LogUnavailable
-from consumers.inbound import kafka_base
 from replicator import Topics
 
 _SECONDS: Final = 10.0
@@ -24,7 +24,7 @@ class TopicShape:
     def __init__(self, settings: Settings) -> None:
         """Raises LogUnavailable."""
         name = Topics(settings.topic_prefix).changes
-        admin = AdminClient(kafka_base(settings))  # gone before its answer, there would be none
+        admin = clients.admin(settings)  # gone before its answer, there would be none
         try:
             found = _asked(admin, name).result(_SECONDS)
         except KafkaException as error:
@@ -42,7 +42,7 @@ class TopicWatch:
 
     def __init__(self, settings: Settings) -> None:
         self._name = Topics(settings.topic_prefix).changes
-        self._admin = AdminClient(kafka_base(settings))
+        self._admin = clients.admin(settings)
         self._answer: Future[Any] | None = None
         self._topic_id = ""
 
