@@ -8,7 +8,7 @@ wait for them.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, Final
 
 import orjson
@@ -30,6 +30,7 @@ log = structlog.get_logger(__name__)
 
 MOST_FAILED_SHOWN: Final = 5
 """Keys that `status` names of those that can't be read."""
+_DERIVED: Final = "derived/"
 DURABLE: Final = Batch()
 """A batch of nothing: what was loaded from the state topic is in it."""
 
@@ -80,6 +81,7 @@ class Derivation:
             log.warning("relation.unavailable", relation=name, reason=reason)
         for name in self._available.keys() - available.keys():
             self._give_up(name, "it could not be read for a while", batch)
+        self._lose(available.keys(), batch)
         returned = available.keys() - self._available.keys()
         self._available = available
         self._tables = {name: derived.table(self._origin(name)) for name, derived in available.items()}
@@ -87,13 +89,19 @@ class Derivation:
         self.reaches = reaches(available.values(), keys)
         for name, derived in available.items():
             self._announce(self._tables[name])
-            known = self._memory.records.get(f"derived/{name}", {})
+            known = self._memory.records.get(f"{_DERIVED}{name}", {})
             if known.get("digest") != derived.digest:
                 log.info("relation.derived", relation=name, paths=len(derived.lineage.paths), digest=derived.digest)
                 self._give_up(name, "it is new, or its definition is another", batch)
-                self._memory.write(f"derived/{name}", {"digest": derived.digest}, batch)
+                self._memory.write(f"{_DERIVED}{name}", {"digest": derived.digest}, batch)
             elif name in returned:
                 self._load(name)
+
+    def _lose(self, available: Collection[str], batch: Batch) -> None:
+        """What can't be read, or is not asked for, loses changes, perhaps over many runs: it returns as a new one."""
+        for record, known in self._memory.under(_DERIVED).items():
+            if record.removeprefix(_DERIVED) not in available and known["digest"]:
+                self._memory.write(record, {"digest": ""}, batch)
 
     def can_read(self, table: str) -> bool:
         """Whether rows of this relation can be read now; of a streamed one always."""

@@ -1,0 +1,115 @@
+"""Which derived relations are read as a whole when their definitions are installed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+import pytest
+
+from replicator.derivation import Derivation
+from replicator.derived import Derived
+from replicator.lineage import Catalog, Lineage
+from replicator.outlet import Outlet
+from replicator.pgoutput import Column
+from replicator.progress import Batch, Progress
+from replicator.relations import Captured, DerivedRelation
+from tests.unit.test_changes import ORIGIN
+
+INT8 = 20
+PEOPLE = DerivedRelation(name="people", select="SELECT * FROM p", key=("id",), inbox="inbox_id")
+
+
+def derived(digest: str) -> Derived:
+    return Derived(
+        relation=PEOPLE,
+        catalog=Catalog(tables={}, views={}, search_path=("public",), functions=frozenset()),
+        lineage=Lineage(key=("id",), outputs=("id", "inbox_id"), sources={}, clock={}, unstable={}),
+        columns=(Column("id", INT8, -1, False), Column("inbox_id", INT8, -1, False)),
+        type_names={(INT8, -1): "bigint"},
+        digest=digest,
+    )
+
+
+@dataclass
+class Remembering:
+    """Stands for Memory: what a later run finds."""
+
+    records: dict[str, Any] = field(default_factory=dict)
+
+    def write(self, key: str, content: dict[str, Any], batch: Batch) -> None:
+        self.records[key] = content
+
+    def forget(self, key: str, batch: Batch) -> None:
+        self.records.pop(key, None)
+
+    def under(self, prefix: str) -> dict[str, Any]:
+        return {key: content for key, content in self.records.items() if key.startswith(prefix)}
+
+
+class Runs:
+    """One after another, with one memory."""
+
+    def __init__(self) -> None:
+        self.memory = Remembering()
+        self.whole: list[str] = []
+
+    def begin(self, found: dict[str, Derived | str]) -> Derivation:
+        run = Derivation(
+            Captured([PEOPLE]),
+            cast(Any, self.memory),
+            cast(Outlet, None),
+            Progress(0),
+            lambda _: None,
+            lambda _: ORIGIN,
+            lambda relation, reason, batch: self.whole.append(relation),
+            lambda relation, fan_out, batch: None,
+            most_dirty=10,
+            fingerprints=10,
+        )
+        run.install(found, {})
+        return run
+
+    def read_whole(self) -> bool:
+        """Since it was asked last."""
+        found, self.whole = bool(self.whole), []
+        return found
+
+
+@pytest.fixture
+def runs() -> Runs:
+    """After a first one that has read the relation."""
+    runs = Runs()
+    runs.begin({"people": derived("a")})
+    assert runs.read_whole()
+    return runs
+
+
+def test_a_relation_that_is_as_it_was_is_not_read_again(runs: Runs) -> None:
+    runs.begin({"people": derived("a")})
+    assert not runs.read_whole()
+    runs.begin({"people": derived("b")})
+    assert runs.read_whole()
+
+
+def test_a_relation_that_was_away_when_the_run_began_is_read_as_a_whole_when_it_returns(runs: Runs) -> None:
+    run = runs.begin({"people": "it is away"})
+    assert not runs.read_whole()
+    run.install({"people": derived("a")}, {})
+    assert runs.read_whole()
+
+
+def test_it_is_read_as_a_whole_also_if_it_returns_in_a_later_run(runs: Runs) -> None:
+    runs.begin({"people": "it is away"})
+    runs.begin({"people": "it is away"})
+    assert not runs.read_whole()
+    runs.begin({"people": derived("a")})
+    assert runs.read_whole()
+    runs.begin({"people": derived("a")})
+    assert not runs.read_whole()
+
+
+def test_a_relation_that_a_run_did_not_ask_for_is_read_as_a_whole_later(runs: Runs) -> None:
+    runs.begin({})
+    runs.begin({"people": derived("a")})
+    assert runs.read_whole()
