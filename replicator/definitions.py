@@ -8,18 +8,18 @@ any of the catalogue is another, and only then: that of a large view takes a ten
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from replicator.config import Settings
 from replicator.derived import BaseTable, Derived
 from replicator.errors import SourceRefused
-from replicator.lineage import Catalog, Path, derive
+from replicator.lineage import Catalog, Name, Path, derive
 from replicator.relations import CONTACTS, SURVEY_ANSWERS, Captured, DerivedRelation, analytics
 from replicator.remedies import quoted
 from replicator.source import Source, source_errors
 from replicator.values import INTEGERS
-from replicator.view_catalog import read_catalog
+from replicator.view_catalog import read_catalog, sharing_rows
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,6 +71,10 @@ def read_definitions(source: Source, captured: Captured, known: Definitions | No
         try:
             with source_errors():
                 catalog = read_catalog(source.connection, relation.select)
+                sharing = sharing_rows(source.connection, catalog.tables)
+            if sharing:
+                relations[relation.name] = _not_followed(sharing)
+                continue
             before = known.relations.get(relation.name) if known is not None else None
             relations[relation.name] = _derive(source, relation, catalog, before)
         except SourceRefused as error:
@@ -78,6 +82,11 @@ def read_definitions(source: Source, captured: Captured, known: Definitions | No
         else:
             keys |= {name: table.key for name, table in catalog.tables.items()}
     return Definitions(relations=relations, keys=keys)
+
+
+def _not_followed(tables: Iterable[Name]) -> str:
+    names = ", ".join(sorted(".".join(table) for table in tables))
+    return f"it reads {names}, whose rows are shared by partitioning or inheritance: their changes cannot be followed"
 
 
 def _derive(source: Source, relation: DerivedRelation, catalog: Catalog, known: Derived | str | None) -> Derived | str:

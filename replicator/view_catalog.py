@@ -7,6 +7,7 @@ left out: lineage then names it. Needs one short transaction, or takes part in t
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, Final
 
 import psycopg
@@ -41,6 +42,11 @@ SELECT i.indisprimary, array_agg(a.attname::text ORDER BY k.n)
  GROUP BY i.indexrelid, i.indisprimary
 HAVING bool_and(a.attnotnull)
  ORDER BY i.indisprimary DESC, i.indexrelid"""
+_SHARES_ROWS: Final = """
+SELECT c.relkind = 'p' OR c.relispartition
+       OR EXISTS (SELECT FROM pg_inherits i WHERE c.oid IN (i.inhparent, i.inhrelid))
+  FROM pg_class c
+ WHERE c.oid = to_regclass(%s)"""
 _FOREIGN_FUNCTIONS: Final = """
 SELECT DISTINCT p.proname
   FROM pg_proc p
@@ -63,6 +69,11 @@ def read_catalog(connection: Connection, select: str) -> Catalog:
         tables, views = _opened(connection, found)
         connection.execute("SELECT set_config('search_path', %s, true)", [kept])
     return Catalog(tables=tables, views=views, search_path=path, functions=functions)
+
+
+def sharing_rows(connection: Connection, tables: Iterable[Name]) -> tuple[Name, ...]:
+    """Those with partitions, ancestors or heirs: the stream names one table of a row, queries may name another."""
+    return tuple(name for name in tables if any(shares for (shares,) in _rows(connection, _SHARES_ROWS, _quoted(name))))
 
 
 def _resolved(connection: Connection, select: str, path: tuple[str, ...]) -> list[Name]:

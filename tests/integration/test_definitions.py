@@ -34,3 +34,33 @@ def test_lineage_is_made_anew_only_when_something_that_it_relies_on_is_another(s
         assert after is not before
         assert after.digest == before.digest, "its rows are still the same"
         assert without.relations["contacts"] is first.relations["contacts"]
+
+
+def test_a_relation_that_reads_tables_with_partitions_or_heirs_is_refused_by_name(
+    source_dsn: str, source: Source
+) -> None:
+    source.execute(
+        "CREATE TABLE events (id bigint PRIMARY KEY, message_id bigint) PARTITION BY RANGE (id);"
+        " CREATE TABLE events_1 PARTITION OF events FOR VALUES FROM (0) TO (1000);"
+        " CREATE TABLE notes (id bigint PRIMARY KEY, message_id bigint);"
+        " CREATE TABLE old_notes (PRIMARY KEY (id)) INHERITS (notes);"
+        " CREATE TABLE plain (id bigint PRIMARY KEY, message_id bigint);"
+        " CREATE VIEW eventful AS SELECT message_id FROM events"
+    )
+
+    def reading(table: str) -> dict[str, str]:
+        select = (
+            f"SELECT m.id, m.inbox_id FROM messages m WHERE EXISTS (SELECT FROM {table} t WHERE t.message_id = m.id)"
+        )
+        return {"select": select, "key": "id", "inbox": "inbox_id"}
+
+    read = {"eventful": "events", "events_1": "events_1", "notes": "notes", "old_notes": "old_notes"}
+    own = {f"by_{name}": reading(name) for name in [*read, "plain"]}
+    settings = load(source_dsn=source_dsn, kafka_bootstrap_servers="nobody:1", derived=own)
+    with Session(settings) as session:
+        found = read_definitions(session, captured_by(settings)).relations
+    for name, table in read.items():
+        said = found[f"by_{name}"]
+        assert isinstance(said, str), name
+        assert f"it reads public.{table}, whose rows are shared" in said
+    assert isinstance(found["by_plain"], Derived)
