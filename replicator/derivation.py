@@ -221,8 +221,13 @@ class Derivation:
         self._fan_out(reading.relation, fan_out, batch)
         self._dirty.published(reading, batch, 0, 0)
 
-    def split(self, reading: Reading) -> tuple[Reading, Reading]:
-        return self._dirty.split(reading)
+    def split(self, reading: Reading) -> None:
+        """Its halves are to be read each by itself."""
+        self._dirty.split(reading)
+
+    def pause(self, relation: str, seconds: float) -> None:
+        """Other relations are not to wait for this one."""
+        self._dirty.pause(relation, time.monotonic() + seconds)
 
     def fail(self, reading: Reading, reason: str) -> None:
         """Its only item can't be read."""
@@ -232,7 +237,8 @@ class Derivation:
 
     def put_back(self, reading: Reading, pause_s: float) -> None:
         """It can't be read now, through no fault of its items."""
-        self._dirty.put_back(reading, time.monotonic() + pause_s)
+        self.pause(reading.relation, pause_s)
+        self._dirty.put_back(reading, time.monotonic())
 
     def failed(self, relation: str) -> int:
         """Items that can't be read."""

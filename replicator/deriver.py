@@ -1,8 +1,8 @@
 """The thread that reads derived relations: what the stream made dirty, then what backfills and wide fan-outs ask for.
 
 A reading is done in one REPEATABLE READ transaction whose snapshot sees everything that was delivered before it was
-taken, look-ups included. What fails is split until the very key that can't be read is known; the rest goes on. Faults
-of the source are waited out here; they never stop the stream.
+taken, look-ups included. What fails is split until the very key that can't be read is known; the rest goes on, and so
+do other relations between the parts. Faults of the source are waited out here; they never stop the stream.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import Final, NamedTuple, Protocol
 
 import structlog
+from psycopg.errors import FeatureNotSupported
 
 from replicator.calls import Calls, Ended
 from replicator.changes import RenderedRow, Table
@@ -52,7 +53,9 @@ class Work(Protocol):
 
     def fan_out(self, reading: Reading) -> None: ...
 
-    def split(self, reading: Reading) -> tuple[Reading, Reading]: ...
+    def split(self, reading: Reading) -> None: ...
+
+    def pause(self, relation: str, seconds: float) -> None: ...
 
     def fail(self, reading: Reading, reason: str) -> None: ...
 
@@ -178,17 +181,20 @@ class Deriver:
             if isinstance(error, SourceBusy) or source.connection.broken:
                 self._calls.run(lambda: self._work.put_back(reading, 0.0))
                 raise
-            self._halve(source, reading, str(error))
+            is_one = len(reading.items) == 1
+            self._halve(reading, str(error))
+            if is_one:  # too slow for even a single key: other relations are not to wait for each of the rest
+                self._calls.run(lambda: self._work.pause(reading.relation, BROKEN_PAUSE_S))
         except Redefined:
             self._watch_due = 0.0
             self._calls.run(lambda: self._work.put_back(reading, 0.1))
         except SourceRefused as error:
             self._watch_due = 0.0  # the definition may be another by now
-            self._halve(source, reading, str(error))
+            self._halve(reading, str(error))
         else:
-            self._hand_over(source, reading, found, lsn)
+            self._hand_over(reading, found, lsn)
 
-    def _halve(self, source: Source, reading: Reading, reason: str) -> None:
+    def _halve(self, reading: Reading, reason: str) -> None:
         """Something in it can't be read."""
         if self._calls.run(lambda: self._work.failed(reading.relation)) >= MOST_FAILED:
             self._calls.run(lambda: self._work.put_back(reading, BROKEN_PAUSE_S))
@@ -198,13 +204,9 @@ class Deriver:
             )
             self._calls.run(lambda: self._work.fail(reading, reason))
         else:
-            self._read_halves(source, reading)
+            self._calls.run(lambda: self._work.split(reading))
 
-    def _read_halves(self, source: Source, reading: Reading) -> None:
-        for half in self._calls.run(lambda: self._work.split(reading)):
-            self._read(source, half)
-
-    def _hand_over(self, source: Source, reading: Reading, found: Found, lsn: int) -> None:
+    def _hand_over(self, reading: Reading, found: Found, lsn: int) -> None:
         """Outside the transaction: the loop may be held up by Kafka, which must not hold a snapshot of the source."""
         match found:
             case Rows():
@@ -214,7 +216,7 @@ class Deriver:
             case Keys() if len(reading.items) == 1:
                 self._calls.run(lambda: self._work.fan_out(reading))
             case Keys():
-                self._read_halves(source, reading)
+                self._calls.run(lambda: self._work.split(reading))
 
     def _read_settled(self, source: Source, derived: Derived, reading: Reading) -> tuple[Found, int]:
         """What is found, and an LSN of its snapshot, which sees everything that was delivered before."""
@@ -223,11 +225,17 @@ class Deriver:
         )
 
     def _find(self, source: Source, derived: Derived, reading: Reading) -> Found:
+        """Raises Redefined."""
         starts = [item.start for item in reading.items]
-        if reading.path == KEY:
-            return Rows(read_rows(source.connection, derived, self._table(derived), starts))
-        most = self._settings.fan_out_keys + 1
-        return Keys(look_up(source.connection, derived, reading.path, starts, most))
+        try:
+            if reading.path == KEY:
+                return Rows(read_rows(source.connection, derived, self._table(derived), starts))
+            most = self._settings.fan_out_keys + 1
+            return Keys(look_up(source.connection, derived, reading.path, starts, most))
+        except FeatureNotSupported as error:
+            if error.diag.source_function == "RevalidateCachedQuery":  # "cached plan must not change result type"
+                raise Redefined(f"{reading.relation} has other columns than before") from None
+            raise
 
     def _table(self, derived: Derived) -> Table:
         known = self._tables.get(derived.relation.name)

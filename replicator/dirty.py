@@ -114,6 +114,10 @@ class DirtyKeys:
     _groups: dict[Group, OrderedDict[Start, Item]] = field(default_factory=dict)
     _errands: deque[Errand] = field(default_factory=deque)
     _flying: list[Reading] = field(default_factory=list)
+    _halves: dict[str, deque[Reading]] = field(default_factory=dict)
+    """By relation: parts of readings that failed; they are in `_flying` too."""
+    _paused: dict[str, float] = field(default_factory=dict)
+    """Relation → when it may be read again."""
     _failed: dict[str, OrderedDict[tuple[str, Start], Item]] = field(default_factory=dict)
     _released: list[tuple[int, Batch]] = field(default_factory=list)
     _size: int = 0
@@ -172,20 +176,43 @@ class DirtyKeys:
         self._errands.append(errand)
 
     def take(self, now: float, most: int, unsettled: Sequence[int], *, whole: bool) -> Reading | None:
-        """The next reading, if one is due. `whole`: no transaction is half delivered."""
+        """The next reading, if one is due. `whole`: no transaction is half delivered.
+
+        A relation that has readings to finish in halves waits for the work of all others: it may be slow.
+        """
         upto = self.transaction + 1 if whole else self.transaction
         ripe = [
-            (next(iter(group.values())).due, name)
+            (name[0] in self._halves, next(iter(group.values())).due, name)
             for name, group in self._groups.items()
-            if group and next(iter(group.values())).due <= now
+            if group and next(iter(group.values())).due <= now and not self._is_paused(name[0], now)
         ]
-        for _, (relation, path) in sorted(ripe):
+        for is_halved, _, (relation, path) in sorted(ripe):
+            if is_halved and (half := self._next_half(now)):
+                return half
             items = self._pick(self._groups[relation, path], now, most, upto)
             if items:
                 reading = Reading(relation, path, items, tuple(unsettled))
                 self._flying.append(reading)
                 return reading
-        return self._retry(now, unsettled) or self._run_errand(now, most, unsettled)
+        return self._next_half(now) or self._retry(now, unsettled) or self._run_errand(now, most, unsettled)
+
+    def pause(self, relation: str, until: float) -> None:
+        """Nothing of this relation is read before that time."""
+        self._paused[relation] = until
+
+    def _is_paused(self, relation: str, now: float) -> bool:
+        return self._paused.get(relation, now) > now
+
+    def _next_half(self, now: float) -> Reading | None:
+        """Relations take turns; within one the latest goes first, so that the item that fails is soon known."""
+        relation = next((each for each in self._halves if not self._is_paused(each, now)), None)
+        if relation is None:
+            return None
+        halves = self._halves.pop(relation)
+        half = halves.popleft()
+        if halves:
+            self._halves[relation] = halves
+        return half
 
     def _pick(self, group: OrderedDict[Start, Item], now: float, most: int, upto: int) -> list[Item]:
         picked: list[Item] = []
@@ -202,6 +229,8 @@ class DirtyKeys:
     def _retry(self, now: float, unsettled: Sequence[int]) -> Reading | None:
         """Items that failed, each by itself, so that a good one does not fail again with a bad one."""
         for relation, failed in self._failed.items():
+            if self._is_paused(relation, now):
+                continue
             for (path, start), item in failed.items():
                 if item.due <= now:
                     del failed[path, start]
@@ -213,9 +242,9 @@ class DirtyKeys:
     def _run_errand(self, now: float, most: int, unsettled: Sequence[int]) -> Reading | None:
         while self._errands and not self._errands[0].keys:
             self._errands.popleft()
-        if not self._errands:
+        errand = next((each for each in self._errands if each.keys and not self._is_paused(each.relation, now)), None)
+        if errand is None:
             return None
-        errand = self._errands[0]
         keys, errand.keys = errand.keys[:most], errand.keys[most:]
         errand.open += 1
         items = [Item(key, set(errand.inboxes), now, now, 0, 0) for key in keys]
@@ -306,8 +335,8 @@ class DirtyKeys:
             return
         self._failed.setdefault(reading.relation, OrderedDict())[reading.path, item.start] = item
 
-    def split(self, reading: Reading) -> tuple[Reading, Reading]:
-        """Two halves, both under way."""
+    def split(self, reading: Reading) -> None:
+        """Two halves, to be taken one by one."""
         self._land(reading)
         middle = len(reading.items) // 2
         halves = [
@@ -317,7 +346,7 @@ class DirtyKeys:
         self._flying.extend(halves)
         if reading.errand is not None:
             reading.errand.open += 2
-        return halves[0], halves[1]
+        self._halves.setdefault(reading.relation, deque()).extendleft(reversed(halves))
 
     def _land(self, reading: Reading) -> None:
         self._flying.remove(reading)
@@ -385,7 +414,8 @@ class DirtyKeys:
 
     def waiting(self, relation: str) -> int:
         """Items of a relation that are to be read."""
-        return sum(len(group) for (name, _), group in self._groups.items() if name == relation)
+        halves = sum(len(half.items) for half in self._halves.get(relation, ()))
+        return halves + sum(len(group) for (name, _), group in self._groups.items() if name == relation)
 
     def oldest(self, relation: str, now: float) -> float:
         """Seconds that the oldest item of a relation waits."""

@@ -221,3 +221,62 @@ def test_a_relation_of_the_operators_own(
         source.execute("DELETE FROM messages WHERE id % 4 = 0")
         replayed.wait_for("what went", alike)
         assert replicator.stop() == 0
+
+
+def test_null_leads_to_the_rows_that_have_null_too(
+    environment: dict[str, str], source: Source, source_dsn: str, replayed: Replayed, tmp_path: Path
+) -> None:
+    seed(source_dsn, conversations=30, messages_per_conversation=1)
+    source.execute(
+        "INSERT INTO teams (id, name, account_id, created_at, updated_at) VALUES (900, 'a', 1, now(), now())"
+    )
+    source.execute("UPDATE conversations SET team_id = NULL WHERE id % 2 = 0")
+    source.execute("UPDATE conversations SET cached_label_list = 'b' WHERE id < 5")
+    queries = {
+        "peers": "SELECT id, inbox_id, count(*) OVER (PARTITION BY team_id) AS peers FROM conversations",
+        "named": (
+            "SELECT c.id, c.inbox_id, t.name FROM conversations c"
+            " JOIN teams t ON coalesce(t.description, t.name) = c.cached_label_list"
+        ),
+    }
+    own = {name: {"select": query, "key": "id", "inbox": "inbox_id"} for name, query in queries.items()}
+
+    def alike() -> bool:
+        return all(replayed.rows(name) == expected(source, name, query) for name, query in queries.items())
+
+    with started(RUN, environment | {"REPLICATOR_DERIVED": json.dumps(own)}, tmp_path / "log") as replicator:
+        replayed.wait_for_end()
+        replayed.wait_for("the first load", alike)
+        for write in (
+            "UPDATE conversations SET team_id = NULL WHERE id = (SELECT min(id) FROM conversations WHERE team_id > 0)",
+            "INSERT INTO conversations (account_id, inbox_id, created_at, updated_at) VALUES (1, 1, now(), now())",
+            "UPDATE teams SET name = 'b' WHERE id = 900",
+            "UPDATE teams SET name = 'a' WHERE id = 900",
+        ):
+            before = [expected(source, name, query) for name, query in queries.items()]
+            source.execute(write)
+            assert before != [expected(source, name, query) for name, query in queries.items()], write
+            replayed.wait_for(write, alike, 20)
+        assert replicator.stop() == 0
+
+
+def test_what_changed_while_the_view_was_away_from_the_start_is_read_when_it_returns(
+    environment: dict[str, str], source: Source, source_dsn: str, replayed: Replayed, tmp_path: Path
+) -> None:
+    seed(source_dsn, conversations=30, messages_per_conversation=1)
+    with started(RUN, environment, tmp_path / "first") as first:
+        replayed.wait_for_end()
+        wait_until_derived(replayed, source)
+        wait_until(lambda: not first.status().get("backfills", [1]), "nothing more to do", 20)
+        assert first.stop() == 0
+    source.execute(f"ALTER VIEW {VIEW} RENAME TO elsewhere".encode())
+    with started(RUN, environment, tmp_path / "second") as second:
+        source.execute("UPDATE conversations SET status = 3 - status WHERE id = 5")
+        message = add_message(source, 6, "the view is away")
+        replayed.wait_for("the message", lambda: message in replayed.rows("messages"))
+        assert second.stop() == 0
+    with started(RUN, environment, tmp_path / "third") as third:
+        wait_until(lambda: third.logged("relation.unavailable"), "the view is missed", 20)
+        source.execute(f"ALTER VIEW elsewhere RENAME TO {VIEW}".encode())
+        wait_until_derived(replayed, source)
+        assert third.stop() == 0

@@ -214,7 +214,10 @@ def test_a_failed_key_is_tried_again_by_itself_ever_later_and_at_once_when_it_ch
     at.wait(COALESCE_S)
     reading = at.reading()
     assert reading is not None
-    bad, good = at.dirty.split(reading)
+    at.dirty.split(reading)
+    bad, good = at.reading(), at.reading()
+    assert bad is not None
+    assert good is not None
     at.dirty.fail(bad, bad.items[0], "22012", at.now)
     at.finish(bad)
     at.finish(good)
@@ -247,6 +250,44 @@ def test_a_reading_that_was_put_back_comes_again_with_what_was_touched_meanwhile
     again = at.reading()
     assert again is not None
     assert [item.inboxes for item in again.items] == [{1, 2}]
+
+
+def test_halves_come_behind_the_work_of_other_relations() -> None:
+    at = At()
+    for key in range(4):
+        at.touch(key)
+    at.wait(COALESCE_S)
+    for expected in ([0, 1, 2, 3], [0, 1]):
+        reading = at.reading()
+        assert reading is not None
+        assert [item.start[0] for item in reading.items] == expected
+        at.dirty.split(reading)
+    at.touch(9)
+    at.dirty.touch("contacts", KEY, (7,), (1,), 1, at.now)
+    at.wait(COALESCE_S)
+    assert [at.take() for _ in range(6)] == [[7], [0], [1], [2, 3], [9], []]
+    assert at.dirty.hold() == 1
+
+
+def test_nothing_of_a_relation_is_read_while_it_pauses() -> None:
+    at = At()
+    for key in range(4):
+        at.touch(key)
+    at.wait(COALESCE_S)
+    reading = at.reading(2)
+    assert reading is not None
+    at.dirty.split(reading)
+    at.dirty.send(Errand(VIEW, [(5,)], frozenset()))
+    failing = at.reading(1)
+    assert failing is not None
+    at.dirty.fail(failing, failing.items[0], "57014", at.now - FIRST_RETRY_S)
+    at.dirty.pause(VIEW, at.now + 10.0)
+    assert at.dirty.waiting(VIEW) == 3
+    at.dirty.touch("contacts", KEY, (7,), (1,), 1, at.now)
+    at.wait(COALESCE_S)
+    assert [at.take(), at.take()] == [[7], []]
+    at.wait(10.0)
+    assert [at.take() for _ in range(5)] == [[1], [2, 3], [0], [5], []]
 
 
 def test_errands_come_behind_live_keys_and_are_complete_when_acknowledged() -> None:
