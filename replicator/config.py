@@ -23,6 +23,7 @@ from pydantic import (
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from replicator.errors import SettingsError
+from replicator.relations import is_taken
 
 PREFIX = "REPLICATOR_"
 
@@ -54,6 +55,13 @@ def _masked(options: dict[str, Any]) -> dict[str, str]:
 
 
 _NAME: Final = r"^[a-z_][a-z0-9_]{0,62}$"
+
+
+def _free(name: str) -> str:
+    """Two relations of one name would write each other's rows."""
+    if is_taken(name):
+        raise ValueError("is the name of a table that every target has; give the relation another one")
+    return name
 
 
 class OwnRelation(BaseModel):
@@ -88,7 +96,9 @@ class OwnPath(BaseModel):
 
 
 OwnRelations = Annotated[
-    dict[Annotated[str, Field(pattern=_NAME)], OwnRelation], NoDecode, BeforeValidator(_json_object)
+    dict[Annotated[str, Field(pattern=_NAME), AfterValidator(_free)], OwnRelation],
+    NoDecode,
+    BeforeValidator(_json_object),
 ]
 Dsn = Annotated[SecretStr, AfterValidator(_dsn)]
 KafkaOptions = Annotated[

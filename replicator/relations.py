@@ -191,3 +191,10 @@ class Captured:
 
 REPLICATED: Final[tuple[str, ...]] = (*STREAMED_BY_NAME, CONTACTS.name, SURVEY_ANSWERS.name, ANALYTICS)
 """The tables that every target has."""
+_CONTROL: Final = frozenset({"tenants", "inbox_tenant_mapping", "etl_control", "unmapped_inboxes"})
+"""What else a target keeps under names that do not begin with `replication_`."""
+
+
+def is_taken(name: str) -> bool:
+    """Whether a target already has something of this name, or will have: of the reading views that it may make too."""
+    return name.removesuffix("_live") in REPLICATED or name in _CONTROL or name.startswith("replication_")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import traceback
 from pathlib import Path
@@ -94,6 +95,22 @@ def test_options_are_a_json_object(environment: pytest.MonkeyPatch) -> None:
     assert load().kafka_options == {"security.protocol": "SSL", "queue.buffering.max.ms": 10}
     environment.setenv("REPLICATOR_KAFKA_OPTIONS", "")
     assert load().kafka_options == {}
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("contacts", "messages", "conversations_analytics", "conversations_analytics_live"),
+        *("tenants", "etl_control", "replication_watermarks"),
+    ],
+)
+def test_a_relation_of_ones_own_takes_nobodys_name(environment: pytest.MonkeyPatch, name: str) -> None:
+    own = {"select": "SELECT id, inbox_id FROM conversations", "key": "id", "inbox": "inbox_id"}
+    environment.setenv("REPLICATOR_DERIVED", json.dumps({name: own}))
+    with pytest.raises(SettingsError, match=rf"^REPLICATOR_DERIVED \({name}\): .*every target has[^\n]*$"):
+        load()
+    environment.setenv("REPLICATOR_DERIVED", json.dumps({f"{name}_of_ours".removeprefix("replication_"): own}))
+    assert load().derived
 
 
 @pytest.mark.parametrize(
