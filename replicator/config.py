@@ -50,6 +50,16 @@ def _json_object(given: Any) -> Any:
     return parsed
 
 
+def _json_list(given: Any) -> Any:
+    """A JSON list as text, as above."""
+    if not isinstance(given, str):
+        return given
+    try:
+        return json.loads(given or "[]")
+    except json.JSONDecodeError as error:
+        raise ValueError(f"is no JSON ({error.msg} at character {error.pos})") from None
+
+
 def _masked(options: dict[str, Any]) -> dict[str, str]:
     return dict.fromkeys(options, "**********")
 
@@ -89,12 +99,13 @@ class OwnPath(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     table: Annotated[str, Field(pattern=_NAME)]
-    columns: tuple[str, ...]
+    columns: Annotated[tuple[str, ...], Field(min_length=1)]
     """Where the path starts."""
     lookup: str
     """A SELECT of keys with one `%s` for each column, an array of its values; `%%` is a percent sign."""
 
 
+OwnPaths = Annotated[tuple[OwnPath, ...], NoDecode, BeforeValidator(_json_list)]
 OwnRelations = Annotated[
     dict[Annotated[str, Field(pattern=_NAME), AfterValidator(_free)], OwnRelation],
     NoDecode,
@@ -122,6 +133,8 @@ class Settings(BaseSettings):
     source_schema: str = "public"
     view: Annotated[str, Field(pattern=r"^([A-Za-z_][A-Za-z0-9_$]{0,62})?$")] = "vw_conversations_analytics_final"
     """The analytics view, in the source schema; empty: there is none, and none is made."""
+    view_paths: OwnPaths = ()
+    """How base rows lead to its keys where its definition alone can't tell, as a JSON list."""
     slot: Annotated[str, Field(pattern=r"^[a-z0-9_]{1,63}$")] = "inbox_replicator"
     publication: Annotated[str, Field(pattern=r"^[a-z_][a-z0-9_]{0,62}$")] = "inbox_replicator"
     accept_default_identity: bool = False

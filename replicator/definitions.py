@@ -11,7 +11,7 @@ import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from replicator.config import Settings
+from replicator.config import OwnPath, Settings
 from replicator.derived import BaseTable, Derived
 from replicator.errors import SourceRefused
 from replicator.lineage import Catalog, Name, Path, derive
@@ -39,7 +39,7 @@ class Definitions:
 
 def captured_by(settings: Settings) -> Captured:
     """Every relation that these settings name."""
-    view = [analytics(quoted(settings.view))] if settings.view else []
+    view = [analytics(quoted(settings.view), _by_hand(settings.view_paths, settings))] if settings.view else []
     own = [
         DerivedRelation(
             name=name,
@@ -48,19 +48,18 @@ def captured_by(settings: Settings) -> Captured:
             inbox=each.inbox,
             excluded=frozenset(each.excluded),
             newest=each.newest,
-            paths=tuple(
-                Path(
-                    table=(settings.source_schema, path.table),
-                    start=path.columns,
-                    lookup=path.lookup,
-                    description="by hand",
-                )
-                for path in each.paths
-            ),
+            paths=_by_hand(each.paths, settings),
         )
         for name, each in settings.derived.items()
     ]
     return Captured([CONTACTS, SURVEY_ANSWERS, *view, *own])
+
+
+def _by_hand(paths: Iterable[OwnPath], settings: Settings) -> tuple[Path, ...]:
+    return tuple(
+        Path(table=(settings.source_schema, path.table), start=path.columns, lookup=path.lookup, description="by hand")
+        for path in paths
+    )
 
 
 def read_definitions(source: Source, captured: Captured, known: Definitions | None = None) -> Definitions:

@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from replicator.config import Settings
 from replicator.facts import DerivedFacts, PathFacts, SourceFacts
 from replicator.findings import Finding, note, ok, warning
+from replicator.relations import ANALYTICS
 from replicator.remedies import quoted, script, table_name
 
 
@@ -24,7 +25,7 @@ def _judge(derived: DerivedFacts, facts: SourceFacts, settings: Settings) -> Ite
             "relation",
             derived.name,
             f"is not captured: {derived.problem}",
-            "mend its definition, or give the missing path by hand in REPLICATOR_DERIVED (see docs/operations.md)",
+            _how_to_mend(derived.name, settings),
         )
         return
     if derived.fault:
@@ -41,6 +42,16 @@ def _judge(derived: DerivedFacts, facts: SourceFacts, settings: Settings) -> Ite
     for path in derived.paths:
         yield _judge_path(derived.name, path, facts, settings)
     yield from _judge_columns(derived)
+
+
+def _how_to_mend(relation: str, settings: Settings) -> str:
+    """Shipped relations other than the view have one definition, and all of their paths are found in it."""
+    if relation != ANALYTICS and relation not in settings.derived:
+        return (
+            f"compare the source's tables with what Chatwoot makes them; our role needs SELECT on those of {relation}"
+        )
+    setting = "REPLICATOR_VIEW_PATHS" if relation == ANALYTICS else "REPLICATOR_DERIVED"
+    return f"mend its definition, or give the missing path by hand in {setting} (see docs/operations.md)"
 
 
 def _judge_path(relation: str, path: PathFacts, facts: SourceFacts, settings: Settings) -> Finding:

@@ -162,7 +162,7 @@ ANALYTICS: Final = "conversations_analytics"
 """The analytics view's name in the target."""
 
 
-def analytics(view: str) -> DerivedRelation:
+def analytics(view: str, paths: tuple[Path, ...] = ()) -> DerivedRelation:
     """The analytics view, of which a conversation that was surveyed twice has two rows. `view` is quoted as SQL."""
     return DerivedRelation(
         name=ANALYTICS,
@@ -170,6 +170,7 @@ def analytics(view: str) -> DerivedRelation:
         key=("conversation_id",),
         inbox="inbox_id",
         newest="csat_response_id",
+        paths=paths,
     )
 
 

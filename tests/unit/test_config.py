@@ -11,7 +11,9 @@ import pytest
 from pydantic import ValidationError
 
 from replicator.config import PREFIX, load
+from replicator.definitions import captured_by
 from replicator.errors import SettingsError
+from replicator.relations import ANALYTICS
 
 SECRET = "hunter2-the-password"
 DSN = f"postgresql://replicator:{SECRET}@db/chatwoot"
@@ -143,6 +145,32 @@ def test_the_password_among_kafkas_options_is_unprintable(environment: pytest.Mo
     settings = load()
     assert SECRET not in f"{settings} {settings!r} {settings.model_dump()} {settings.model_dump_json()}"
     assert settings.kafka_options["sasl.password"] == SECRET
+
+
+def test_paths_of_the_view_are_a_json_list(environment: pytest.MonkeyPatch) -> None:
+    path = {"table": "teams", "columns": ["id"], "lookup": "SELECT id FROM conversations WHERE team_id = ANY(%s)"}
+    environment.setenv("REPLICATOR_VIEW_PATHS", json.dumps([path]))
+    settings = load()
+    view = next(each for each in captured_by(settings).derived if each.name == ANALYTICS)
+    assert [(each.table, each.start, each.lookup) for each in view.paths] == [
+        (("public", "teams"), ("id",), path["lookup"])
+    ]
+    environment.setenv("REPLICATOR_VIEW_PATHS", "")
+    assert load().view_paths == ()
+
+
+@pytest.mark.parametrize(
+    ("paths", "says"),
+    [
+        ("not json", r"^REPLICATOR_VIEW_PATHS: .*no JSON \("),
+        ('{"table": "teams"}', r"^REPLICATOR_VIEW_PATHS: "),
+        ('[{"table": "teams", "columns": [], "lookup": ""}]', r"^REPLICATOR_VIEW_PATHS \(0\): "),
+    ],
+)
+def test_paths_that_are_none_are_a_fault_like_any_other(environment: pytest.MonkeyPatch, paths: str, says: str) -> None:
+    environment.setenv("REPLICATOR_VIEW_PATHS", paths)
+    with pytest.raises(SettingsError, match=says):
+        load()
 
 
 def test_settings_do_not_change() -> None:
