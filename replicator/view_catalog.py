@@ -7,6 +7,7 @@ left out: lineage then names it. Needs one short transaction, or takes part in t
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from typing import Any, Final
 
@@ -17,6 +18,7 @@ from pglast.visitors import Visitor
 from psycopg.rows import TupleRow
 
 from replicator.lineage import BaseTable, Catalog, Name
+from replicator.lineage.functions import TELLS_MORE
 
 Connection = psycopg.Connection[TupleRow]
 
@@ -47,11 +49,22 @@ SELECT c.relkind = 'p' OR c.relispartition
        OR EXISTS (SELECT FROM pg_inherits i WHERE c.oid IN (i.inhparent, i.inhrelid))
   FROM pg_class c
  WHERE c.oid = to_regclass(%s)"""
+# A default may be another value at each call: now(). unaccent() is STABLE only because its rules are a file.
 _FOREIGN_FUNCTIONS: Final = """
-SELECT DISTINCT p.proname
+SELECT p.proname,
+       bool_and(p.prokind = 'f' AND NOT p.proretset AND p.pronargdefaults = 0
+                AND (p.provolatile = 'i' OR p.proname = 'unaccent' AND e.extname IS NOT NULL)),
+       coalesce(string_agg(coalesce(pg_get_function_sqlbody(p.oid), p.prosrc), E'\\n')
+                FILTER (WHERE l.lanname NOT IN ('c', 'internal')), '')
   FROM pg_proc p
+  JOIN pg_language l ON l.oid = p.prolang
+  LEFT JOIN pg_depend d ON d.classid = 'pg_proc'::regclass AND d.objid = p.oid AND d.deptype = 'e'
+  LEFT JOIN pg_extension e ON e.oid = d.refobjid AND e.extname = 'unaccent'
  WHERE p.pronamespace <> 'pg_catalog'::regnamespace
-   AND NOT EXISTS (SELECT FROM pg_proc o WHERE o.pronamespace = 'pg_catalog'::regnamespace AND o.proname = p.proname)"""
+   AND NOT EXISTS (SELECT FROM pg_proc o WHERE o.pronamespace = 'pg_catalog'::regnamespace AND o.proname = p.proname)
+ GROUP BY p.proname"""
+_OTHER_FROM: Final = re.compile(r"\b(extract|substring|trim|overlay)\s*\([^()]*?\bfrom\b", re.IGNORECASE)
+_READS: Final = frozenset({"from", "table", "execute"}) | TELLS_MORE
 
 
 def read_catalog(connection: Connection, select: str) -> Catalog:
@@ -62,13 +75,35 @@ def read_catalog(connection: Connection, select: str) -> Catalog:
     with connection.transaction():
         schemas = _rows(connection, "SELECT unnest(current_schemas(false))::text")
         path = tuple(schema for (schema,) in schemas)
-        functions = frozenset(name for (name,) in _rows(connection, _FOREIGN_FUNCTIONS))
+        functions, of_row = _functions(connection)
         found = _resolved(connection, select, path)
         kept = _rows(connection, "SELECT current_setting('search_path')")[0][0]
         connection.execute("SELECT set_config('search_path', '', true)")
         tables, views = _opened(connection, found)
         connection.execute("SELECT set_config('search_path', %s, true)", [kept])
-    return Catalog(tables=tables, views=views, search_path=path, functions=functions)
+    return Catalog(
+        tables=tables,
+        views=views,
+        search_path=path,
+        functions=functions,
+        row_functions=of_row,
+    )
+
+
+def _functions(connection: Connection) -> tuple[frozenset[str], frozenset[str]]:
+    """Names of functions outside pg_catalog: those that may read more than their arguments, and those that do not.
+
+    IMMUTABLE is a promise that PostgreSQL believes unseen; a body that names what could break it is not believed.
+    """
+    found = _rows(connection, _FOREIGN_FUNCTIONS)
+    words = {name: set(re.findall(r"\w+", _OTHER_FROM.sub("", body).lower())) for name, _, body in found}
+    of_row = {name for name, promised, _ in found if promised and not words[name] & _READS}
+    size = -1
+    while size != len(of_row):
+        size = len(of_row)
+        others = {name.lower() for name in words.keys() - of_row}
+        of_row = {name for name in of_row if not words[name] & others}
+    return frozenset(words.keys() - of_row), frozenset(of_row)
 
 
 def sharing_rows(connection: Connection, tables: Iterable[Name]) -> tuple[Name, ...]:

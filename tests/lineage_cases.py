@@ -23,7 +23,8 @@ CREATE TABLE taggings (tag_id integer, taggable_type varchar, taggable_id intege
 CREATE TABLE tags (id integer PRIMARY KEY, name varchar);
 CREATE TABLE visits (tenant_id integer, number integer, contact_id bigint, at timestamp,
     PRIMARY KEY (tenant_id, number));
-CREATE TABLE steps (id integer PRIMARY KEY, tenant_id integer NOT NULL, number integer NOT NULL, kind text)"""
+CREATE TABLE steps (id integer PRIMARY KEY, tenant_id integer NOT NULL, number integer NOT NULL, kind text);
+CREATE FUNCTION norm(text) RETURNS text IMMUTABLE LANGUAGE sql AS 'SELECT lower(trim($1))'"""
 
 
 def _table(columns: str, key: str = "id", unique: tuple[tuple[str, ...], ...] = ()) -> BaseTable:
@@ -63,7 +64,8 @@ TABLES: dict[Name, BaseTable] = {
 
 def catalog(views: dict[str, str]) -> Catalog:
     """The help desk's catalogue with some views."""
-    return Catalog(tables=TABLES, views={("public", name): definition for name, definition in views.items()})
+    named = {("public", name): definition for name, definition in views.items()}
+    return Catalog(tables=TABLES, views=named, row_functions=frozenset({"norm"}))
 
 
 @dataclass(frozen=True, kw_only=True)

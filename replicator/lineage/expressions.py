@@ -93,7 +93,7 @@ class Expressions:
                     return self.call(node, place, scope, ctes)
                 case ast.JsonObjectAgg() | ast.JsonArrayAgg() | ast.GroupingFunc():
                     return self.aggregate(node, node, place, scope, ctes)
-                case ast.A_Expr() if node.name and functions.foreign(node.name, frozenset()):
+                case ast.A_Expr() if node.name and functions.foreign(node.name):
                     self.problem(piece(node), "an operator outside pg_catalog: what it reads is not known")
                 case ast.ParamRef() | ast.CurrentOfExpr():
                     raise Refused(piece(node), "a parameter has no value here")
@@ -117,7 +117,8 @@ class Expressions:
         return self.leaf(Opaque(parts=tuple(make() for _, make in columns(row[1]))))
 
     def call(self, node: Node, place: Place, scope: Scope, ctes: Ctes) -> Node | None:
-        if functions.foreign(node.funcname, self.flat.catalog.functions):
+        catalog = self.flat.catalog
+        if functions.foreign(node.funcname, catalog.functions, catalog.row_functions):
             self.problem(piece(node), "a function outside pg_catalog: what it reads is not known")
         if node.over is not None:
             return self.window(node, place, scope, ctes)

@@ -54,6 +54,14 @@ STRICT: Final = _names(
     "date_bin left right strpos"
 )
 """Functions that surely give NULL for a NULL argument; many others do too, but nothing here relies on it."""
+_TOLD_BY_NAME: Final = AGGREGATES | SET_RETURNING | CLOCK | VOLATILE | SESSION | STRICT
+TELLS_MORE: Final = (
+    CLOCK
+    | VOLATILE
+    | SESSION
+    | _names("current_date current_time current_timestamp current_role localtime localtimestamp user today tomorrow")
+)
+"""Words in a function's body after which its value is not that of its arguments alone."""
 _CLOCK_VALUES = ("SVFOP_CURRENT_DATE", "SVFOP_CURRENT_TIME", "SVFOP_LOCALTIME")  # …STAMP and …_N too
 _CLOCK_WORD = re.compile(r"\s*(now|today|tomorrow|yesterday)\b", re.IGNORECASE)
 _TIME_TYPES = frozenset({"date", "time", "timetz", "timestamp", "timestamptz"})
@@ -71,11 +79,17 @@ def called(node: Node) -> str:
     return str(node.funcname[-1].sval)
 
 
-def foreign(names: tuple[Node, ...], known: frozenset[str]) -> bool:
-    """Whether a function's or an operator's name means one outside pg_catalog; `known`: such names, unqualified."""
-    if len(names) > 1:
-        return bool(names[0].sval != "pg_catalog")
-    return names[0].sval in known
+def foreign(names: tuple[Node, ...], known: frozenset[str] = frozenset(), of_row: frozenset[str] = frozenset()) -> bool:
+    """Whether a function's or an operator's name means one outside pg_catalog that may read more than its arguments.
+
+    `known`: such names, unqualified; `of_row`: names outside pg_catalog that read nothing else.
+    """
+    name = names[-1].sval
+    if name in of_row and name in _TOLD_BY_NAME:  # an older server has no such function of its own
+        return len(names) == 1 or names[0].sval != "pg_catalog"
+    if len(names) == 1:
+        return name in known
+    return names[0].sval != "pg_catalog" and name not in of_row
 
 
 def is_aggregate(node: Node) -> bool:

@@ -58,7 +58,9 @@ class Catalog:
     search_path: tuple[str, ...] = ("public",)
     """Schemas in which unqualified names of the SELECT itself are looked up."""
     functions: frozenset[str] = frozenset()
-    """Names of functions that exist outside pg_catalog and not in it."""
+    """Names of functions that exist outside pg_catalog and not in it; those of `row_functions` left out."""
+    row_functions: frozenset[str] = frozenset()
+    """Such names that mean nothing but functions whose value depends on their arguments alone, in every schema."""
 
 
 @dataclass(slots=True, kw_only=True, eq=False)

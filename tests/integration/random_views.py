@@ -17,7 +17,8 @@ TABLES = {
 SCHEMA = """
 CREATE TABLE ta (id integer PRIMARY KEY, x integer, y integer NOT NULL);
 CREATE TABLE tb (id integer PRIMARY KEY, a integer NOT NULL, x integer, y integer);
-CREATE TABLE tc (id bigint PRIMARY KEY, b bigint, x bigint, y smallint NOT NULL)"""
+CREATE TABLE tc (id bigint PRIMARY KEY, b bigint, x bigint, y smallint NOT NULL);
+CREATE FUNCTION filled(bigint) RETURNS bigint IMMUTABLE LANGUAGE sql AS 'SELECT coalesce($1, 1)'"""
 REQUIRED = {("ta", "y"), ("tb", "a"), ("tc", "y")}
 
 
@@ -77,6 +78,7 @@ class Views:
                 f"GREATEST({column}, {self.column(rows)})",
                 f"({column})::bigint",
                 f"NULLIF({column}, 2)",
+                f"filled({column})",
             ]
         )
 

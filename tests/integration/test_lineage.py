@@ -81,13 +81,51 @@ def test_views_within_views_are_read_and_bare_names_found_on_the_search_path(hel
     assert {path.description for path in lineage.paths} == {"contacts(id)", "tags(id)"}
 
 
-def test_a_function_that_only_a_schema_of_the_path_has_is_refused(help_desk: Session) -> None:
-    help_desk.execute("CREATE FUNCTION mine(integer) RETURNS integer LANGUAGE sql AS 'SELECT $1'")
+@pytest.mark.parametrize(
+    "function",
+    [
+        "(integer) RETURNS integer LANGUAGE sql AS 'SELECT $1'",
+        "(integer) RETURNS bigint STABLE LANGUAGE sql AS 'SELECT count(*) FROM tags WHERE id = $1'",
+        "(integer) RETURNS bigint IMMUTABLE LANGUAGE sql AS 'SELECT count(*) FROM tags WHERE id = $1'",
+        "(integer) RETURNS bigint IMMUTABLE LANGUAGE sql BEGIN ATOMIC SELECT count(*) FROM tags WHERE id = $1; END",
+        "(integer) RETURNS bigint IMMUTABLE LANGUAGE sql AS 'SELECT reads($1)'",
+        "(integer) RETURNS text IMMUTABLE LANGUAGE sql AS 'SELECT CURRENT_TIMESTAMP::text'",
+        "(integer, timestamptz DEFAULT now()) RETURNS integer IMMUTABLE LANGUAGE sql AS 'SELECT $1'",
+        "(a integer) RETURNS int IMMUTABLE RETURN a; CREATE FUNCTION mine(a text) RETURNS text STABLE RETURN a",
+    ],
+)
+def test_a_function_that_may_read_more_than_its_arguments_is_refused(help_desk: Session, function: str) -> None:
+    help_desk.execute("CREATE FUNCTION reads(integer) RETURNS bigint LANGUAGE sql AS 'SELECT count(*) FROM tags'")
+    help_desk.execute(f"CREATE FUNCTION mine{function}".encode())
     select = "SELECT id, mine(id) AS m FROM tags"
     help_desk.execute(f"CREATE VIEW by_view AS {select}")
     for each in (select, "SELECT id, m FROM by_view"):
         (problem,) = derive(each, ("id",), read_catalog(help_desk, each)).problems
         assert "outside pg_catalog" in problem.reason
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "sql AS 'SELECT lower(trim(both from $1))'",
+        "sql RETURN lower($1)",
+        "plpgsql AS 'BEGIN RETURN lower($1); END'",
+    ],
+)
+def test_an_immutable_function_is_an_expression_over_its_row(help_desk: Session, body: str) -> None:
+    help_desk.execute(f"CREATE FUNCTION mine(text) RETURNS text IMMUTABLE LANGUAGE {body}".encode())
+    select = "SELECT id, mine(name) AS m FROM tags"
+    help_desk.execute(f"CREATE VIEW by_view AS {select}")
+    for each in (select, "SELECT id, m FROM by_view"):
+        lineage = derive(each, ("id",), read_catalog(help_desk, each))
+        assert not lineage.problems
+        assert {path.description for path in lineage.paths} == {"tags(id)"}
+
+
+def test_unaccent_is_an_expression_over_its_row(help_desk: Session) -> None:
+    help_desk.execute("CREATE EXTENSION unaccent")
+    select = "SELECT id, unaccent(name) AS m FROM tags"
+    assert not derive(select, ("id",), read_catalog(help_desk, select)).problems
 
 
 def test_a_materialized_view_cannot_be_followed(help_desk: Session) -> None:
