@@ -372,6 +372,8 @@ def _equated(expression: Node) -> list[tuple[Node, Node]]:
     left, right = expression.lexpr, expression.rexpr
     if isinstance(left, ast.RowExpr) and isinstance(right, ast.RowExpr):
         return list(zip(left.args, right.args, strict=True))
+    if isinstance(left, ast.RowExpr) or isinstance(right, ast.RowExpr):
+        return []
     return [(left, right)]
 
 

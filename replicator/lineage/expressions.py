@@ -93,6 +93,14 @@ class Expressions:
                     return self.call(node, place, scope, ctes)
                 case ast.JsonObjectAgg() | ast.JsonArrayAgg() | ast.GroupingFunc():
                     return self.aggregate(node, node, place, scope, ctes)
+                case ast.A_Expr() if (sides := _compared_rows(node)) is not None:
+                    rows, query = sides
+                    values = self.row_of(query, place, scope, ctes)
+                    parts = self.expression(rows.args, place, scope, ctes)
+                    left, right = (ast.RowExpr(args=each, row_format=rows.row_format) for each in (parts, values))
+                    if node.lexpr is query:
+                        left, right = right, left
+                    return ast.A_Expr(kind=node.kind, name=node.name, lexpr=left, rexpr=right)
                 case ast.A_Expr() if node.name and functions.foreign(node.name):
                     self.problem(piece(node), "an operator outside pg_catalog: what it reads is not known")
                 case ast.ParamRef() | ast.CurrentOfExpr():
@@ -169,6 +177,12 @@ class Expressions:
         printed = rebuilt(whole, lambda each: resolved if each is call else None)
         return self.shared_leaf(_aggregate(owner.groups, resolved, printed), owner.groups, printed)
 
+    def row_of(self, node: Node, place: Place, scope: Scope, ctes: Ctes) -> tuple[Node, ...]:
+        """The columns of a subquery that gives one row: all NULL if it gives none, which a comparison can't tell."""
+        region = Region(parent=place.region, gate=place.gate, always=False)
+        parts = self.query(node.subselect, replace(place, region=region), scope, ctes).all()
+        return tuple(self.leaf(Subquery(region=region, value=part, parts=parts)) for part in parts)
+
     def subquery(self, node: Node, place: Place, scope: Scope, ctes: Ctes, *, truth: bool) -> Node:
         region = Region(parent=place.region, gate=place.gate, always=False)
         here = replace(place, region=region)
@@ -187,6 +201,17 @@ class Expressions:
             parts = (*parts, self.expression(node.testexpr, place, scope, ctes))
         scalar = parts[0] if kind == "EXPR_SUBLINK" else None
         return self.leaf(Subquery(region=region, value=scalar, parts=parts, array=source.gate if array else None))
+
+
+def _compared_rows(node: Node) -> tuple[Node, Node] | None:
+    """The row and the subquery that a comparison by pg_catalog of the two is made of."""
+    if node.kind.name != "AEXPR_OP" or functions.foreign(node.name):
+        return None
+    for row, query in ((node.lexpr, node.rexpr), (node.rexpr, node.lexpr)):
+        single = isinstance(query, ast.SubLink) and query.subLinkType.name == "EXPR_SUBLINK"
+        if isinstance(row, ast.RowExpr) and single:
+            return row, query
+    return None
 
 
 def equality(left: Node, right: Node) -> Node:

@@ -150,6 +150,8 @@ class Views:
                 f"{column} NOT IN (SELECT {alias}.id FROM {other.sql})",
                 f"({column} = 2 OR {self.column(rows)} IN (SELECT {self.column(other)} FROM {other.sql}))",
                 f"{column} = (SELECT max({self.column(other)}) FROM {correlated})",
+                f"({column}, {self.column(rows)}) = (SELECT max({self.column(other)}), 1 FROM {correlated})",
+                f"({column}, 1) >= (SELECT {alias}.y, {self.column(other)} FROM {correlated} ORDER BY 2, 1 LIMIT 1)",
                 f"{column} < (SELECT count(*) FROM {correlated})",
             ]
         )
