@@ -32,7 +32,8 @@ def misfits(connection: Connection[Any], relation: Relation, event: Event, schem
         if name not in (relation.key, *relation.data):
             continue
         try:
-            connection.execute(upsert.try_column(relation, name).encode(), {"body": event.body.decode()}, prepare=False)
+            statement = upsert.try_column(relation, name, kind).encode()
+            connection.execute(statement, {"body": event.body.decode()}, prepare=False)
         except (psycopg.DataError, psycopg.IntegrityError, psycopg.NotSupportedError):
             found.append((name, relation.columns[name], kind))
     return found

@@ -13,7 +13,7 @@ Pure: knows the shape of the target's tables, never a connection.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from graphlib import TopologicalSorter
 from typing import Final
@@ -43,6 +43,7 @@ STAGE_DELETES: Final = (
     " AS x (s integer, r text, i bigint, n bigint, e bigint, p bigint, o bigint)"
 )
 
+_INTEGERS: Final = frozenset({"smallint", "integer", "bigint"})
 _STORED: Final = "(t.source_epoch, t.source_point, t.source_ordinal)"
 _STAGED: Final = "s.load = %(load)s AND s.step = %(step)s AND s.form = %(form)s"
 _DELETED: Final = "d.load = %(load)s AND d.step = %(step)s"
@@ -98,6 +99,8 @@ class Form:
     """What they leave out is nowhere: it was too large to be sent."""
     skipped: tuple[tuple[str, str], ...]
     """(name, type) of what they carry and the target lacks."""
+    rewritten: frozenset[str] = frozenset()
+    """Those of integers that are of another type in the source, which may write 7 as 7.000."""
 
     @property
     def parents(self) -> tuple[tuple[str, str], ...]:
@@ -110,13 +113,25 @@ def form(relation: Relation, schema: TableSchema, absent: Iterable[str], *, is_l
     carried = {name for name, _ in schema.columns} - left_out
     columns = tuple(name for name in relation.data if name in carried)
     skipped = tuple((name, kind) for name, kind in schema.columns if name in carried and name not in relation.columns)
-    return Form(relation=relation, columns=columns, is_partial=bool(left_out), is_lost=is_lost, skipped=skipped)
+    rewritten = frozenset(
+        name for name, kind in schema.columns if name in columns and _is_rewritten(relation.columns[name], kind)
+    )
+    return Form(
+        relation=relation,
+        columns=columns,
+        is_partial=bool(left_out),
+        is_lost=is_lost,
+        skipped=skipped,
+        rewritten=rewritten,
+    )
 
 
-def try_column(relation: Relation, name: str) -> str:
-    """Reads one column of the row in %(body)s as the target would, and fails as it would."""
-    shape = f"{_quoted(name)} {_staged_type(relation, name)}"
-    return f"SELECT {_taken(relation, name)} FROM json_to_record(%(body)s::json -> 'after') AS r ({shape})"
+def try_column(relation: Relation, name: str, kind: str) -> str:
+    """Reads one column, of this type in the source, of the row in %(body)s as the target would, and fails as it would."""
+    rewritten = {name} if _is_rewritten(relation.columns[name], kind) else frozenset[str]()
+    shape = f"{_quoted(name)} {_staged_type(relation, name, rewritten)}"
+    taken = _taken(relation, name, rewritten)
+    return f"SELECT {taken} FROM json_to_record(%(body)s::json -> 'after') AS r ({shape})"
 
 
 def parents_first(relations: Mapping[str, Relation]) -> tuple[str, ...]:
@@ -225,15 +240,15 @@ def upsert(form: Form) -> str:
     """Writes rows that are newer than what is stored. A partial row that meets no whole one stays a stub."""
     relation = form.relation
     key, names = _quoted(relation.key), [_quoted(name) for name in form.columns]
-    taken = [_taken(relation, name) for name in form.columns]
-    shape = [f"{_quoted(name)} {_staged_type(relation, name)}" for name in form.columns] or ["id bigint"]
+    taken = [_taken(relation, name, form.rewritten) for name in form.columns]
+    shape = [f"{_quoted(name)} {_staged_type(relation, name, form.rewritten)}" for name in form.columns]
     position = ["source_epoch", "source_point", "source_ordinal"]
     sets = [f"{name} = EXCLUDED.{name}" for name in [*names, *position]]
     return (
         f"INSERT INTO {_quoted(relation.name)} AS t ({', '.join(['tenant_id', key, *names, *position, 'synced_at'])})"
         f" SELECT {', '.join(['%(tenant)s', 's.id', *taken, 's.epoch', 's.point', 's.ordinal'])},"
         " CASE WHEN s.is_whole THEN now() END"
-        f" FROM pg_temp.staged_rows AS s CROSS JOIN LATERAL json_to_record(s.doc) AS r ({', '.join(shape)})"
+        f" FROM pg_temp.staged_rows AS s CROSS JOIN LATERAL json_to_record(s.doc) AS r ({', '.join(shape) or 'id bigint'})"
         f" WHERE {_STAGED} ON CONFLICT (tenant_id, {key}) DO UPDATE SET {', '.join(sets)},"
         " synced_at = CASE WHEN EXCLUDED.synced_at IS NULL AND t.synced_at IS NULL THEN NULL ELSE now() END"
         f" WHERE {_STORED} < (EXCLUDED.source_epoch, EXCLUDED.source_point, EXCLUDED.source_ordinal)"
@@ -362,14 +377,23 @@ def _pointers(parents: Sequence[tuple[str, str]]) -> str:
     return ", ".join(f"({_literal(parent)}, t.{_quoted(column)}::bigint)" for column, parent in parents)
 
 
-def _staged_type(relation: Relation, name: str) -> str:
+def _is_rewritten(stored: str, kind: str) -> bool:
+    return stored in _INTEGERS and kind not in _INTEGERS
+
+
+def _staged_type(relation: Relation, name: str, rewritten: Collection[str]) -> str:
     # json_to_record would make a JSON string of a document that stands in a JSON string: taken as text, then cast.
-    return "text" if name in relation.documents else doubled(relation.columns[name])
+    if name in relation.documents:
+        return "text"
+    return "numeric" if name in rewritten else doubled(relation.columns[name])
 
 
-def _taken(relation: Relation, name: str) -> str:
-    cast = f"::{doubled(relation.columns[name])}" if name in relation.documents else ""
-    return f"r.{_quoted(name)}{cast}"
+def _taken(relation: Relation, name: str, rewritten: Collection[str]) -> str:
+    column, kind = f"r.{_quoted(name)}", doubled(relation.columns[name])
+    if name in relation.documents:
+        return f"{column}::{kind}"
+    # By way of text: a cast from numeric would round what is no integer, where this fails.
+    return f"trim_scale({column})::text::{kind}" if name in rewritten else column
 
 
 def _quoted(name: str) -> str:

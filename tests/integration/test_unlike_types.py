@@ -1,0 +1,87 @@
+"""Columns whose type in the target is another than in the source: values stay right, or are said not to fit."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import closing
+from typing import Any
+
+import orjson
+import pytest
+
+from consumers.apply import Applier
+from consumers.layout import Layout
+from consumers.ordering import Event
+from consumers.parking import Reason
+from consumers.target import open_session
+from replicator import Position, TableSchema
+from tests.integration.targets import Target, target_of
+
+TENANT, INBOX = 1, 11
+ANALYTICS = TableSchema(
+    table="conversations_analytics",
+    columns=(
+        ("conversation_id", "integer"),
+        ("inbox_id", "integer"),
+        ("first_response_time_seconds", "numeric"),
+        ("t_messages", "double precision"),
+    ),
+    key=("conversation_id",),
+    inbox="inbox_id",
+)
+SCHEMAS = {ANALYTICS.table: ANALYTICS}
+
+
+@pytest.fixture
+def target(target_dsn: str) -> Iterator[Target]:
+    with target_of(target_dsn) as made:
+        made.apply()
+        made.execute("INSERT INTO tenants (id, slug) VALUES (%s, 't')", TENANT)
+        made.execute("INSERT INTO inbox_tenant_mapping (inbox_id, tenant_id) VALUES (%s, %s)", INBOX, TENANT)
+        yield made
+
+
+@pytest.fixture
+def applier(target: Target) -> Iterator[Applier]:
+    layout = Layout()
+    with closing(open_session(target.settings(), "test")) as control:
+        layout.read(control)
+    with closing(Applier(target.settings(), layout, lambda table, _version: SCHEMAS[table])) as made:
+        yield made
+
+
+def apply(applier: Applier, schema: TableSchema, row: int, point: int, **columns: Any) -> Reason | None:
+    """Why the tenant is stuck at it."""
+    body = orjson.dumps({"after": {schema.key[0]: row, "inbox_id": INBOX, **columns}})
+    position, key = Position(1, point, 1), b"[%d]" % row
+    event = Event(0, point, "u", schema.table, key, INBOX, position, False, "v", b"", body, "", None, ())
+    return applier.run(TENANT, "topic", [event], {}, threading.Event()).reason
+
+
+@pytest.mark.parametrize(
+    ("seconds", "messages", "stored"),
+    [
+        ("515.000000", 3, (515, 3)),
+        ("-0.0", "1e+15", (0, 10**15)),
+        (None, None, (None, None)),
+        ("2147483647.000", "2", (2**31 - 1, 2)),
+    ],
+)
+def test_whole_numbers_arrive_in_a_column_of_integers_however_they_are_written(
+    target: Target, applier: Applier, seconds: Any, messages: Any, stored: tuple[Any, ...]
+) -> None:
+    assert apply(applier, ANALYTICS, 1, 10, first_response_time_seconds=seconds, t_messages=messages) is None
+    assert target.rows("SELECT first_response_time_seconds, t_messages FROM conversations_analytics") == [stored]
+
+
+@pytest.mark.parametrize("seconds", ["515.7", "2147483648.0", "NaN"])
+def test_a_value_that_would_not_stay_what_it_is_parks_its_tenant(
+    target: Target, applier: Applier, seconds: str
+) -> None:
+    reason = apply(applier, ANALYTICS, 1, 10, first_response_time_seconds=seconds, t_messages=1)
+    assert reason is not None
+    named = "conversations_analytics.first_response_time_seconds (integer here, numeric in the source)"
+    assert reason.says.endswith(f"the value does not fit {named}")
+    assert 'ALTER COLUMN "first_response_time_seconds" TYPE numeric;' in reason.advice
+    assert target.rows("SELECT FROM conversations_analytics") == []
