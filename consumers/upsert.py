@@ -127,7 +127,7 @@ def form(relation: Relation, schema: TableSchema, absent: Iterable[str], *, is_l
 
 
 def try_column(relation: Relation, name: str, kind: str) -> str:
-    """Reads one column, of this type in the source, of the row in %(body)s as the target would, and fails as it would."""
+    """Reads one column (its type in the source: `kind`) of the row in %(body)s, and fails, as the target would."""
     rewritten = {name} if _is_rewritten(relation.columns[name], kind) else frozenset[str]()
     shape = f"{_quoted(name)} {_staged_type(relation, name, rewritten)}"
     taken = _taken(relation, name, rewritten)
@@ -242,13 +242,14 @@ def upsert(form: Form) -> str:
     key, names = _quoted(relation.key), [_quoted(name) for name in form.columns]
     taken = [_taken(relation, name, form.rewritten) for name in form.columns]
     shape = [f"{_quoted(name)} {_staged_type(relation, name, form.rewritten)}" for name in form.columns]
+    shape = shape or ["id bigint"]
     position = ["source_epoch", "source_point", "source_ordinal"]
     sets = [f"{name} = EXCLUDED.{name}" for name in [*names, *position]]
     return (
         f"INSERT INTO {_quoted(relation.name)} AS t ({', '.join(['tenant_id', key, *names, *position, 'synced_at'])})"
         f" SELECT {', '.join(['%(tenant)s', 's.id', *taken, 's.epoch', 's.point', 's.ordinal'])},"
         " CASE WHEN s.is_whole THEN now() END"
-        f" FROM pg_temp.staged_rows AS s CROSS JOIN LATERAL json_to_record(s.doc) AS r ({', '.join(shape) or 'id bigint'})"
+        f" FROM pg_temp.staged_rows AS s CROSS JOIN LATERAL json_to_record(s.doc) AS r ({', '.join(shape)})"
         f" WHERE {_STAGED} ON CONFLICT (tenant_id, {key}) DO UPDATE SET {', '.join(sets)},"
         " synced_at = CASE WHEN EXCLUDED.synced_at IS NULL AND t.synced_at IS NULL THEN NULL ELSE now() END"
         f" WHERE {_STORED} < (EXCLUDED.source_epoch, EXCLUDED.source_point, EXCLUDED.source_ordinal)"
