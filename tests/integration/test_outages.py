@@ -111,6 +111,7 @@ def test_a_source_that_comes_back_is_waited_for(
         assert replicator.stop() == 0
 
 
+@pytest.mark.soak
 def test_kafka_away_for_longer_than_the_source_waits_for_an_answer(
     own_servers: Callable[..., Servers], topic_prefix: str, tmp_path: Path
 ) -> None:
