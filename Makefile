@@ -29,7 +29,7 @@ demo: $(STAMP) ## run the whole path for about a minute and compare source and t
 test: $(STAMP) ## every test, on real servers
 	$(BIN)/pytest -n $(WORKERS) --dist loadgroup -m 'not soak'
 
-soak: $(STAMP) ## N random kills under traffic (N=20, SEED= repeats a run)
+soak: $(STAMP) ## N random kills under traffic (N=20, SEED= repeats a run), and Kafka away for long
 	SOAK_KILLS=$(N) SOAK_SEED=$(SEED) $(BIN)/pytest -m soak -s
 
 bench: $(STAMP) ## figures of one part, several times in one run, beside what it replaces (PART=view; some 15 minutes)

@@ -24,13 +24,13 @@ from replicator.chunk import Limits, lock_against_ddl, read_chunk, read_keys, sc
 from replicator.config import Settings
 from replicator.derived import Derived, expected_keys, keys_after, looked_up_after
 from replicator.dirty import Errand, Start
-from replicator.errors import SourceBusy, SourceRefused, SourceUnavailable
+from replicator.errors import SourceUnavailable
 from replicator.event import Origin, Position
 from replicator.progress import Batch
 from replicator.relations import STREAMED_BY_NAME, Captured, DerivedRelation, StreamedRelation
 from replicator.runtime import GrowingPause
-from replicator.settled import SettledReads
 from replicator.source import Sample, Source
+from replicator.source_thread import SourceThread
 from replicator.window import HIGH, LOW, MOST_CHANGED, Window
 
 log = structlog.get_logger(__name__)
@@ -78,8 +78,10 @@ class Work(Protocol):
         """Has these keys read behind the live ones."""
 
 
-class Backfiller:
-    """The thread. `error` is set when it ended by a fault that is not the environment's."""
+class Backfiller(SourceThread):
+    """The thread."""
+
+    WAITED_OUT = (*SourceThread.WAITED_OUT, TimeoutError)
 
     def __init__(
         self,
@@ -92,61 +94,17 @@ class Backfiller:
         epoch: int,
         born: int,
     ) -> None:
-        """`born`: reads wait until a snapshot's xmin has reached this transaction id (64 bit)."""
+        super().__init__("backfill", settings, born)
         self._epoch = epoch
-        self._settings = settings
         self._captured = captured
         self._calls = calls
         self._work = work
         self._origin = origin
         self._rows = settings.backfill_chunk_rows
-        self._stop = threading.Event()
-        self._settled = SettledReads(born, self._stop)
-        self._source: Source | None = None
-        self._thread = threading.Thread(target=self._run, name="backfill", daemon=True)
-        self._held_up = ""
-        self.error: BaseException | None = None
 
-    @property
-    def waits_for(self) -> str:
-        """What reading waits for at the moment, in words; empty when it does not wait."""
-        return self._settled.waits_for or self._held_up
-
-    def start(self) -> None:
-        self._thread.start()
-
-    def stop(self) -> None:
-        """Asks the thread to end."""
-        self._stop.set()
-        source = self._source
-        if source is not None:
-            source.cancel()
-
-    def join(self, seconds: float) -> None:
-        """Waits for its end, at most so long."""
-        self._thread.join(seconds)
-
-    def _run(self) -> None:
-        pause = GrowingPause()
-        while not self._stop.is_set():
-            try:
-                with Source(self._settings) as self._source:
-                    self._serve(self._source, pause)
-            except Ended:
-                return
-            except (SourceUnavailable, SourceBusy, SourceRefused, TimeoutError) as error:
-                # A refusal too: one table that can't be read any more must not hold up the stream of the others.
-                if self._stop.is_set():
-                    return
-                self._rows = max(100, self._rows // 2)
-                self._held_up = str(error)
-                log.warning("backfill.waits", reason=str(error), next_chunk_rows=self._rows)
-                self._stop.wait(pause.next())
-            except BaseException as error:  # handed to the loop, which ends the run with it
-                self.error = error
-                return
-            finally:
-                self._source = None
+    def _delayed(self, reason: str) -> None:
+        self._rows = max(100, self._rows // 2)
+        log.warning("backfill.waits", reason=reason, next_chunk_rows=self._rows)
 
     def _serve(self, source: Source, pause: GrowingPause) -> None:
         while not self._stop.is_set():

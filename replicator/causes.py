@@ -223,11 +223,12 @@ class Causes:
         return (self._table, *(row[i] for i in self._key))
 
     def _hashes(self, row: RawRow, known: Fingerprint | None) -> bytes:
-        hashes = array("q", [hash(row[i]) for i in self._used])
-        if ABSENT in [row[i] for i in self._used]:
+        values = [row[i] for i in self._used]
+        hashes = array("q", map(hash, values))
+        if ABSENT in values:
             before = array("q", known.hashes) if known is not None else None
-            for n, i in enumerate(self._used):
-                if row[i] is ABSENT:
+            for n, value in enumerate(values):
+                if value is ABSENT:
                     hashes[n] = before[n] if before is not None else _UNKNOWN_HASH
         return hashes.tobytes()
 

@@ -7,7 +7,6 @@ do other relations between the parts. Faults of the source are waited out here; 
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable
 from typing import Final, NamedTuple, Protocol
@@ -15,7 +14,7 @@ from typing import Final, NamedTuple, Protocol
 import structlog
 from psycopg.errors import FeatureNotSupported
 
-from replicator.calls import Calls, Ended
+from replicator.calls import Calls
 from replicator.changes import RenderedRow, Table
 from replicator.config import Settings
 from replicator.definitions import Definitions, read_definitions
@@ -25,8 +24,8 @@ from replicator.errors import SourceBusy, SourceRefused, SourceUnavailable
 from replicator.event import Origin
 from replicator.relations import Captured
 from replicator.runtime import GrowingPause
-from replicator.settled import SettledReads
 from replicator.source import Source
+from replicator.source_thread import SourceThread
 
 log = structlog.get_logger(__name__)
 
@@ -79,8 +78,8 @@ class Keys(NamedTuple):
 Found = Rows | Keys
 
 
-class Deriver:
-    """The thread. `error` is set when it ended by a fault that is not the environment's."""
+class Deriver(SourceThread):
+    """The thread."""
 
     def __init__(
         self,
@@ -94,61 +93,19 @@ class Deriver:
         known: Definitions,
         born: int,
     ) -> None:
-        """`known`: the definitions that are installed. `born`: as for a backfill."""
-        self._settings, self._captured, self._calls, self._work = settings, captured, calls, work
+        """`known`: the definitions that are installed."""
+        super().__init__("deriver", settings, born)
+        self._captured, self._calls, self._work = captured, calls, work
         self._install, self._origin = install, origin
         self._known = known
-        self._stop = threading.Event()
-        self._settled = SettledReads(born, self._stop)
-        self._source: Source | None = None
-        self._thread = threading.Thread(target=self._run, name="deriver", daemon=True)
         self._tables: dict[str, tuple[Derived, Table]] = {}
         self._watch_due = 0.0
-        self._held_up = ""
-        self.error: BaseException | None = None
 
-    @property
-    def waits_for(self) -> str:
-        """What reading waits for at the moment, in words; empty when it does not wait."""
-        return self._settled.waits_for or self._held_up
-
-    def start(self) -> None:
-        self._thread.start()
-
-    def stop(self) -> None:
-        """Asks the thread to end."""
-        self._stop.set()
-        source = self._source
-        if source is not None:
-            source.cancel()
-
-    def join(self, seconds: float) -> bool:
-        """Whether the thread has ended, waited for at most so long."""
-        self._thread.join(seconds)
-        return not self._thread.is_alive()
-
-    def _run(self) -> None:
-        pause = GrowingPause()
-        while not self._stop.is_set():
-            try:
-                with Source(self._settings) as self._source:
-                    self._source.plan_once()
-                    self._serve(self._source, pause)
-            except Ended:
-                return
-            except (SourceUnavailable, SourceBusy, SourceRefused) as error:
-                if self._stop.is_set():
-                    return
-                self._held_up = str(error)
-                log.warning("derived.waits", reason=str(error))
-                self._stop.wait(pause.next())
-            except BaseException as error:  # handed to the loop, which ends the run with it
-                self.error = error
-                return
-            finally:
-                self._source = None
+    def _delayed(self, reason: str) -> None:
+        log.warning("derived.waits", reason=reason)
 
     def _serve(self, source: Source, pause: GrowingPause) -> None:
+        source.plan_once()
         while not self._stop.is_set():
             if time.monotonic() >= self._watch_due:
                 self._look_at_definitions(source)
