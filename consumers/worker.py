@@ -13,7 +13,7 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -25,6 +25,7 @@ from confluent_kafka import KafkaException
 from psycopg import Connection
 
 from consumers import metrics, target
+from consumers.ahead import MOST_BYTES, ReadAhead, size_of
 from consumers.apply import Applier, Result
 from consumers.audit import Audit
 from consumers.batch import Batch, Message, View, begins_backfill, sort_out
@@ -49,8 +50,6 @@ from replicator.runtime import GrowingPause, Health, Stop
 log = structlog.get_logger(__name__)
 
 POLL_S: Final = 0.02
-MOST_BYTES: Final = 16 << 20
-"""Of a batch, and of what is read ahead of it."""
 GROUP_S: Final = 2.0
 """How long Kafka may take to note that a worker leaves: milliseconds, or it is away."""
 REVOKE_S: Final = 5.0
@@ -124,15 +123,11 @@ class Worker:
         self._audit = Audit()
         self._skipped = SkippedColumns()
         self._missing = MissingTables()
-        self._buffer: list[Message] = []
-        self._buffered_bytes = 0
-        self._buffered_since = 0.0
+        self._ahead = ReadAhead(settings.batch_messages, settings.batch_wait_ms)
         self._flight: Flight | None = None
         self._is_pools_turn = True
         self._recover: set[int] = set()
         """Partitions of which the truth must be read again."""
-        self._holes: dict[int, tuple[int, int]] = {}
-        """By partition: offsets, the one that was due and the one that came."""
         self._threads = ThreadPoolExecutor(settings.connections, thread_name_prefix="apply")
         self._schemas = Schemas(settings)
         self._requests = Requests(settings)
@@ -247,17 +242,12 @@ class Worker:
         """Into the buffer, which is bounded by stopping to fetch."""
         if self._inbound is None:
             return
-        room = self._settings.batch_messages - len(self._buffer)
-        is_full = room <= 0 or self._buffered_bytes >= MOST_BYTES
-        self._inbound.pause(is_full)
-        taken = self._inbound.take(max(1, min(room, self._settings.batch_messages)), POLL_S)
+        room = self._ahead.room
+        self._inbound.pause(not room)
+        taken = self._inbound.take(max(1, room), POLL_S)
         if self._inbound.gaps:
             self._recover |= self._inbound.gaps & self._ledger.progress.keys()
-        taken = [message for message in taken if message.partition in self._ledger.progress]
-        if taken and not self._buffer:
-            self._buffered_since = time.monotonic()
-        self._buffer.extend(taken)
-        self._buffered_bytes += _size(taken)
+        self._ahead.add([message for message in taken if message.partition in self._ledger.progress])
 
     def _next_flight(self, control: Connection[Any]) -> Flight | None:
         """The pool's next batch, and a stretch of a parked tenant's own reading, in turns."""
@@ -267,34 +257,12 @@ class Worker:
         return flight
 
     def _next_batch(self) -> Flight | None:
-        age_ms = (time.monotonic() - self._buffered_since) * 1000
-        is_full = len(self._buffer) >= self._settings.batch_messages or self._buffered_bytes >= MOST_BYTES
-        if not self._buffer or self._recover or not (is_full or age_ms >= self._settings.batch_wait_ms):
+        if self._recover or not self._ahead.is_ripe:
             return None
-        most = self._settings.batch_messages
-        messages, self._buffer = self._buffer[:most], self._buffer[most:]
-        self._buffered_bytes = _size(self._buffer)
-        progress = self._ledger.progress
-        # After a seek some of what was fetched before may still come.
-        messages = [each for each in messages if each.offset >= progress[each.partition].next_offset]
-        self._recover |= self._torn_off(messages)
-        return Flight([each for each in messages if each.partition not in self._recover])
-
-    def _torn_off(self, messages: Sequence[Message]) -> set[int]:
-        """Partitions whose first message is not the one that is due.
-
-        Not those where the same came again after the truth was read: then the log itself has nothing in between.
-        """
-        torn = set()
-        for partition, found in {each.partition: each.offset for each in reversed(messages)}.items():
-            hole = (self._ledger.progress[partition].next_offset, found)
-            if found == hole[0]:
-                continue
-            log.error("log.hole", partition=partition, expected=hole[0], found=found)
-            if self._holes.get(partition) != hole:
-                torn.add(partition)
-            self._holes[partition] = hole
-        return torn
+        due = {partition: known.next_offset for partition, known in self._ledger.progress.items()}
+        messages, torn = self._ahead.next_batch(due)
+        self._recover |= torn
+        return Flight(messages)
 
     def _catch_up(self, control: Connection[Any]) -> Flight | None:
         """The next stretch of the parked tenant's own reading that has been due for longest. Its faults are its own."""
@@ -318,7 +286,7 @@ class Worker:
             self._mapping.expire()  # for its backfill to be asked for
             return None
         parked.due = time.monotonic() + UPKEEP_S
-        is_cut = len(messages) == CATCH_UP_MESSAGES or _size(messages) >= MOST_BYTES
+        is_cut = len(messages) == CATCH_UP_MESSAGES or size_of(messages) >= MOST_BYTES
         return Flight(messages, place=place, end=messages[-1].offset + 1 if is_cut else end)
 
     def _send_off(self, control: Connection[Any], flight: Flight) -> None:
@@ -430,12 +398,12 @@ class Worker:
         shape = TopicShape(self._settings)
         self._recover |= self._ledger.of_another_topic(shape.topic_id)
         partitions = sorted(self._recover & self._ledger.progress.keys())
-        self._drop_buffered(partitions)
+        self._ahead.drop(partitions)
         starts = self._ledger.open(control, shape, partitions, self._inbound.bounds)
         for partition, offset in starts.items():
             self._inbound.seek(partition, offset)
         self._recover.clear()
-        self._drop_buffered(partitions)
+        self._ahead.drop(partitions)
         log.info("worker.reads_again", offsets=starts)
 
     # --- rebalances, within _read
@@ -479,7 +447,7 @@ class Worker:
             self._flight.ended.set()
             if self._flight.batch is None:  # nobody works on it
                 self._give_up(self._flight)
-        self._drop_buffered(partitions)
+        self._ahead.drop(partitions)
         self._ledger.forget(partitions)
 
     def _finish_flight(self, seconds: float) -> None:
@@ -499,11 +467,6 @@ class Worker:
             self._flight.ended.set()
             if self._flight.batch is None:
                 self._give_up(self._flight)
-
-    def _drop_buffered(self, partitions: Iterable[int]) -> None:
-        gone = set(partitions)
-        self._buffer = [message for message in self._buffer if message.partition not in gone]
-        self._buffered_bytes = _size(self._buffer)
 
     # --- upkeep
 
@@ -591,7 +554,7 @@ class Worker:
             "waits_for": waits_for,
             "parked": [list(place) for place in list(self._ledger.parked)],
             "applied_rows": self._applied_rows,
-            "buffered_messages": len(self._buffer),
+            "buffered_messages": len(self._ahead),
             "without_table": sorted(self._missing.names),
             "tenants": dict(self._applied),
         }
@@ -607,7 +570,3 @@ def flight_partitions(flight: Flight) -> set[int]:
 def target_progress(control: Connection[Any], pool: str) -> dict[int, int]:
     """Next offsets as the target has them."""
     return dict(control.execute("SELECT partition, next_offset FROM replication_progress WHERE pool = %s", [pool]))
-
-
-def _size(messages: Sequence[Message]) -> int:
-    return sum(len(message.body) for message in messages)

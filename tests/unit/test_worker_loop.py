@@ -156,7 +156,7 @@ def behind(settings: Settings, monkeypatch: pytest.MonkeyPatch, inbound: Replayi
     monkeypatch.setattr(worker, "UPKEEP_S", 0.0)
     loop._ledger.progress = {0: Progress("topic", 5)}
     loop._ledger.parked = {(1, 0): Parked(3), (2, 0): Parked(4)}
-    loop._buffer = messages(0, [5, 5, 5, 5])
+    loop._ahead.add(messages(0, [5, 5, 5, 5]))
     return loop
 
 
@@ -183,23 +183,8 @@ def test_the_pool_and_its_parked_tenants_are_read_in_turns(settings: Settings, m
 def test_a_batch_that_does_not_begin_where_the_last_one_ended_is_read_again(settings: Settings) -> None:
     loop = Worker(settings, Stop())
     loop._ledger.progress = {0: Progress("topic", 5), 1: Progress("topic", 5)}
-    loop._buffer = messages(0, [7, 8]) + messages(1, [3, 4, 5, 6])
+    loop._ahead.add(messages(0, [7, 8]) + messages(1, [3, 4, 5, 6]))
     flight = loop._next_batch()
     assert flight is not None
     assert flight.messages == messages(1, [5, 6]), "what was fetched before a seek may still come"
     assert loop._recover == {0}
-
-
-def test_offsets_that_the_log_itself_does_not_have_are_passed(settings: Settings) -> None:
-    loop = Worker(settings, Stop())
-    loop._ledger.progress = {0: Progress("topic", 5)}
-    for found in (7, 9, 8):
-        loop._buffer = messages(0, [found, 10])
-        flight = loop._next_batch()
-        assert flight is not None
-        assert (flight.messages, loop._recover) == ([], {0})
-        loop._recover.clear()
-    loop._buffer = messages(0, [8, 10])
-    flight = loop._next_batch()
-    assert flight is not None
-    assert (flight.messages, loop._recover) == (messages(0, [8, 10]), set())
