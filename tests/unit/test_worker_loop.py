@@ -181,7 +181,7 @@ def test_the_pool_and_its_parked_tenants_are_read_in_turns(settings: Settings, m
 
 
 def test_a_batch_that_does_not_begin_where_the_last_one_ended_is_read_again(settings: Settings) -> None:
-    loop = Worker(settings, Stop())
+    loop = Worker(settings.model_copy(update={"batch_wait_ms": 0}), Stop())
     loop._ledger.progress = {0: Progress("topic", 5), 1: Progress("topic", 5)}
     loop._ahead.add(messages(0, [7, 8]) + messages(1, [3, 4, 5, 6]))
     flight = loop._next_batch()
