@@ -167,16 +167,20 @@ def all_equal(results: Iterable[Comparison]) -> bool:
 
 
 def render(results: Iterable[Comparison]) -> Table:
-    """The comparison as a table for the terminal."""
+    """The comparison as a table for the terminal: 80 columns wide unless there is an example to show."""
+    shown = list(results)
+    differs = not all_equal(shown)
     table = Table("tenant", title="source and target, row by row")
     table.add_column("table", no_wrap=True)
     for heading in ("equal", "missing", "extra", "different"):
-        table.add_column(heading, justify="right")
-    table.add_column("examples")
-    for result in results:
+        table.add_column(heading, justify="right", no_wrap=True)
+    if differs:
+        table.add_column("examples")
+    for result in shown:
         figures = [f"{count:,}" for count in (result.equal, result.missing, result.extra, result.different)]
+        examples = [_examples(result)] if differs else []
         style = None if result.same else "bold red"
-        table.add_row(str(result.tenant), result.table, *figures, _examples(result), style=style)
+        table.add_row(str(result.tenant), result.table, *figures, *examples, style=style)
     return table
 
 
