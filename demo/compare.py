@@ -19,7 +19,9 @@ from heapq import nsmallest
 
 import psycopg
 from psycopg import sql
+from rich.console import Group, RenderableType
 from rich.table import Table
+from rich.text import Text
 
 VIEW = "vw_conversations_analytics_final"
 CLOCK = (
@@ -166,22 +168,20 @@ def all_equal(results: Iterable[Comparison]) -> bool:
     return all(result.same for result in results)
 
 
-def render(results: Iterable[Comparison]) -> Table:
-    """The comparison as a table for the terminal: 80 columns wide unless there is an example to show."""
-    shown = list(results)
-    differs = not all_equal(shown)
+def render(results: Iterable[Comparison]) -> RenderableType:
+    """The comparison as a table for a terminal of 80 columns; below it the first ids of what differs."""
     table = Table("tenant", title="source and target, row by row")
     table.add_column("table", no_wrap=True)
     for heading in ("equal", "missing", "extra", "different"):
         table.add_column(heading, justify="right", no_wrap=True)
-    if differs:
-        table.add_column("examples")
-    for result in shown:
+    examples = []
+    for result in results:
         figures = [f"{count:,}" for count in (result.equal, result.missing, result.extra, result.different)]
-        examples = [_examples(result)] if differs else []
         style = None if result.same else "bold red"
-        table.add_row(str(result.tenant), result.table, *figures, *examples, style=style)
-    return table
+        table.add_row(str(result.tenant), result.table, *figures, style=style)
+        if not result.same:
+            examples.append(Text(f"tenant {result.tenant}, {result.table}: {_examples(result)}", style="bold red"))
+    return Group(table, *examples)
 
 
 def _examples(result: Comparison) -> str:
