@@ -1,6 +1,6 @@
 """`replicator check`: everything that could go wrong with this source and this Kafka. Changes nothing.
 
-Reads facts (`inspection`, `topics`), has them judged (`server_rules`, `table_rules`, `topic_rules`), shows the result.
+Reads facts (`inspection`, `topics`), has them judged (`…_rules`), shows the result.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from replicator.errors import ReplicatorError, SourceRefused, SourceUnavailable
 from replicator.facts import SourceFacts
 from replicator.findings import KAFKA_OWNER, OPERATOR, Finding, Severity, ok, refusal
 from replicator.inspection import read_source
+from replicator.publication_rules import judge_publication
 from replicator.server_rules import judge_server
 from replicator.table_rules import judge_tables
 from replicator.topic_rules import judge_kafka
@@ -52,7 +53,7 @@ def refuse(settings: Settings) -> None:
 
 def judge_source(facts: SourceFacts, settings: Settings) -> list[Finding]:
     """All rules about the source."""
-    return [*judge_server(facts, settings), *judge_tables(facts, settings)]
+    return [*judge_server(facts, settings), *judge_tables(facts, settings), *judge_publication(facts, settings)]
 
 
 def has_findings(findings: list[Finding]) -> bool:

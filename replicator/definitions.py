@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from replicator.config import OwnPath, Settings
 from replicator.derived import BaseTable, Derived
 from replicator.errors import SourceRefused
+from replicator.facts import MadeOf
 from replicator.lineage import Catalog, Name, Path, derive
 from replicator.relations import CONTACTS, SURVEY_ANSWERS, Captured, DerivedRelation, analytics
 from replicator.remedies import quoted
@@ -35,6 +36,26 @@ class Definitions:
     def available(self) -> tuple[str, ...]:
         """Relations that can be read."""
         return tuple(name for name, found in self.relations.items() if isinstance(found, Derived))
+
+    @property
+    def made_of(self) -> dict[str, tuple[MadeOf, ...]]:
+        """By relation that can be read: its base tables."""
+        return {name: _made_of(found) for name, found in self.relations.items() if isinstance(found, Derived)}
+
+
+def _made_of(derived: Derived) -> tuple[MadeOf, ...]:
+    starts = derived.lineage.starts()
+    return tuple(
+        MadeOf(
+            schema=table[0],
+            table=table[1],
+            key=derived.catalog.tables[table].key,
+            columns=columns | starts.get(table, frozenset()),
+            starts=starts.get(table, frozenset()),
+            not_null=derived.catalog.tables[table].not_null | frozenset(derived.catalog.tables[table].key),
+        )
+        for table, columns in derived.lineage.sources.items()
+    )
 
 
 def captured_by(settings: Settings) -> Captured:

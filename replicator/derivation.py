@@ -31,6 +31,7 @@ log = structlog.get_logger(__name__)
 MOST_FAILED_SHOWN: Final = 5
 """Keys that `status` names of those that can't be read."""
 _DERIVED: Final = "derived/"
+UNPUBLISHED: Final = "not in the publication, so their changes are not seen; `replicator setup` shows what adds them"
 DURABLE: Final = Batch()
 """A batch of nothing: what was loaded from the state topic is in it."""
 
@@ -65,14 +66,21 @@ class Derivation:
         self._between_transactions = True
         self.problems: dict[str, str] = {}
         """By relation: why it can't be read."""
+        self.unseen: dict[str, list[str]] = {}
+        """By relation: base tables whose changes the stream does not bring."""
         self.reaches: dict[BaseTable, Reach] = {}
 
     # --- which relations there are
 
-    def install(self, found: Mapping[str, Derived | str], keys: Mapping[BaseTable, tuple[str, ...]]) -> None:
+    def install(
+        self,
+        found: Mapping[str, Derived | str],
+        keys: Mapping[BaseTable, tuple[str, ...]],
+        unseen: Collection[BaseTable] = (),
+    ) -> None:
         """What each relation is now, or why it can't be read. What is new or another is read as a whole.
 
-        `keys`: the primary keys of the base tables.
+        `keys`: the primary keys of the base tables. `unseen`: those of which the stream brings no changes.
         """
         batch = self._progress.batch
         self.problems = {name: said for name, said in found.items() if isinstance(said, str)}
@@ -82,6 +90,7 @@ class Derivation:
         for name in self._available.keys() - available.keys():
             self._give_up(name, "it could not be read for a while", batch)
         self._lose(available.keys(), batch)
+        self._tell_unseen(available.values(), unseen)
         returned = available.keys() - self._available.keys()
         self._available = available
         self._tables = {name: derived.table(self._origin(name)) for name, derived in available.items()}
@@ -96,6 +105,17 @@ class Derivation:
                 self._memory.write(f"{_DERIVED}{name}", {"digest": derived.digest}, batch)
             elif name in returned:
                 self._load(name)
+
+    def _tell_unseen(self, available: Iterable[Derived], unseen: Collection[BaseTable]) -> None:
+        """The relations are read all the same: `setup` publishes the tables, and a new epoch then reads everything."""
+        before, self.unseen = self.unseen, {}
+        for derived in available:
+            name = derived.relation.name
+            tables = sorted(".".join(table) for table in derived.lineage.sources if table in unseen)
+            if tables:
+                self.unseen[name] = tables
+                if before.get(name) != tables:
+                    log.warning("relation.not_followed", relation=name, tables=tables, reason=UNPUBLISHED)
 
     def _lose(self, available: Collection[str], batch: Batch) -> None:
         """What can't be read, or is not asked for, loses changes, perhaps over many runs: it returns as a new one."""
@@ -276,6 +296,7 @@ class Derivation:
         return {
             "available": relation in self._available,
             "problem": self.problems.get(relation, ""),
+            "not_followed_from": self.unseen.get(relation, []),
             "waiting": self._dirty.waiting(relation),
             "oldest_s": round(self._dirty.oldest(relation, now), 3),
             "keys_read": counts.keys if counts else 0,

@@ -39,6 +39,7 @@ def _facts(source: Source, name: str, found: Derived | str) -> DerivedFacts:
             scanned, fault = _scanned(source, *statements.explain_look_up(found, path_name(path), len(path.start)))
         paths.append(
             PathFacts(
+                schema=path.table[0],
                 table=path.table[1],
                 columns=path.start,
                 says=path.description,

@@ -11,7 +11,7 @@ from replicator.config import Settings
 from replicator.facts import DerivedFacts, PathFacts, SourceFacts
 from replicator.findings import Finding, note, ok, warning
 from replicator.relations import ANALYTICS
-from replicator.remedies import quoted, script, table_name
+from replicator.remedies import quoted, script
 
 
 def judge_derived(derived: Iterable[DerivedFacts], facts: SourceFacts, settings: Settings) -> list[Finding]:
@@ -57,14 +57,15 @@ def _how_to_mend(relation: str, settings: Settings) -> str:
 def _judge_path(relation: str, path: PathFacts, facts: SourceFacts, settings: Settings) -> Finding:
     subject = f"{relation}: {path.says}"
     published = facts.publication
-    names = {table.name for table in published.tables} if published is not None else set()
-    if published is not None and not published.all_tables and path.table not in names:
-        return warning(
-            "path",
-            subject,
-            f"{path.table} is not in the publication: its changes are not seen",
-            script(f"ALTER PUBLICATION {quoted(settings.publication)} ADD TABLE {table_name(settings, path.table)}"),
+    names = {(table.schema, table.name) for table in published.tables} if published is not None else set()
+    if published is not None and not published.all_tables and (path.schema, path.table) not in names:
+        name = f"{quoted(path.schema)}.{quoted(path.table)}"
+        remedy = (
+            "replicator setup --apply"
+            if path.schema == settings.source_schema
+            else script(f"ALTER PUBLICATION {quoted(settings.publication)} ADD TABLE {name}")
         )
+        return warning("path", subject, f"{name} is not in the publication: its changes are not seen", remedy)
     if path.fault:
         return warning("path", subject, f"the look-up can't be run: {path.fault}", f"GRANT SELECT on {path.table}")
     if path.scanned:

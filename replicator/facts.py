@@ -160,6 +160,22 @@ class TableFacts:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class MadeOf:
+    """What a derived relation makes of one base table."""
+
+    schema: str
+    table: str
+    key: tuple[str, ...]
+    """The table's primary key; empty if it has none."""
+    columns: frozenset[str]
+    """Those that the relation uses, and those by which its paths start."""
+    starts: frozenset[str]
+    """Those by which its paths start: the stream should carry their old values."""
+    not_null: frozenset[str]
+    """All of the table that are NOT NULL."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SourceFacts:
     """All that is asked of the source."""
 
@@ -170,14 +186,17 @@ class SourceFacts:
     idle_slots: tuple[str, ...]
     """Others of this database and our plugin that nobody reads."""
     publication: PublicationFacts | None
+    made_of: Mapping[str, tuple[MadeOf, ...]]
+    """By derived relation; one that can't be followed is not in it."""
     tables: Mapping[str, TableFacts]
-    """By the names of the captured relations; what does not exist is not in it."""
+    """The source's own by name, as far as a publication is to hold them; what does not exist is not in it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PathFacts:
     """One way from rows of a base table to keys of a derived relation."""
 
+    schema: str
     table: str
     columns: tuple[str, ...]
     """Where it starts."""

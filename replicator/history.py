@@ -9,7 +9,7 @@ Pure: the facts are handed in.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from replicator.lsn import format_lsn
@@ -46,8 +46,11 @@ class Present:
     generation: int
 
 
-def why_new_epoch(past: Past | None, present: Present) -> str | None:
-    """The reason why an epoch must begin, or None if the old one goes on."""
+def why_new_epoch(past: Past | None, present: Present, watched: Collection[str]) -> str | None:
+    """The reason why an epoch must begin, or None if the old one goes on.
+
+    `watched`: the tables of which something is made.
+    """
     if past is None:
         return "nothing is remembered of an earlier run"
     if past.begun > past.epoch:
@@ -58,7 +61,7 @@ def why_new_epoch(past: Past | None, present: Present) -> str | None:
         return f"the source was restored or failed over (timeline {present.timeline}, was {past.timeline})"
     if past.slot != present.slot or present.slot_is_new:
         return "the replication slot is new"
-    if changed := changed_tables(past.published, present.published):
+    if changed := changed_tables(past.published, present.published, watched):
         return f"the publication was changed or made anew, or a table of it: {', '.join(changed)}"
     if present.slot_confirmed > past.confirmed:
         return (
@@ -70,9 +73,9 @@ def why_new_epoch(past: Past | None, present: Present) -> str | None:
     return None
 
 
-def changed_tables(before: Published, now: Published) -> list[str]:
+def changed_tables(before: Published, now: Published, watched: Collection[str]) -> list[str]:
     """Tables of which changes may have been left out of the stream between the two."""
-    return sorted(name for name in {*before, *now} if before.get(name) != now.get(name))
+    return sorted(name for name in watched if before.get(name) != now.get(name))
 
 
 def next_epoch(last: int, now_s: int) -> int:

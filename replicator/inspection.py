@@ -6,12 +6,13 @@ JSON objects where a column depends on the server's version: what an old server 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import psycopg
 
 from replicator.config import Settings
+from replicator.definitions import captured_by, read_definitions
 from replicator.errors import ReplicatorError
 from replicator.facts import (
     ColumnFacts,
@@ -25,7 +26,8 @@ from replicator.facts import (
     SourceFacts,
     TableFacts,
 )
-from replicator.relations import base_tables
+from replicator.publication import wanted_tables
+from replicator.relations import BaseTable
 from replicator.replication import Replication
 from replicator.source import Source
 
@@ -82,6 +84,7 @@ def read_source(settings: Settings) -> SourceFacts:
     """Raises SourceUnavailable if the source does not answer, SourceRefused if it lets us read nothing."""
     with Source(settings) as source:
         server = _server(source)
+        made_of = read_definitions(source, captured_by(settings)).made_of
         return SourceFacts(
             server=server,
             role=_role(source),
@@ -89,7 +92,8 @@ def read_source(settings: Settings) -> SourceFacts:
             slot=_slot(settings, source),
             idle_slots=_idle_slots(settings, source),
             publication=_publication(settings, source),
-            tables=read_tables(settings, source),
+            made_of=made_of,
+            tables=read_tables(settings, source, wanted_tables(made_of, settings)),
         )
 
 
@@ -251,9 +255,9 @@ def _published_schemas(source: Source, publication: int) -> tuple[str, ...]:
     return tuple(name for (name,) in rows)
 
 
-def read_tables(settings: Settings, source: Source) -> dict[str, TableFacts]:
-    """Those of the captured tables that exist, by name."""
-    names = [relation.name for relation in base_tables(with_view=bool(settings.view))]
+def read_tables(settings: Settings, source: Source, tables: Iterable[BaseTable]) -> dict[str, TableFacts]:
+    """Those of these that exist, by name."""
+    names = [table.name for table in tables]
     rows = source.rows(_TABLES, (settings.source_schema, names))
     oids = [row[0] for row in rows]
     columns: dict[int, dict[str, ColumnFacts]] = {oid: {} for oid in oids}

@@ -42,7 +42,7 @@ from replicator.memory import Succession
 from replicator.pgoutput import Commit, Keepalive, decode_frame
 from replicator.progress import Batch, Progress
 from replicator.publisher import Publisher
-from replicator.relations import STREAMED_BY_NAME, base_tables
+from replicator.relations import SHIPPED, STREAMED_BY_NAME
 from replicator.replication import Replication
 from replicator.runtime import GrowingPause, Stop
 from replicator.source import Sample, Source
@@ -100,7 +100,6 @@ class Run:
         self._settings = settings
         self._patience_s = patience_s
         self._captured = captured_by(settings)
-        self._base_tables = {table.name: table for table in base_tables(with_view=bool(settings.view))}
         self._kafka = kafka
         self._stop = stop
         self._received = 0
@@ -150,7 +149,8 @@ class Run:
                 try:
                     found = read_definitions(source, self._captured)
                     tables = (*STREAMED_BY_NAME, *found.available)
-                    tenure = take_over(self._settings, self._kafka, source, replication, publisher, tables)
+                    watched = _watched(source, found)
+                    tenure = take_over(self._settings, self._kafka, source, replication, publisher, tables, watched)
                     self._replication = replication
                     self._stream(tenure, found, source, replication, publisher)
                 except SlotStuck:
@@ -249,7 +249,8 @@ class Run:
             raise
 
     def _followed_identities(self, tenure: Tenure) -> Lapses:
-        tables = {oid: self._base_tables[name] for name, (oid, *_) in tenure.published.items()}
+        shipped = {table.name: table for table in SHIPPED}
+        tables = {oid: shipped[name] for name, (oid, *_) in tenure.published.items() if name in shipped}
         return Lapses(
             {} if self._settings.accept_default_identity else tables,
             tenure.memory,
@@ -363,11 +364,11 @@ class Run:
     def _look(self) -> None:
         """Whether the run is the latest, and tables are published as when it began; what became of their identities."""
         self._succession.check()
-        if changed := changed_tables(self._tenure.published, self._source.published(list(self._base_tables))):
+        if changed := changed_tables(self._tenure.published, self._source.published(), self._watched):
             raise SourceChanged(f"the publication was changed, or a table of it: {', '.join(changed)}")
         if self._lapses.tables:
             flushed = self._source.sample().flushed_lsn
-            self._lapses.look(read_tables(self._settings, self._source), flushed, self._housekeeping)
+            self._lapses.look(read_tables(self._settings, self._source, SHIPPED), flushed, self._housekeeping)
 
     def _take_requests(self) -> None:
         before = self._control.next_offset
@@ -437,7 +438,9 @@ class Run:
 
     def _install(self, found: Definitions) -> None:
         """Derived relations as the source has them now."""
-        self._derivation.install(found.relations, found.keys)
+        self._watched = _watched(self._source, found)
+        unseen = {table for table in found.keys if self._source.name_of(*table) not in self._tenure.published}
+        self._derivation.install(found.relations, found.keys, unseen)
         self._capture.trace_again()
 
     def _open_window(self, window: Window | None) -> None:
@@ -473,6 +476,11 @@ class Run:
             self._publisher.poll()
             self._finish_confirming(replication)
             time.sleep(0.005)
+
+
+def _watched(source: Source, found: Definitions) -> frozenset[str]:
+    """The tables that something is made of."""
+    return frozenset(table.name for table in SHIPPED).union(source.name_of(*table) for table in found.keys)
 
 
 def next_patience(seconds: float, error: ReplicatorError, *, advanced: bool) -> float:

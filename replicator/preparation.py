@@ -1,17 +1,20 @@
-"""What a source still lacks, as the statements that give it that: replica identities, then the publication.
+"""What a source still lacks, as the statements that give it that: replica identities and the publication.
 
 Pure: facts in, steps out. Nothing is ever dropped or narrowed, except an index of ours that a failed build left behind
-invalid. Identities come first: a table that is published with a broken identity refuses the source's own writes.
+invalid. The order keeps the source's own writes going at every step: columns that a published table lacks come before
+the replica identity that needs them, and an identity before the publication of a table that it was broken for.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import count
 from typing import Final
 
 from replicator.config import Settings
 from replicator.facts import IndexFacts, SourceFacts, TableFacts
-from replicator.relations import BaseTable, base_tables, names_every_row
+from replicator.publication import covering, identity_columns, is_narrowed, refuses_writes, wanted_tables
+from replicator.relations import BaseTable, CauseTable, StreamedRelation, names_every_row
 from replicator.remedies import (
     Step,
     add_tables,
@@ -21,19 +24,22 @@ from replicator.remedies import (
     identity_default,
     identity_full,
     identity_using,
+    publish_anew,
     publish_everything,
     quoted,
     table_name,
 )
 
+KINDS: Final = {"p": "partitioned", "f": "a foreign table", "v": "a view", "m": "a materialized view"}
+INTEGERS: Final = frozenset({"smallint", "integer", "bigint"})
 OPERATIONS: Final = frozenset({"insert", "update", "delete", "truncate"})
 _BRIEF_LOCK: Final = "an ACCESS EXCLUSIVE lock for a moment; it is given up and tried again if others hold the table"
 
 
 def missing(facts: SourceFacts, settings: Settings) -> list[Step]:
     """Everything that a person's `--apply` would run, in order."""
-    steps: list[Step] = []
-    for relation in base_tables(with_view=bool(settings.view)):
+    steps = widening(facts, settings)
+    for relation in fit_tables(facts, settings):
         table = facts.tables[relation.name]
         accepted = settings.accept_default_identity and names_key(relation, table)
         if not is_sufficient(relation, table) and not accepted:
@@ -41,24 +47,53 @@ def missing(facts: SourceFacts, settings: Settings) -> list[Step]:
     return steps + publishing(facts, settings)
 
 
+def fit_tables(facts: SourceFacts, settings: Settings) -> tuple[BaseTable, ...]:
+    """Those that exist and can be published as what they are taken for."""
+    wanted = wanted_tables(facts.made_of, settings)
+    return tuple(each for each in wanted if unfit(each, facts.tables.get(each.name)) is None)
+
+
+def unfit(relation: BaseTable, table: TableFacts | None) -> str | None:
+    """What makes a table of this name another one than we know."""
+    if table is None:
+        return "does not exist"
+    if table.kind != "r":
+        return f"is {KINDS.get(table.kind, 'not a table')}, not an ordinary table"
+    if table.is_partition:
+        return "is a partition of another table"
+    if table.inheritance:
+        kin = ", ".join(f"{child} inherits from {parent}" for child, parent in table.inheritance)
+        return f"is read with rows whose changes are another table's in the stream: {kin}"
+    if table.primary_key != relation.key:
+        return f"has the primary key ({', '.join(table.primary_key)}), not ({', '.join(relation.key)})"
+    if isinstance(relation, CauseTable) and not relation.is_shipped:
+        return None
+    inbox = (relation.inbox,) if isinstance(relation, StreamedRelation) else ()
+    for column in dict.fromkeys((*relation.key, *inbox, *relation.identity.columns)):
+        if column not in table.columns:
+            return f"has no column {column}"
+        if (kind := table.columns[column].type_name) not in INTEGERS:
+            return f"has a column {column} of type {kind}, not an integer"
+    return None
+
+
 def is_broken(table: TableFacts) -> bool:
-    """Once published, the source's own UPDATE and DELETE fail on this table."""
-    return table.identity == "n" or (table.identity == "i" and table.identity_index is None)
+    """Once published, the source's own UPDATE and DELETE fail on this table. A deferrable primary key is none here."""
+    return {
+        "n": True,
+        "i": table.identity_index is None,
+        "d": not any(index.primary and index.unique for index in table.indexes),
+    }.get(table.identity, False)
 
 
 def is_sufficient(relation: BaseTable, table: TableFacts) -> bool:
     """The stream names the old key and the old inbox of every row."""
-    return names_every_row(relation, table.identity, set() if is_broken(table) else _held(table))
+    return names_every_row(relation, table.identity, set() if is_broken(table) else identity_columns(table))
 
 
 def names_key(relation: BaseTable, table: TableFacts) -> bool:
     """The stream names at least the old key: without it a DELETE says nothing, and ends the run."""
-    return table.identity == "f" or (not is_broken(table) and set(relation.key) <= _held(table))
-
-
-def _held(table: TableFacts) -> set[str]:
-    """The columns of an identity that is an index or the primary key."""
-    return set(table.identity_index.columns if table.identity_index is not None else table.primary_key)
+    return table.identity == "f" or (not is_broken(table) and set(relation.key) <= identity_columns(table))
 
 
 def mending(relation: BaseTable, table: TableFacts, settings: Settings) -> list[Step]:
@@ -67,7 +102,7 @@ def mending(relation: BaseTable, table: TableFacts, settings: Settings) -> list[
     if relation.identity.kind == "default":
         return [_identity(name, identity_default(settings, relation.name), "the primary key names every row")]
     if _needs_full(relation, table):
-        why = "the inbox may be NULL here, so no index can carry the old one"
+        why = "no unique index over columns that are never NULL can name the old row"
         return [_identity(name, identity_full(settings, relation.name), why, ", and longer UPDATE records in the WAL")]
     why = f"UPDATE and DELETE then name the old {relation.identity.columns[0]}"
     if usable := _usable_index(relation, table):
@@ -101,8 +136,7 @@ def mending(relation: BaseTable, table: TableFacts, settings: Settings) -> list[
 def publishing(facts: SourceFacts, settings: Settings) -> list[Step]:
     """The publication with the captured tables that exist. One that publishes whole schemas is left alone."""
     publication = facts.publication
-    wanted = base_tables(with_view=bool(settings.view))
-    existing = [relation for relation in wanted if relation.name in facts.tables]
+    existing = to_publish(facts, settings)
     version = facts.server.version
     if publication is None:
         needs = "CREATE on the database, and the owner of the tables"
@@ -120,6 +154,42 @@ def publishing(facts: SourceFacts, settings: Settings) -> list[Step]:
         why = f"lacked {', '.join(each.name for each in lacking)}"
         steps.append(_publication(settings, add_tables(settings, lacking, version), why, needs))
     return steps
+
+
+def widening(facts: SourceFacts, settings: Settings) -> list[Step]:
+    """Columns that published tables lack. A row filter is somebody's decision, and is left to them."""
+    publication = facts.publication
+    if publication is None:
+        return []
+    published = {table.name: table for table in publication.tables if table.schema == settings.source_schema}
+    steps = []
+    for relation in to_publish(facts, settings):
+        entry = published.get(relation.name)
+        if entry is None or entry.has_filter:
+            continue
+        if is_narrowed(relation, entry) or refuses_writes(facts.tables[relation.name], entry):
+            steps.append(
+                Step(
+                    subject=settings.publication,
+                    sql=publish_anew(settings, relation, facts.server.version),
+                    why=f"published too few columns of {relation.name}",
+                    cost="locks that stop neither reads nor writes; the replicator then reads everything again",
+                    needs=f"the owner of publication {quoted(settings.publication)} and of the table",
+                )
+            )
+    return steps
+
+
+def to_publish(facts: SourceFacts, settings: Settings) -> list[BaseTable]:
+    """With columns enough for the replica identities that they have and those that they are to have."""
+    tables = []
+    for relation in fit_tables(facts, settings):
+        table = facts.tables[relation.name]
+        becoming = None if is_sufficient(relation, table) else _usable_index(relation, table)
+        if becoming is None and not is_sufficient(relation, table) and _needs_full(relation, table):
+            table = replace(table, identity="f")
+        tables.append(covering(relation, table, becoming.columns if becoming is not None else ()))
+    return tables
 
 
 def _publication(settings: Settings, sql: str, why: str, needs: str) -> Step:

@@ -109,6 +109,8 @@ class CauseTable:
     """Our role reads it itself, not only through the view."""
     columns: tuple[str, ...] = ()
     """The only ones that leave the source, where the server can leave columns out (PostgreSQL 15); empty: all."""
+    is_shipped: bool = True
+    """Chatwoot has it and every installation needs it; others only some definition of a derived relation."""
 
 
 BaseTable = StreamedRelation | CauseTable
@@ -128,16 +130,10 @@ _CAUSES: Final = (
     CauseTable(name="contacts"),
     CauseTable(name="csat_survey_responses", identity=Identity(columns=("conversation_id", "id"))),
 )
-_CAUSES_OF_THE_VIEW: Final = (
-    CauseTable(name="users", is_read=False, columns=("id", "name", "email")),  # beside passwords and tokens
-    CauseTable(name="teams", is_read=False),
-    CauseTable(name="accounts", is_read=False),
-)
-
-
-def base_tables(*, with_view: bool) -> tuple[BaseTable, ...]:
-    """Every table that is in the publication."""
-    return (*STREAMED, *_CAUSES, *(_CAUSES_OF_THE_VIEW if with_view else ()))
+SHIPPED: Final[tuple[BaseTable, ...]] = (*STREAMED, *_CAUSES)
+"""What every installation needs, whatever its other derived relations are made of."""
+WITH_SECRETS: Final = frozenset({"users"})
+"""Tables of Chatwoot with columns, passwords and tokens, that should not even reach us."""
 
 
 CONTACTS: Final = DerivedRelation(

@@ -19,13 +19,12 @@ from replicator.config import Settings
 from replicator.errors import SourceBusy, SourceRefused
 from replicator.facts import SourceFacts
 from replicator.inspection import read_source
-from replicator.preparation import missing
+from replicator.preparation import missing, unfit
 from replicator.reference_view import load
-from replicator.relations import base_tables
+from replicator.relations import SHIPPED
 from replicator.remedies import Difference, Step, table_name
 from replicator.runtime import GrowingPause
 from replicator.source import Source, source_errors
-from replicator.table_rules import unfit
 from replicator.view_inspection import read_views
 from replicator.view_preparation import view_steps
 
@@ -113,7 +112,7 @@ def _view_steps(settings: Settings, replacing: bool) -> list[Step]:
 def _missing(facts: SourceFacts, settings: Settings) -> list[Step]:
     faults = [
         f"{table_name(settings, relation.name)} {fault}"
-        for relation in base_tables(with_view=bool(settings.view))
+        for relation in SHIPPED
         if (fault := unfit(relation, facts.tables.get(relation.name)))
     ]
     if faults:

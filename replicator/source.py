@@ -311,20 +311,23 @@ class Source:
         )
         return bool(found)
 
-    def published(self, tables: Sequence[str]) -> dict[str, list[int]]:
-        """Those of the tables that our publication names → numbers of which the first is the table's OID.
+    def published(self) -> dict[str, list[int]]:
+        """The tables that our publication names → numbers of which the first is the table's OID.
 
         As long as they stay the same no change of the table was left out of the publication: what is made anew gets
-        another OID, what is altered another xmin.
+        another OID, what is altered another xmin. Names are as `name_of` has them.
         """
         rows = self.rows(
-            "SELECT c.relname, c.oid::bigint, r.oid::bigint, p.oid::bigint, p.xmin::text::bigint FROM pg_publication p"
-            " JOIN pg_publication_rel r ON r.prpubid = p.oid JOIN pg_class c ON c.oid = r.prrelid"
-            " JOIN pg_namespace n ON n.oid = c.relnamespace"
-            " WHERE p.pubname = %s AND n.nspname = %s AND c.relname = ANY(%s)",
-            (self._settings.publication, self._schema, list(tables)),
+            "SELECT n.nspname, c.relname, c.oid::bigint, r.oid::bigint, p.oid::bigint, p.xmin::text::bigint"
+            " FROM pg_publication p JOIN pg_publication_rel r ON r.prpubid = p.oid JOIN pg_class c ON c.oid = r.prrelid"
+            " JOIN pg_namespace n ON n.oid = c.relnamespace WHERE p.pubname = %s",
+            (self._settings.publication,),
         )
-        return {name: numbers for name, *numbers in rows}
+        return {self.name_of(schema, name): numbers for schema, name, *numbers in rows}
+
+    def name_of(self, schema: str, table: str) -> str:
+        """A table's bare name where it is one of Chatwoot's schema."""
+        return table if schema == self._schema else f"{schema}.{table}"
 
     def qualified(self, table: str) -> sql.Identifier:
         """For a statement that carries parameters, be they none."""

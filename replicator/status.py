@@ -15,6 +15,7 @@ from rich.table import Table
 
 from replicator.backfill_job import BackfillJob
 from replicator.config import Settings
+from replicator.derivation import UNPUBLISHED
 from replicator.errors import ReplicatorError
 from replicator.event import Topics
 from replicator.lapses import SENTENCE
@@ -107,6 +108,8 @@ def _derived(found: Mapping[str, Any]) -> RenderableType:
         table.add_row(name, f"{each['waiting']:,}", f"{each['oldest_s']:.1f} s", *figures)
         if not each["available"]:
             said.append(f"[red]{name} can't be read: {each['problem']}[/]")
+        if each["not_followed_from"]:
+            said.append(f"[yellow]{name} is not followed from {', '.join(each['not_followed_from'])}: {UNPUBLISHED}[/]")
         if each["failed"]:
             keys = ", ".join(str(key[0]) for key in each["failed_keys"])
             said.append(f"[yellow]{name}: {each['failed']} can't be read ({keys}…): {each['failed_because']}[/]")

@@ -9,7 +9,7 @@ is remembered before the epoch is, so that a crash in between begins another one
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,7 +25,6 @@ from replicator.memory import Content, Memory, read_memory
 from replicator.outlet import Outlet
 from replicator.progress import Batch
 from replicator.publisher import Publisher
-from replicator.relations import base_tables
 from replicator.replication import Replication, SlotActive
 from replicator.source import Source, SourceIdentity
 
@@ -58,8 +57,9 @@ def take_over(
     replication: Replication,
     publisher: Publisher,
     tables: tuple[str, ...],
+    watched: Collection[str],
 ) -> Tenure:
-    """`tables`: what a new epoch reads, in order.
+    """`tables`: what a new epoch reads, in order. `watched`: the tables of which something is made (`Source.name_of`).
 
     Raises what `ACTIONS` knows; nothing is published before the slot is held.
     """
@@ -76,11 +76,11 @@ def take_over(
         timeline=identity.timeline,
         slot=settings.slot,
         slot_is_new=is_new,
-        published=source.published([table.name for table in base_tables(with_view=bool(settings.view))]),
+        published=source.published(),
         slot_confirmed=confirmed,
         generation=generation,
     )
-    reason = why_new_epoch(past, present)
+    reason = why_new_epoch(past, present, watched)
     run = Run(next_epoch(newest.epoch, int(time.time())) if reason else newest.epoch, generation)
     outlet = Outlet(publisher, topics, run, settings.partitions)
     memory = Memory(publisher, topics, run, records)

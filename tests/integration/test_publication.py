@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from replicator.relations import base_tables
+from replicator.inspection import read_source
+from replicator.preparation import to_publish
 from replicator.remedies import create_publication
 from tests.integration.chatwoot import Source, add_message, fill, wait_until_alike
 from tests.integration.programs import RUN, prepare_source, settings_of, started
@@ -75,7 +76,7 @@ def test_a_publication_that_is_made_anew_while_it_runs(
     """Before PostgreSQL 18 the slot can't pass a change that was made without it."""
     fill(source, conversations=6, messages=1)
     settings = settings_of(environment)
-    anew = create_publication(settings, base_tables(with_view=True), source.info.server_version)
+    anew = create_publication(settings, to_publish(read_source(settings), settings), source.info.server_version)
     with started(RUN, environment, tmp_path / "log") as replicator:
         replicator.wait_healthy()
         replayed.wait_for_end()

@@ -25,7 +25,8 @@ from replicator.facts import (
 )
 from replicator.findings import Finding, Severity
 from replicator.preparation import missing
-from replicator.relations import BaseTable, base_tables
+from replicator.publication import wanted_tables
+from replicator.relations import BaseTable
 from replicator.remedies import listed_columns
 from replicator.server_rules import waits_for
 from replicator.topic_layout import layouts
@@ -65,7 +66,7 @@ SLOT = SlotFacts(
 )
 
 
-TABLES = base_tables(with_view=True)
+TABLES = wanted_tables({}, SETTINGS)
 
 
 def _index(name: str, *columns: str, **more: bool) -> IndexFacts:
@@ -115,6 +116,7 @@ READY = SourceFacts(
     slot=SLOT,
     idle_slots=(),
     publication=PUBLICATION,
+    made_of={},
     tables={relation.name: _table(relation) for relation in TABLES},
 )
 KAFKA = KafkaFacts(

@@ -31,13 +31,21 @@ PRESENT = Present(
 )
 
 
+def _why(past: Past | None, present: Present) -> str | None:
+    return why_new_epoch(past, present, PUBLISHED.keys())
+
+
+def test_a_table_of_which_nothing_is_made_may_come_and_go() -> None:
+    assert _why(PAST, replace(PRESENT, published={**PUBLISHED, "notes": [7, 8, 3]})) is None
+
+
 def test_the_epoch_goes_on_where_it_was_left() -> None:
-    assert why_new_epoch(PAST, PRESENT) is None
+    assert _why(PAST, PRESENT) is None
 
 
 def test_a_slot_behind_the_last_confirmed_is_ours() -> None:
     """What was confirmed is remembered before the slot is told, and may never have reached it."""
-    assert why_new_epoch(PAST, replace(PRESENT, slot_confirmed=1)) is None
+    assert _why(PAST, replace(PRESENT, slot_confirmed=1)) is None
 
 
 @pytest.mark.parametrize(
@@ -55,21 +63,21 @@ def test_a_slot_behind_the_last_confirmed_is_ours() -> None:
     ],
 )
 def test_a_break_begins_an_epoch_with_its_reason(change: dict[str, Any], reason: str) -> None:
-    assert reason in str(why_new_epoch(PAST, replace(PRESENT, **change)))
+    assert reason in str(_why(PAST, replace(PRESENT, **change)))
 
 
 def test_a_generation_that_is_not_beyond_the_last_begins_an_epoch() -> None:
     """Though it is beyond all that was confirmed: runs would not be told apart."""
-    assert why_new_epoch(replace(PAST, generation=2_001), PRESENT) is not None
+    assert _why(replace(PAST, generation=2_001), PRESENT) is not None
 
 
 def test_an_epoch_that_was_left_unfinished_is_begun_anew() -> None:
     """Under the old one all that follows would be a zombie's."""
-    assert "epoch 6 was begun" in str(why_new_epoch(replace(PAST, begun=6), PRESENT))
+    assert "epoch 6 was begun" in str(_why(replace(PAST, begun=6), PRESENT))
 
 
 def test_without_memory_an_epoch_begins() -> None:
-    assert why_new_epoch(None, PRESENT) is not None
+    assert _why(None, PRESENT) is not None
 
 
 def test_epochs_grow_while_the_clock_goes_back_and_when_the_memory_is_lost() -> None:

@@ -12,11 +12,11 @@ from replicator.lapses import Lapses
 from replicator.memory import Memory
 from replicator.pgoutput import Relation
 from replicator.progress import Batch
-from replicator.relations import BaseTable, base_tables
+from replicator.relations import SHIPPED, BaseTable
 from tests.unit.test_changes import columns
 from tests.unit.test_findings import READY
 
-TABLES = dict(enumerate(base_tables(with_view=True)))
+TABLES = dict(enumerate(SHIPPED))
 MESSAGES, ANSWERS = (n for n, table in TABLES.items() if table.name in ("messages", "csat_survey_responses"))
 NAMES = ("id", "inbox_id", "conversation_id")
 LAPSED = {**READY.tables, "messages": replace(READY.tables["messages"], identity="d")}
