@@ -27,16 +27,15 @@ OWN_COLUMNS: Final = frozenset({"tenant_id", "source_epoch", "source_point", "so
 STAGING: Final = (
     """CREATE TEMPORARY TABLE IF NOT EXISTS staged_rows (load integer, step integer, form integer, id bigint,
         epoch bigint, point bigint, ordinal bigint, is_whole boolean, doc json)""",
+    # Compressing a row that is read once costs twice what writing it does (measured on rows of 6.7 kB).
+    "ALTER TABLE pg_temp.staged_rows ALTER COLUMN doc SET STORAGE EXTERNAL",
     """CREATE TEMPORARY TABLE IF NOT EXISTS staged_deletes (load integer, step integer, relation text, id bigint,
         inbox bigint, epoch bigint, point bigint, ordinal bigint)""",
     "CREATE TEMPORARY TABLE IF NOT EXISTS orphans (relation text, id bigint)",
 )
 
-STAGE_ROWS: Final = (
-    "INSERT INTO pg_temp.staged_rows"
-    " SELECT %(load)s, x.s, x.f, x.i, x.e, x.p, x.o, x.w, x.b -> 'after' FROM json_to_recordset(%(rows)s::json)"
-    " AS x (s integer, f integer, i bigint, e bigint, p bigint, o bigint, w boolean, b json)"
-)
+STAGE_ROWS: Final = "COPY pg_temp.staged_rows FROM STDIN"
+"""One line for each row; `doc` is the event's own body (three times as fast as one JSON document of all rows)."""
 STAGE_DELETES: Final = (
     "INSERT INTO pg_temp.staged_deletes"
     " SELECT %(load)s, x.s, x.r, x.i, x.n, x.e, x.p, x.o FROM json_to_recordset(%(rows)s::json)"
@@ -205,7 +204,7 @@ def make_parents(form: Form) -> list[str]:
     return [
         f"INSERT INTO {_quoted(parent)} (tenant_id, {_quoted(keys.get(parent, 'id'))}) SELECT %(tenant)s, n.id FROM ("
         f"SELECT DISTINCT r.{_quoted(column)} AS id FROM pg_temp.staged_rows AS s"
-        f" CROSS JOIN LATERAL json_to_record(s.doc) AS r ({_quoted(column)} bigint)"
+        f" CROSS JOIN LATERAL json_to_record(s.doc -> 'after') AS r ({_quoted(column)} bigint)"
         f" WHERE {_STAGED} AND r.{_quoted(column)} IS NOT NULL AND NOT EXISTS ("
         f"SELECT FROM {table} AS t WHERE t.tenant_id = %(tenant)s AND {key} = s.id"
         f" AND {_STORED} >= (s.epoch, s.point, s.ordinal))"
@@ -230,7 +229,7 @@ def note_parents_left(form: Form) -> str | None:
         f" FROM pg_temp.staged_rows AS s JOIN {_quoted(form.relation.name)} AS t"
         f" ON t.tenant_id = %(tenant)s AND {_key(form.relation)} = s.id"
         f" AND {_STORED} < (s.epoch, s.point, s.ordinal)"
-        f" CROSS JOIN LATERAL json_to_record(s.doc) AS r ({shape})"
+        f" CROSS JOIN LATERAL json_to_record(s.doc -> 'after') AS r ({shape})"
         f" CROSS JOIN LATERAL (VALUES {pointers}) AS p (relation, id, soon)"
         f" WHERE {_STAGED} AND p.id IS NOT NULL AND p.id IS DISTINCT FROM p.soon"
     )
@@ -249,7 +248,7 @@ def upsert(form: Form) -> str:
         f"INSERT INTO {_quoted(relation.name)} AS t ({', '.join(['tenant_id', key, *names, *position, 'synced_at'])})"
         f" SELECT {', '.join(['%(tenant)s', 's.id', *taken, 's.epoch', 's.point', 's.ordinal'])},"
         " CASE WHEN s.is_whole THEN now() END"
-        f" FROM pg_temp.staged_rows AS s CROSS JOIN LATERAL json_to_record(s.doc) AS r ({', '.join(shape)})"
+        f" FROM pg_temp.staged_rows AS s CROSS JOIN LATERAL json_to_record(s.doc -> 'after') AS r ({', '.join(shape)})"
         f" WHERE {_STAGED} ON CONFLICT (tenant_id, {key}) DO UPDATE SET {', '.join(sets)},"
         " synced_at = CASE WHEN EXCLUDED.synced_at IS NULL AND t.synced_at IS NULL THEN NULL ELSE now() END"
         f" WHERE {_STORED} < (EXCLUDED.source_epoch, EXCLUDED.source_point, EXCLUDED.source_ordinal)"
