@@ -1,7 +1,7 @@
 -- What the applier and the readers may ask.
 
--- The replicated tables, found by what they carry: the source's position, and a unique index (tenant_id, key). A
--- partition is none of its own. Of several such keys the one that the target does not number by itself. inbox: its
+-- The replicated tables, found by what they carry: the source's position, a unique index (tenant_id, key), and setup's
+-- index <table>_stubs, which somebody's copy of a table has not. A partition is none of its own. Of several such keys the one that the target does not number by itself. inbox: its
 -- column, which an index <table>_inbox may name; NULL: rows say none.
 CREATE OR REPLACE FUNCTION replication_relations() RETURNS TABLE (relation text, key text, inbox text)
     LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
@@ -29,6 +29,10 @@ AS $$
             SELECT count(*) FROM pg_attribute AS a
             WHERE a.attrelid = c.oid
                 AND a.attname IN ('source_epoch', 'source_point', 'source_ordinal', 'synced_at')
+        )
+        AND EXISTS (
+            SELECT FROM pg_class AS n JOIN pg_index AS s ON s.indexrelid = n.oid
+            WHERE n.relnamespace = c.relnamespace AND n.relname = c.relname || '_stubs' AND s.indrelid = c.oid
         )
     ORDER BY c.relname, (k.atthasdef OR k.attidentity <> ''), NOT i.indisprimary, k.attname <> 'id', k.attname
 $$;

@@ -106,3 +106,21 @@ def test_a_worker_names_a_relation_without_a_table_and_fills_it_once_it_is_there
         wait_until(lambda: worker.status().get("without_table") == [], "nothing is missing any more", 30)
         assert missing(target, **kafka) == []
         assert worker.stop() == 0
+
+
+def test_somebodys_copy_of_a_table_stops_no_worker(
+    target: Target, kafka_bootstrap: str, topic_prefix: str, tmp_path: Path
+) -> None:
+    """It has no row-level security, which a table that a worker writes to must have."""
+    replicator = Replicator(kafka_bootstrap, topic_prefix)
+    environment = target.environment(
+        CONSUMERS_KAFKA_BOOTSTRAP_SERVERS=kafka_bootstrap, CONSUMERS_TOPIC_PREFIX=topic_prefix, CONSUMERS_HTTP_PORT="0"
+    )
+    target.execute("CREATE TABLE inboxes_of_yesterday (LIKE inboxes INCLUDING ALL)")
+    with started(["consumers", "run"], environment, tmp_path / "worker") as worker:
+        worker.wait_healthy()
+        target.execute("CREATE TABLE messages_before (LIKE messages INCLUDING ALL)")
+        replicator.name(LABELS)
+        replicator.row(1, 1)
+        wait_until(lambda: worker.status().get("without_table") == [LABELS.table], "the worker reads on", 60)
+        assert worker.stop() == 0
