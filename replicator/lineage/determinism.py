@@ -17,10 +17,10 @@ from replicator.lineage.query_tree import (
     Gate,
     Leaf,
     Node,
-    Opaque,
     Passed,
     Region,
     Subquery,
+    Window,
     ast,
     chain,
     inside,
@@ -140,8 +140,8 @@ def _unstable(flat: Flat, leaf: Leaf) -> str | None:
         case Passed() if leaf.gate.chooses:
             given = (*leaf.gate.order, *leaf.gate.keys)
             return None if _determined(flat, leaf.gate, given, leaf.value) else leaf.gate.sql
-        case Opaque() if leaf.ordered and leaf.gate is not None:
-            return None if _determined(flat, leaf.gate, (*leaf.order, *leaf.partition), None) else leaf.sql
+        case Window() if leaf.ordered:
+            return None if _determined(flat, leaf.rows, (*leaf.order, *leaf.partition), None) else leaf.sql
         case Subquery() if leaf.array is not None:
             return None if _determined(flat, leaf.array, tuple(leaf.array.order), leaf.parts) else leaf.array.sql
         case _:

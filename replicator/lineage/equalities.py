@@ -32,6 +32,7 @@ from replicator.lineage.query_tree import (
     Passed,
     Region,
     Subquery,
+    Window,
     ast,
     chain,
     inside,
@@ -197,7 +198,7 @@ class Equalities:
         """The row value behind a leaf, the double whose row that is, and a region that it implies."""
         leaf = self.flat.leaves.get(source)
         match leaf:
-            case Aggregate() if leaf.pick is not None:
+            case Aggregate() | Window() if leaf.pick is not None:
                 double = self._double(leaf.gate, source, leaf.filter)
                 return leaf.pick, double, double.region
             case Passed():

@@ -14,6 +14,7 @@ from pglast.enums import A_Expr_Kind
 from replicator.lineage import functions
 from replicator.lineage.query_tree import (
     Aggregate,
+    Branches,
     Condition,
     Flat,
     Gate,
@@ -24,6 +25,7 @@ from replicator.lineage.query_tree import (
     Problem,
     Region,
     Subquery,
+    Window,
     ast,
     piece,
     rebuilt,
@@ -35,7 +37,7 @@ from replicator.lineage.scopes import Refused, Scope, Source, columns, named_win
 Ctes = dict[str, tuple[Node, Scope | None, "Ctes"]]
 """CTE's name → its definition, the query level around it, and the CTEs that it may name."""
 _ROWS_FRAME = 0x4  # FRAMEOPTION_ROWS of parsenodes.h: peers are told apart
-_SEPARATES_PEERS = frozenset({"row_number", "ntile", "lag", "lead", "first_value", "last_value", "nth_value"})
+_SEPARATES_PEERS = functions.NEIGHBOURS | {"row_number", "ntile"}
 
 
 class Expressions:
@@ -134,25 +136,30 @@ class Expressions:
             return self.aggregate(node, node, place, scope, ctes)
         if functions.called(node) in functions.SET_RETURNING:
             parts = tuple(self.expression(each, place, scope, ctes) for each in node.args or ())
-            return self.leaf(Opaque(parts=parts, sql=piece(node)))
+            return self.leaf(Opaque(parts=parts))
         return None
 
     def window(self, node: Node, place: Place, scope: Scope, ctes: Ctes) -> Node:
-        window = named_window(node.over, scope.windows)
-        argument = tuple(self.expression(each, place, scope, ctes) for each in (*(node.args or ()),))
-        if node.agg_filter is not None:
-            argument = (*argument, self.expression(node.agg_filter, place, scope, ctes))
-        return self.leaf(
-            Opaque(
-                parts=argument,
+        if place.gate is None:
+            raise Refused(piece(node), "a window function outside a SELECT's rows")
+        window, name = named_window(node.over, scope.windows), functions.called(node)
+        arguments = [self.expression(each, place, scope, ctes) for each in node.args or ()]
+        default = arguments.pop() if name in functions.DEFAULTED and len(arguments) == 3 else None
+        only = None if node.agg_filter is None else self.expression(node.agg_filter, place, scope, ctes)
+        value = self.leaf(
+            Window(
+                rows=scope.groups,
+                gate=place.gate,
+                parts=(*arguments, only) if only is not None else tuple(arguments),
                 partition=tuple(self.expression(each, place, scope, ctes) for each in window.partitionClause or ()),
                 order=tuple(self.expression(each.node, place, scope, ctes) for each in window.orderClause or ()),
-                gate=scope.groups,
-                ordered=functions.called(node) in _SEPARATES_PEERS | functions.ORDERED
-                or bool(window.frameOptions & _ROWS_FRAME),
+                pick=arguments[0] if name in functions.NEIGHBOURS | functions.PICKS else None,
+                filter=only,
+                ordered=name in _SEPARATES_PEERS | functions.ORDERED or bool(window.frameOptions & _ROWS_FRAME),
                 sql=piece(node),
             )
         )
+        return value if default is None else self.leaf(Branches(choice=next(self.numbers), values=(value, default)))
 
     def aggregate(self, whole: Node, call: Node, place: Place, scope: Scope, ctes: Ctes) -> Node:
         """The leaf for an aggregate, which belongs to the innermost level that its arguments name."""

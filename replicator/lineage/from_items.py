@@ -95,7 +95,7 @@ class FromItems(Expressions):
     def function_rows(self, item: Node, place: Place, scope: Scope, ctes: Ctes) -> Rows:
         parts = tuple(self.expression(function[0], place, scope, ctes) for function in item.functions)
         self.flat.other_rows.append(place.region)
-        leaf = self.leaf(Opaque(parts=parts, sql=piece(item)))
+        leaf = self.leaf(Opaque(parts=parts))
         calls = [function[0] for function in item.functions if isinstance(function[0], ast.FuncCall)]
         alias = item.alias.aliasname if item.alias else functions.called(calls[0]) if calls else ""
         names = tuple(each.colname for each in item.coldeflist or ()) or _aliased(item.alias)

@@ -32,6 +32,10 @@ ORDERED: Final = _names(
 """Aggregates whose value depends on the order of their rows."""
 PICKS: Final = frozenset({"min", "max", "any_value"})
 """Aggregates whose value is one of their argument's values; `(array_agg(…))[n]` is another."""
+NEIGHBOURS: Final = frozenset({"first_value", "last_value", "nth_value", "lag", "lead"})
+"""Window functions whose value is one of their first argument's values, in another row of the partition."""
+DEFAULTED: Final = frozenset({"lag", "lead"})
+"""Those whose third argument, over the row itself, stands in where there is no such row."""
 SET_RETURNING: Final = _names(
     "generate_series generate_subscripts json_array_elements json_array_elements_text json_each "
     "json_each_text json_object_keys json_populate_recordset json_to_recordset jsonb_array_elements "

@@ -147,7 +147,7 @@ class Nullable:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Branches:
-    """A column of a set operation, or the merged column of a FULL JOIN: one of several."""
+    """A column of a set operation, the merged column of a FULL JOIN, a value or its default: one of several."""
 
     choice: int
     values: tuple[Node, ...]
@@ -166,17 +166,30 @@ class Subquery:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Opaque:
-    """A value computed from `parts` in a way that is not followed: window and set-returning functions, whole rows."""
+    """A value computed from `parts` in a way that is not followed: set-returning functions, whole rows."""
 
     parts: tuple[Node, ...]
-    order: tuple[Node, ...] = ()
-    partition: tuple[Node, ...] = ()
-    gate: Gate | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Window:
+    """What a window function makes of a row's partition. `pick`: the expression, one of whose values it is."""
+
+    rows: Gate
+    """What the partition's rows stand within."""
+    gate: Gate
+    """What they pass when the function has seen them."""
+    parts: tuple[Node, ...]
+    order: tuple[Node, ...]
+    partition: tuple[Node, ...]
+    pick: Node = None
+    filter: Node = None
     ordered: bool = False
-    sql: str = ""
+    """Its value depends on the order of its rows."""
+    sql: str
 
 
-Leaf = Aggregate | Passed | Nullable | Branches | Subquery | Opaque
+Leaf = Aggregate | Passed | Nullable | Branches | Subquery | Opaque | Window
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -220,6 +233,8 @@ class Flat:
             case Subquery():
                 return leaf.parts
             case Opaque():
+                return leaf.parts
+            case Window():
                 return (*leaf.parts, *leaf.order, *leaf.partition)
 
     def references(self, expression: Node) -> Iterator[tuple[int, str]]:

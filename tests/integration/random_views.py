@@ -233,7 +233,20 @@ class Views:
     def windowed(self, depth: int, width: int) -> tuple[str, tuple[str, ...]]:
         rows = self.joined(depth)
         over = f"OVER (PARTITION BY {self.column(rows)} ORDER BY {', '.join(rows.columns)})"
-        window = self.random.choice(["row_number()", "count(*)", f"lag({self.column(rows)})"])
+        column = self.column(rows)
+        window = self.random.choice(
+            [
+                "row_number()",
+                "count(*)",
+                f"lag({column})",
+                f"lead({column}, 2)",
+                f"lag({column}, 1, {self.column(rows)})",
+                f"first_value({column})",
+                f"nth_value({column}, 2)",
+                f"max({column})",
+                f"min({column}) FILTER (WHERE {self.column(rows)} = 1)",
+            ]
+        )
         targets, names = self.named([*(self.column(rows) for _ in range(width - 1)), f"{window} {over}"])
         return f"SELECT {targets} FROM {rows.sql}{self.where(rows)}", names
 
