@@ -78,10 +78,11 @@ def derive(select: str, key: tuple[str, ...], catalog: Catalog, extra_paths: Ite
             raise Refused(", ".join(missing), "the key must be outputs of the relation")
         settle_joins(flat)
         paths, problems = _paths(flat, key)
-    except Refused as refused:
-        problem = Problem(sql=refused.sql, reason=refused.reason)
+        clock, unstable, of_time = _determinism(flat, key)
+    except (Refused, RecursionError) as error:
+        told = (error.sql, error.reason) if isinstance(error, Refused) else ("", "nested too deeply to be followed")
+        problem = Problem(sql=told[0], reason=told[1])
         return Lineage(key=key, sources={}, clock={}, unstable={}, paths=extra, problems=(problem,))
-    clock, unstable, of_time = _determinism(flat, key)
     by_hand = {path.table for path in extra}
     problems = [each for each in (*flat.problems, *problems, *of_time) if each.table not in by_hand]
     return Lineage(

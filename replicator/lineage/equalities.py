@@ -13,7 +13,7 @@ Pure: no I/O, no logging.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
 
@@ -46,14 +46,21 @@ from replicator.lineage.strictness import implied, implied_by_truth
 from replicator.lineage.worlds import Fact, Instance, Term, World
 
 MOST_WORLDS = 64  # each is walked for every occurrence; a view that needs more gets its paths by hand
+MOST_PAIRS = 250_000
+"""Of instances in all worlds: a walk from each looks at what is said of the others, 10-20 µs for each."""
 
 
 def worlds(flat: Flat, key: tuple[str, ...]) -> Iterator[Equalities]:
-    """The facts of each world. Raises `Refused` beyond the bound."""
+    """The facts of each world. Raises `Refused` beyond the bounds."""
     plan: tuple[int, ...] | None = ()
+    pairs = 0
     for _ in range(MOST_WORLDS):
         world = World(plan or ())
-        yield Equalities(flat, world, key)
+        equalities = Equalities(flat, world, key)
+        pairs += len(equalities.instances) ** 2
+        if pairs > MOST_PAIRS:
+            raise _too_many(flat)
+        yield equalities
         plan = world.following()
         if plan is None:
             return
@@ -87,11 +94,16 @@ class Equalities:
                 self._state(condition)
         self.key = [self.term(flat.outputs[name]) for name in key]
         self._copy_facts()
+        self.beyond = {fact: self._within(fact.sources) - _around(fact.regions) for fact in self.facts}
+        """The regions of a fact's rows that it says nothing of itself."""
 
     def excluded(self, source: int) -> bool:
         """Whether this world says nothing of an occurrence: it is about rows that EXCEPT takes away."""
         mine = self.flat.occurrences[self.instances[source].origin].place.branch
         return any(self.world.choose(choice, 2) == 1 and (choice, 1) not in mine for choice, _ in self.flat.excluded)
+
+    def _within(self, sources: Iterable[int]) -> frozenset[Region]:
+        return _around(self.instances[source].region for source in sources)
 
     def _active(self, branches: tuple[tuple[int, int], ...]) -> bool:
         return all(self.world.choose(choice, 2) == branch for choice, branch in branches)
@@ -318,6 +330,8 @@ class Equalities:
         if not inside(instance.gate, double.gate):
             return source
         if source not in double.sources:
+            if len(self.instances) ** 2 > MOST_PAIRS:
+                raise _too_many(self.flat)
             self._next += 1
             double.sources[source] = self._next
             self.instances[self._next] = Instance(
@@ -364,6 +378,13 @@ class _NotOfOneRow(Exception):
     pass
 
 
+def _too_many(flat: Flat) -> Refused:
+    many = f"{len(flat.occurrences)} mentions of tables once all views are opened"
+    return Refused(
+        "", f"{many}: too many, with the rows that may be chosen instead and in all combinations of branches"
+    )
+
+
 def _equated(expression: Node) -> list[tuple[Node, Node]]:
     """The pairs that an equality, perhaps of rows, makes equal."""
     if not isinstance(expression, ast.A_Expr) or expression.kind.name != "AEXPR_OP":
@@ -393,6 +414,10 @@ def _alternatives(expression: Node) -> list[Node]:
 
 def _sources(grounded: Node) -> frozenset[int]:
     return frozenset(number(node) for node in nodes(grounded) if isinstance(node, ast.ColumnRef))
+
+
+def _around(regions: Iterable[Region]) -> frozenset[Region]:
+    return frozenset(one for each in regions for one in chain(each))
 
 
 def _depth(gate: Gate | None) -> int:

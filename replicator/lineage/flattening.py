@@ -108,16 +108,15 @@ class _Flattener(FromItems):
 
     def row_gate(self, select: Node, place: Place) -> Gate:
         region = Region(parent=place.region, gate=place.gate, always=True)
-        gate = Gate(parent=place.gate, region=region)
+        gate = Gate(parent=place.gate, region=region, select=select)
         region.gate = gate
         limited = [limit for limit in (select.limitCount, select.limitOffset) if limit is not None]
         gate.active = gate.chooses = any(not _no_limit(limit) for limit in limited)
-        gate.sql = piece(select) if gate.active else ""
         return gate
 
     def block(self, select: Node, place: Place, parent: Scope | None, ctes: Ctes) -> Source:
         rows = self.row_gate(select, place)
-        groups = Gate(parent=rows, region=Region(parent=rows.region, gate=None, always=True), sql=piece(select))
+        groups = Gate(parent=rows, region=Region(parent=rows.region, gate=None, always=True), select=select)
         groups.region.gate = groups
         targets = select.targetList or ()
         unordered = any(functions.is_aggregate(node) for node in nodes(targets))
@@ -191,7 +190,7 @@ class _Flattener(FromItems):
             window = named_window(call.over, scope.windows)
             shared.append([self.expression(each, place, scope, ctes) for each in window.partitionClause or ()])
         if shared:
-            rows.active, rows.sql = True, piece(select)
+            rows.active = True
             common = set.intersection(*({text(key) for key in keys} for keys in shared))
             rows.keys = [key for key in shared[0] if text(key) in common]
         if limited or select.distinctClause or place.ordered:

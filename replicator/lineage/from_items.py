@@ -31,6 +31,7 @@ from replicator.lineage.query_tree import (
 )
 from replicator.lineage.scopes import Refused, Rows, Scope, Source
 
+MOST_OCCURRENCES = 300  # views within views multiply; a walk from each to all others takes seconds in all
 Output = tuple[str, Callable[[], Node]]
 """An output column's name, and what makes its expression."""
 
@@ -81,6 +82,8 @@ class FromItems(Expressions):
         raise Refused(piece(item), "not a table or view whose changes can be followed")
 
     def table(self, name: Name, place: Place, sql: str) -> Source:
+        if len(self.flat.occurrences) == MOST_OCCURRENCES:
+            raise Refused(sql, f"more than {MOST_OCCURRENCES} mentions of tables once all views are opened")
         source = next(self.numbers)
         self.flat.occurrences[source] = Occurrence(table=name, place=place, sql=sql)
 

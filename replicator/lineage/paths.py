@@ -48,6 +48,8 @@ class Walk:
     known: set[Region]
     firm: dict[Region, None]
     facts: list[Fact]
+    pending: list[Fact]
+    """The facts that may still tell more than is known by now."""
     bound: dict[int, int] = field(default_factory=dict)
     """Instance → layer."""
     values: dict[tuple[int, str], Term] = field(default_factory=dict)
@@ -57,12 +59,14 @@ class Walk:
         """The expression of an instance, bound before a layer, that a term's value can be taken from."""
         if term.source is None:
             return term
-        known = self.values.get((term.source, term.sql), term)
-        return next((each for each in (known, term) if self.bound.get(_source(each), before) < before), None)
+        known = self.values.get((term.source, term.sql))
+        if known is not None and self.bound.get(_source(known), before) < before:
+            return known
+        return term if self.bound.get(term.source, before) < before else None
 
     def valid(self, fact: Fact) -> bool:
         """Whether a fact holds, given what is there."""
-        return all(region in self.known for region in fact.regions)
+        return self.known.issuperset(fact.regions)
 
     def reached(self, term: Term) -> bool:
         """Whether a term's row is there if its value is."""
@@ -107,8 +111,9 @@ def walk(world: Equalities, start: int, firm: dict[Region, None]) -> tuple[Path,
     keys = world.key
     own = list(chain(world.instances[start].region))
     absent = [region for region in own if region not in firm]
-    facts = [fact for fact in world.facts if fact.needs <= firm.keys() and not _silent(fact, absent, world)]
-    state = Walk(world, start, {world.flat.root}, firm, facts, {start: 0})
+    # A fact from beyond a region that may be absent, if it names a row in it, proves nothing for that row.
+    facts = [fact for fact in world.facts if fact.needs <= firm.keys() and world.beyond[fact].isdisjoint(absent)]
+    state = Walk(world, start, {world.flat.root}, firm, facts, facts, {start: 0})
     state.know([*own, *(region for term in keys if term is not None for region in term.implies)])
     layer = 0
     while True:
@@ -121,32 +126,27 @@ def walk(world: Equalities, start: int, firm: dict[Region, None]) -> tuple[Path,
             return None
 
 
-def _silent(fact: Fact, absent: list[Region], world: Equalities) -> bool:
-    """Whether a fact from beyond a region that may be absent names a row in it: it proves nothing for that row."""
-    for region in absent:
-        outside = not any(region in chain(each) for each in fact.regions)
-        if outside and any(region in chain(world.instances[source].region) for source in fact.sources):
-            return True
-    return False
-
-
 def _transfer(state: Walk) -> None:
     """Equal values stand for one another, without a look at the row that has them."""
     size = -1
     while size != len(state.values) + len(state.known):
         size = len(state.values) + len(state.known)
-        for fact in state.facts:
-            if not state.valid(fact):
-                continue
-            if not fact.identity:
-                state.know(fact.implies)
-            if fact.sides is None or not fact.transfers:
-                continue
-            for here, there in (fact.sides, fact.sides[::-1]):
-                value = state.value(here)
-                if value is None or state.value(there) is not None or not state.reached(there):
-                    continue
-                state.values[(_source(there), there.sql)] = value
+        state.pending = [fact for fact in state.pending if not _told(fact, state)]
+
+
+def _told(fact: Fact, state: Walk) -> bool:
+    """Take what a fact tells now; whether that was all."""
+    if not state.valid(fact):
+        return False
+    if not fact.identity:
+        state.know(fact.implies)
+    if fact.sides is None or not fact.transfers:
+        return True
+    for here, there in (fact.sides, fact.sides[::-1]):
+        value = state.value(here)
+        if value is not None and state.value(there) is None and state.reached(there):
+            state.values[(_source(there), there.sql)] = value
+    return all(state.value(side) is not None for side in fact.sides)
 
 
 def _bind(state: Walk, layer: int) -> bool:

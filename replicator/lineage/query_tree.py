@@ -71,10 +71,15 @@ class Gate:
     region: Region
     keys: list[Node] = field(default_factory=list)
     order: list[Node] = field(default_factory=list)
-    sql: str = ""
+    select: Node = None
     active: bool = False
     chooses: bool = False
     """LIMIT or DISTINCT ON: some rows pass, some do not."""
+
+    @property
+    def sql(self) -> str:
+        """The SELECT whose rows pass."""
+        return piece(self.select)
 
 
 @dataclass(slots=True, kw_only=True, eq=False)

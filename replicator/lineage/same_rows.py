@@ -9,7 +9,20 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from replicator.lineage.casts import base_type, without_casts
-from replicator.lineage.query_tree import Flat, Gate, Node, Nullable, Region, ast, chain, nodes, number, rebuilt, refer
+from replicator.lineage.query_tree import (
+    Flat,
+    Gate,
+    Name,
+    Node,
+    Nullable,
+    Region,
+    ast,
+    chain,
+    nodes,
+    number,
+    rebuilt,
+    refer,
+)
 
 Column = tuple[int, str]
 
@@ -64,13 +77,13 @@ class SameValues:
             for source, each in self.flat.occurrences.items()
             if self.flat.catalog.tables[each.table].key and not each.place.branch
         ]
-        for n, (source, each) in enumerate(rows):
+        met: dict[tuple[Name, tuple[Column, ...]], int] = {}
+        for source, each in rows:
             table = self.flat.catalog.tables[each.table]
-            for other, mention in rows[:n]:
-                same = all(self.of((source, column)) == self.of((other, column)) for column in table.key)
-                if mention.table == each.table and same and everywhere(each.place.region):
-                    for column in table.columns:
-                        self._join((other, column), (source, column))
+            other = met.setdefault((each.table, tuple(self.of((source, column)) for column in table.key)), source)
+            if other != source and everywhere(each.place.region):
+                for column in table.columns:
+                    self._join((other, column), (source, column))
 
 
 def settle_joins(flat: Flat) -> None:

@@ -76,6 +76,32 @@ def test_a_key_must_be_an_output() -> None:
     assert (problem.sql, problem.reason) == ("number", "the key must be outputs of the relation")
 
 
+def _nested(select: str, depth: int) -> dict[str, str]:
+    """Views over views, each by one SELECT over the one before, `%s`."""
+    views = {"v0": "SELECT id, contact_id FROM public.conversations"}
+    return views | {f"v{n}": select.replace("%s", f"public.v{n - 1}") for n in range(1, depth + 1)}
+
+
+def test_views_that_mention_others_many_times_are_refused_before_they_take_minutes() -> None:
+    select = f"SELECT a0.* FROM %s a0 {' '.join(f'JOIN %s a{n} ON a{n}.id = a0.id' for n in range(1, 20))}"
+    (problem,) = derive("SELECT id FROM v5", ("id",), catalog(_nested(select, 5))).problems
+    assert problem.reason == "more than 300 mentions of tables once all views are opened"
+    assert problem.sql == "public.conversations"
+
+
+def test_a_select_too_deep_for_pythons_stack_is_a_problem_and_no_error() -> None:
+    (problem,) = derive("SELECT id FROM v400", ("id",), catalog(_nested("SELECT a.* FROM %s a", 400))).problems
+    assert problem.reason == "nested too deeply to be followed"
+
+
+def test_rows_that_may_be_chosen_instead_are_bounded_as_mentions_are() -> None:
+    picked = "(SELECT id, max(contact_id) AS n FROM %s GROUP BY id)"
+    views = _nested(f"SELECT a.id, b.n AS contact_id FROM %s a LEFT JOIN {picked} b ON b.n = a.contact_id", 7)
+    assert not derive("SELECT * FROM v2", ("id",), catalog(views)).problems
+    (problem,) = derive("SELECT * FROM v7", ("id",), catalog(views)).problems
+    assert problem.reason.startswith("128 mentions of tables once all views are opened: too many")
+
+
 @pytest.mark.parametrize(
     "sql", ["SELECT", "SELECT 1; SELECT 2", "DELETE FROM tags", "SELECT id FROM tags WHERE id = $1"]
 )
