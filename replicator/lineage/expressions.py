@@ -6,6 +6,7 @@ no I/O, no logging.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from itertools import count
 
@@ -80,6 +81,7 @@ class Expressions:
 
     def expression(self, tree: Node, place: Place, scope: Scope, ctes: Ctes, *, truth: bool = False) -> Node:
         """The expression over numbered sources. `truth`: only whether it is true matters, NULL is as good as false."""
+        truths = {id(node) for node in _of_truth(tree, truth)}
 
         def replacement(node: Node) -> Node | None:
             if functions.reads_session(node):
@@ -88,7 +90,7 @@ class Expressions:
                 case ast.ColumnRef():
                     return self.column(node, scope)
                 case ast.SubLink():
-                    return self.subquery(node, place, scope, ctes, truth=truth and _only_and_or(tree, node))
+                    return self.subquery(node, place, scope, ctes, truth=id(node) in truths)
                 case ast.A_Indirection() if _is_pick(node):
                     return self.aggregate(node, node.arg, place, scope, ctes)
                 case ast.FuncCall():
@@ -145,7 +147,9 @@ class Expressions:
         window, name = named_window(node.over, scope.windows), functions.called(node)
         arguments = [self.expression(each, place, scope, ctes) for each in node.args or ()]
         default = arguments.pop() if name in functions.DEFAULTED and len(arguments) == 3 else None
-        only = None if node.agg_filter is None else self.expression(node.agg_filter, place, scope, ctes)
+        only = None
+        if node.agg_filter is not None:
+            only = self.expression(node.agg_filter, place, scope, ctes, truth=True)
         value = self.leaf(
             Window(
                 rows=scope.groups,
@@ -166,7 +170,7 @@ class Expressions:
         outer, self.touched = self.touched, []
         inner = replace(place, region=scope.groups.region, gate=scope.groups)
         parts = {
-            attribute: self.expression(getattr(call, attribute), inner, scope, ctes)
+            attribute: self.expression(getattr(call, attribute), inner, scope, ctes, truth=attribute == "agg_filter")
             for attribute in call
             if attribute in ("args", "agg_filter", "agg_order", "func", "constructor", "arg")
         }
@@ -235,13 +239,28 @@ def is_membership(node: Node) -> bool:
     )
 
 
-def _only_and_or(tree: Node, wanted: Node) -> bool:
-    """Whether nothing but AND and OR stands between a condition and a part of it."""
-    if tree is wanted:
-        return True
-    if isinstance(tree, ast.BoolExpr) and tree.boolop.name in ("AND_EXPR", "OR_EXPR"):
-        return any(_only_and_or(each, wanted) for each in tree.args)
-    return False
+def _of_truth(tree: Node, truth: bool) -> Iterator[Node]:
+    """The subqueries in an expression of which only whether they are true matters."""
+    match tree:
+        case ast.SubLink():
+            if truth:
+                yield tree
+        case ast.BoolExpr() if tree.boolop.name in ("AND_EXPR", "OR_EXPR"):
+            for each in tree.args:
+                yield from _of_truth(each, truth)
+        case ast.BooleanTest() if tree.booltesttype.name in ("IS_TRUE", "IS_NOT_TRUE"):
+            yield from _of_truth(tree.arg, True)
+        case ast.CaseExpr() if tree.arg is None:
+            for when in tree.args:
+                yield from _of_truth(when.expr, True)
+                yield from _of_truth(when.result, truth)
+            yield from _of_truth(tree.defresult, truth)
+        case tuple():
+            for each in tree:
+                yield from _of_truth(each, False)
+        case ast.Node():
+            for attribute in tree:
+                yield from _of_truth(getattr(tree, attribute), False)
 
 
 def _is_pick(node: Node) -> bool:

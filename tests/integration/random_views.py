@@ -149,6 +149,7 @@ class Views:
                 f"{column} IN (SELECT {self.column(other)} FROM {other.sql})",
                 f"{column} NOT IN (SELECT {alias}.id FROM {other.sql})",
                 f"({column} = 2 OR {self.column(rows)} IN (SELECT {self.column(other)} FROM {other.sql}))",
+                f"CASE WHEN {column} IN (SELECT {self.column(other)} FROM {other.sql}) THEN {column} = 1 END",
                 f"{column} = (SELECT max({self.column(other)}) FROM {correlated})",
                 f"({column}, {self.column(rows)}) = (SELECT max({self.column(other)}), 1 FROM {correlated})",
                 f"({column}, 1) >= (SELECT {alias}.y, {self.column(other)} FROM {correlated} ORDER BY 2, 1 LIMIT 1)",
@@ -170,6 +171,8 @@ class Views:
                     f"(SELECT {self.column(other)} {inner} ORDER BY {alias}.id LIMIT 1)",
                     f"(SELECT {self.column(other)} FROM {other.sql} WHERE {alias}.id = {self.column(rows)})",
                     f"(EXISTS (SELECT 1 {inner}))::integer",
+                    f"CASE WHEN {self.column(rows)} IN (SELECT {self.column(other)} FROM {other.sql}) THEN 1 END",
+                    f"({self.column(rows)} IN (SELECT {self.column(other)} {inner}))::integer",
                 ]
             )
         return self.value(rows)
@@ -193,8 +196,9 @@ class Views:
     def aggregate(self, rows: Rows) -> str:
         column = self.column(rows)
         order = ", ".join(self.random.sample(rows.columns, len(rows.columns)))
-        only = self.random.choice(["", "", f" FILTER (WHERE {self.column(rows)} = 1)"])
         alias, other = self.table()
+        members = f"{self.column(rows)} IN (SELECT {self.column(other)} FROM {other.sql} WHERE {alias}.y <> 2)"
+        only = self.random.choice(["", "", f" FILTER (WHERE {self.column(rows)} = 1)", f" FILTER (WHERE {members})"])
         return self.random.choice(
             [
                 f"count(*){only}",
