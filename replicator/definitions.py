@@ -1,8 +1,9 @@
 """What derived relations an installation has, and what each is on the source now: columns, lineage, a digest.
 
-The digest is of what a relation's rows are made from (the definitions of its views, the columns of its tables): another
-digest means that any of its rows may be another. Lineage relies on more, such as unique indexes; it is made anew when
-any of the catalogue is another, and only then: that of a large view takes a tenth of a second of CPU.
+The digest is of what a relation's rows are made from (the definitions of its views and of functions outside pg_catalog,
+the columns of its tables): another digest means that any of its rows may be another. Lineage relies on more, such as
+unique indexes; it is made anew when any of the catalogue is another, and only then: that of a large view takes a tenth
+of a second of CPU.
 """
 
 from __future__ import annotations
@@ -128,6 +129,7 @@ def _derive(source: Source, relation: DerivedRelation, catalog: Catalog, known: 
     names = [f"{column.name} {types[column.type_oid, column.type_modifier]}" for column in columns]
     parts = [relation.select, *names, *(f"{name}: {text}" for name, text in sorted(catalog.views.items()))]
     parts += [f"{name}: {table.columns} {table.key}" for name, table in sorted(catalog.tables.items())]
+    parts += [f"{name}: {catalog.row_functions[name]}" for name in sorted(lineage.functions)]
     return Derived(
         relation=relation,
         catalog=catalog,

@@ -8,7 +8,7 @@ left out: lineage then names it. Needs one short transaction, or takes part in t
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 import psycopg
@@ -55,7 +55,8 @@ SELECT p.proname,
        bool_and(p.prokind = 'f' AND NOT p.proretset AND p.pronargdefaults = 0
                 AND (p.provolatile = 'i' OR p.proname = 'unaccent' AND e.extname IS NOT NULL)),
        coalesce(string_agg(coalesce(pg_get_function_sqlbody(p.oid), p.prosrc), E'\\n')
-                FILTER (WHERE l.lanname NOT IN ('c', 'internal')), '')
+                FILTER (WHERE l.lanname NOT IN ('c', 'internal')), ''),
+       hashtextextended(string_agg(CASE p.prokind WHEN 'f' THEN pg_get_functiondef(p.oid) END, '' ORDER BY p.oid), 0)
   FROM pg_proc p
   JOIN pg_language l ON l.oid = p.prolang
   LEFT JOIN pg_depend d ON d.classid = 'pg_proc'::regclass AND d.objid = p.oid AND d.deptype = 'e'
@@ -75,11 +76,11 @@ def read_catalog(connection: Connection, select: str) -> Catalog:
     with connection.transaction():
         schemas = _rows(connection, "SELECT unnest(current_schemas(false))::text")
         path = tuple(schema for (schema,) in schemas)
-        functions, of_row = _functions(connection)
         found = _resolved(connection, select, path)
         kept = _rows(connection, "SELECT current_setting('search_path')")[0][0]
         connection.execute("SELECT set_config('search_path', '', true)")
         tables, views = _opened(connection, found)
+        functions, of_row = _functions(connection)
         connection.execute("SELECT set_config('search_path', %s, true)", [kept])
     return Catalog(
         tables=tables,
@@ -90,20 +91,33 @@ def read_catalog(connection: Connection, select: str) -> Catalog:
     )
 
 
-def _functions(connection: Connection) -> tuple[frozenset[str], frozenset[str]]:
+def _functions(connection: Connection) -> tuple[frozenset[str], dict[str, str]]:
     """Names of functions outside pg_catalog: those that may read more than their arguments, and those that do not.
 
+    The latter with a digest of their definitions, those of the functions that their bodies name included.
     IMMUTABLE is a promise that PostgreSQL believes unseen; a body that names what could break it is not believed.
     """
     found = _rows(connection, _FOREIGN_FUNCTIONS)
-    words = {name: set(re.findall(r"\w+", _OTHER_FROM.sub("", body).lower())) for name, _, body in found}
-    of_row = {name for name, promised, _ in found if promised and not words[name] & _READS}
+    words = {name: set(re.findall(r"\w+", _OTHER_FROM.sub("", body).lower())) for name, _, body, _ in found}
+    of_row = {name for name, promised, *_ in found if promised and not words[name] & _READS}
     size = -1
     while size != len(of_row):
         size = len(of_row)
         others = {name.lower() for name in words.keys() - of_row}
         of_row = {name for name in of_row if not words[name] & others}
-    return frozenset(words.keys() - of_row), frozenset(of_row)
+    digests = {name: str(digest) for name, _, _, digest in found}
+    calls = {name: {each for each in of_row if each.lower() in words[name]} for name in of_row if words[name]}
+    done = {name: " ".join(digests[each] for each in sorted(_reached(name, calls))) for name in of_row}
+    return frozenset(words.keys() - of_row), done
+
+
+def _reached(name: str, calls: Mapping[str, set[str]]) -> set[str]:
+    """A function and all that it calls, directly or not."""
+    found, pending = {name}, {name}
+    while pending:
+        pending = {other for each in pending for other in calls.get(each, ())} - found
+        found |= pending
+    return found
 
 
 def sharing_rows(connection: Connection, tables: Iterable[Name]) -> tuple[Name, ...]:

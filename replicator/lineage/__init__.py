@@ -54,6 +54,8 @@ class Lineage:
     """Output that reads the clock → expression over other outputs, none of which does; None: there is none."""
     unstable: Mapping[str, tuple[str, ...]]
     """Output → the pieces of SQL that take rows in an order with ties."""
+    functions: frozenset[str] = frozenset()
+    """Functions outside pg_catalog that it calls: its rows change with what these do."""
     problems: tuple[Problem, ...] = ()
 
     def starts(self) -> Mapping[Name, frozenset[str]]:
@@ -92,6 +94,7 @@ def derive(select: str, key: tuple[str, ...], catalog: Catalog, extra_paths: Ite
         paths=tuple(dict.fromkeys((*paths, *extra))),
         clock=clock,
         unstable=unstable,
+        functions=frozenset(flat.functions),
         problems=tuple(dict.fromkeys(problems)),
     )
 

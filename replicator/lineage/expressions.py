@@ -132,6 +132,8 @@ class Expressions:
         catalog = self.flat.catalog
         if functions.foreign(node.funcname, catalog.functions, catalog.row_functions):
             self.problem(piece(node), "a function outside pg_catalog: what it reads is not known")
+        elif functions.called(node) in catalog.row_functions:
+            self.flat.functions.add(functions.called(node))
         if node.over is not None:
             return self.window(node, place, scope, ctes)
         if functions.is_aggregate(node):

@@ -7,6 +7,7 @@ manual. Pure data.
 from __future__ import annotations
 
 import re
+from collections.abc import Container
 from typing import Final
 
 from replicator.lineage.query_tree import Node, ast, nodes
@@ -83,7 +84,7 @@ def called(node: Node) -> str:
     return str(node.funcname[-1].sval)
 
 
-def foreign(names: tuple[Node, ...], known: frozenset[str] = frozenset(), of_row: frozenset[str] = frozenset()) -> bool:
+def foreign(names: tuple[Node, ...], known: frozenset[str] = frozenset(), of_row: Container[str] = ()) -> bool:
     """Whether a function's or an operator's name means one outside pg_catalog that may read more than its arguments.
 
     `known`: such names, unqualified; `of_row`: names outside pg_catalog that read nothing else.

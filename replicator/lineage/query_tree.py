@@ -59,8 +59,9 @@ class Catalog:
     """Schemas in which unqualified names of the SELECT itself are looked up."""
     functions: frozenset[str] = frozenset()
     """Names of functions that exist outside pg_catalog and not in it; those of `row_functions` left out."""
-    row_functions: frozenset[str] = frozenset()
-    """Such names that mean nothing but functions whose value depends on their arguments alone, in every schema."""
+    row_functions: Mapping[str, str] = field(default_factory=dict)
+    """Such names that mean nothing but functions whose value depends on their arguments alone, in every schema → a
+    digest of what they and those that they call do."""
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -224,6 +225,8 @@ class Flat:
     """Where rows come from functions and lists of values."""
     excluded: set[tuple[int, int]] = field(default_factory=set)
     """Branches whose rows are never passed on: the right side of EXCEPT."""
+    functions: set[str] = field(default_factory=set)
+    """Those of the catalogue's `row_functions` that are called."""
     problems: list[Problem] = field(default_factory=list)
 
     def parts(self, leaf: Leaf) -> tuple[Node, ...]:

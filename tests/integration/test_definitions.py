@@ -36,6 +36,37 @@ def test_lineage_is_made_anew_only_when_something_that_it_relies_on_is_another(s
         assert without.relations["contacts"] is first.relations["contacts"]
 
 
+def test_what_a_function_does_is_part_of_what_a_relation_is_made_from(source_dsn: str, source: Source) -> None:
+    def made(name: str, body: str) -> None:
+        source.execute(
+            f"CREATE OR REPLACE FUNCTION {name}(text) RETURNS text IMMUTABLE LANGUAGE sql AS '{body}'".encode()
+        )
+
+    def digests(session: Session) -> tuple[str, ...]:
+        found = read_definitions(session, captured).relations
+        return tuple(each.digest for name in ("named", "rated") if isinstance(each := found[name], Derived))
+
+    made("plain", "SELECT trim($1)")
+    made("shown", "SELECT lower(plain($1))")
+    made("other", "SELECT upper($1)")
+    source.execute("CREATE VIEW told AS SELECT m.id, m.inbox_id, shown(m.content) AS content FROM messages m")
+    named = {"select": "SELECT id, inbox_id, content FROM told", "key": "id", "inbox": "inbox_id"}
+    settings = load(source_dsn=source_dsn, kafka_bootstrap_servers="nobody:1", derived={"rated": RATED, "named": named})
+    captured = captured_by(settings)
+    with Session(settings) as session:
+        first, rated = digests(session)
+        made("shown", "SELECT lower(plain($1))")
+        made("other", "SELECT lower($1)")
+        assert digests(session) == (first, rated), "nothing that it calls is another"
+        made("shown", "SELECT upper(plain($1))")
+        by_function, unchanged = digests(session)
+        assert by_function != first
+        made("plain", "SELECT trim(both from $1)")
+        by_what_it_calls, still = digests(session)
+        assert by_what_it_calls not in (first, by_function)
+        assert unchanged == still == rated
+
+
 def test_a_relation_that_reads_tables_with_partitions_or_heirs_is_refused_by_name(
     source_dsn: str, source: Source
 ) -> None:
