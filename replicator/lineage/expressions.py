@@ -176,7 +176,8 @@ class Expressions:
             for attribute in call
             if attribute in ("args", "agg_filter", "agg_order", "func", "constructor", "arg")
         }
-        owner = max(self.touched, key=Scope.depth, default=scope)
+        levels = list(scope.levels())  # a subquery's own columns, within the arguments, are of none of these
+        owner = max((each for each in self.touched if each in levels), key=Scope.depth, default=scope)
         self.touched = [*outer, *self.touched]
         if not owner.groups.active:
             owner.groups.active = True
