@@ -7,12 +7,13 @@ no I/O, no logging.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
-from itertools import count
+from dataclasses import dataclass, replace
+from itertools import chain, count
 
 from pglast.enums import A_Expr_Kind
 
 from replicator.lineage import functions
+from replicator.lineage.casts import base_type, type_name
 from replicator.lineage.query_tree import (
     Aggregate,
     Branches,
@@ -70,10 +71,12 @@ class Expressions:
         if problem not in self.flat.problems:
             self.flat.problems.append(problem)
 
-    def member(self, node: Node, place: Place, scope: Scope, ctes: Ctes) -> list[tuple[Node, Node]]:
-        source = self.query(node.subselect, place, scope, ctes)
-        tested = node.testexpr.args if isinstance(node.testexpr, ast.RowExpr) else (node.testexpr,)
+    def member(self, member: Membership, place: Place, scope: Scope, ctes: Ctes) -> list[tuple[Node, Node]]:
+        source = self.query(member.select, place, scope, ctes)
+        tested = member.tested.args if isinstance(member.tested, ast.RowExpr) else (member.tested,)
         pairs = [(self.expression(test, place, scope, ctes), source.at(index)) for index, test in enumerate(tested)]
+        if member.of_array and (type_name(pairs[0][1], base_type(self.flat)) or "[]").endswith("[]"):
+            return pairs  # an array of arrays has their elements for its own: nothing is equal to the column
         for pair in pairs:
             condition = Condition(expression=equality(*pair), regions=(place.region,), place=place)
             self.flat.conditions.append(condition)
@@ -89,8 +92,14 @@ class Expressions:
             match node:
                 case ast.ColumnRef():
                     return self.column(node, scope)
+                case ast.SubLink() | ast.A_Expr() if (member := membership(node)) is not None:
+                    region = Region(parent=place.region, gate=place.gate, always=False)
+                    pairs = self.member(member, replace(place, region=region), scope, ctes)
+                    if member.negated or id(node) not in truths:
+                        self.flat.memberships += [(*pair, region, piece(node)) for pair in pairs]
+                    return self.leaf(Subquery(region=region, value=None, parts=tuple(chain(*pairs))))
                 case ast.SubLink():
-                    return self.subquery(node, place, scope, ctes, truth=id(node) in truths)
+                    return self.subquery(node, place, scope, ctes)
                 case ast.A_Indirection() if _is_pick(node):
                     return self.aggregate(node, node.arg, place, scope, ctes)
                 case ast.FuncCall():
@@ -197,17 +206,12 @@ class Expressions:
         parts = self.query(node.subselect, replace(place, region=region), scope, ctes).all()
         return tuple(self.leaf(Subquery(region=region, value=part, parts=parts)) for part in parts)
 
-    def subquery(self, node: Node, place: Place, scope: Scope, ctes: Ctes, *, truth: bool) -> Node:
-        region = Region(parent=place.region, gate=place.gate, always=False)
-        here = replace(place, region=region)
-        kind, operator = node.subLinkType.name, node.operName[-1].sval if node.operName else "="
-        if (kind, operator) in (("ANY_SUBLINK", "="), ("ALL_SUBLINK", "<>")):
-            pairs = self.member(node, here, scope, ctes)
-            if not truth or kind == "ALL_SUBLINK":
-                self.flat.memberships += [(*pair, region, piece(node)) for pair in pairs]
-            return self.leaf(Subquery(region=region, value=None, parts=tuple(each for pair in pairs for each in pair)))
+    def subquery(self, node: Node, place: Place, scope: Scope, ctes: Ctes) -> Node:
+        region, kind = Region(parent=place.region, gate=place.gate, always=False), node.subLinkType.name
+        if node.operName and functions.foreign(node.operName):
+            self.problem(piece(node), "an operator outside pg_catalog: what it reads is not known")
         array = kind == "ARRAY_SUBLINK"
-        source = self.query(node.subselect, replace(here, ordered=array), scope, ctes)
+        source = self.query(node.subselect, replace(place, region=region, ordered=array), scope, ctes)
         if kind == "EXISTS_SUBLINK":
             return self.leaf(Subquery(region=region, value=None))
         parts = source.all()
@@ -233,21 +237,43 @@ def equality(left: Node, right: Node) -> Node:
     return ast.A_Expr(kind=A_Expr_Kind.AEXPR_OP, name=(ast.String("="),), lexpr=left, rexpr=right)
 
 
-def is_membership(node: Node) -> bool:
-    """`x IN (SELECT …)`."""
-    return (
-        isinstance(node, ast.SubLink)
-        and node.subLinkType.name == "ANY_SUBLINK"
-        and (node.operName is None or node.operName[-1].sval == "=")
-    )
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Membership:
+    """`tested IN (select)`, or NOT IN."""
+
+    tested: Node
+    select: Node
+    negated: bool
+    of_array: bool
+    """Written as `= ANY (ARRAY(SELECT …))`."""
+
+
+def membership(node: Node) -> Membership | None:
+    """What an expression is if it says whether a value is among those of a subquery, by pg_catalog's equality."""
+    if isinstance(node, ast.SubLink):
+        negated = {"ANY_SUBLINK": False, "ALL_SUBLINK": True}.get(node.subLinkType.name)
+        tested, query, operator = node.testexpr, node, node.operName or (ast.String("="),)
+    elif isinstance(node, ast.A_Expr) and _is_array(node.rexpr):
+        negated = {"AEXPR_OP_ANY": False, "AEXPR_OP_ALL": True}.get(node.kind.name)
+        tested, query, operator = node.lexpr, node.rexpr, node.name
+    else:
+        return None
+    if negated is None or operator[-1].sval != ("<>" if negated else "=") or functions.foreign(operator):
+        return None
+    return Membership(tested=tested, select=query.subselect, negated=negated, of_array=query is not node)
+
+
+def _is_array(node: Node) -> bool:
+    return isinstance(node, ast.SubLink) and node.subLinkType.name == "ARRAY_SUBLINK"
 
 
 def _of_truth(tree: Node, truth: bool) -> Iterator[Node]:
-    """The subqueries in an expression of which only whether they are true matters."""
+    """The memberships in an expression of which only whether they are true matters."""
     match tree:
+        case ast.SubLink() | ast.A_Expr() if truth and membership(tree) is not None:
+            yield tree
         case ast.SubLink():
-            if truth:
-                yield tree
+            return
         case ast.BoolExpr() if tree.boolop.name in ("AND_EXPR", "OR_EXPR"):
             for each in tree.args:
                 yield from _of_truth(each, truth)

@@ -12,7 +12,7 @@ from pglast import parse_sql
 from pglast.parser import ParseError
 
 from replicator.lineage import functions
-from replicator.lineage.expressions import Ctes, Expressions, equality, is_membership
+from replicator.lineage.expressions import Ctes, Expressions, equality, membership
 from replicator.lineage.query_tree import (
     Aggregate,
     Branches,
@@ -191,8 +191,8 @@ class FromItems(Expressions):
                 self.conjuncts(each, place, scope, ctes, regions)
         elif single and isinstance(node, ast.SubLink) and node.subLinkType.name == "EXISTS_SUBLINK":
             self.query(node.subselect, place, scope, ctes)
-        elif single and is_membership(node):
-            self.member(node, place, scope, ctes)
+        elif single and (member := membership(node)) is not None and not member.negated:
+            self.member(member, place, scope, ctes)
         else:
             expression = self.expression(node, place, scope, ctes, truth=True)
             self.flat.conditions.append(Condition(expression=expression, regions=regions, place=place))

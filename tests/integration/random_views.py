@@ -147,6 +147,7 @@ class Views:
                 f"EXISTS (SELECT 1 FROM {correlated})",
                 f"NOT EXISTS (SELECT 1 FROM {correlated} AND {alias}.y = 1)",
                 f"{column} IN (SELECT {self.column(other)} FROM {other.sql})",
+                f"{column} = ANY (ARRAY(SELECT {self.column(other)} FROM {other.sql}))",
                 f"{column} NOT IN (SELECT {alias}.id FROM {other.sql})",
                 f"({column} = 2 OR {self.column(rows)} IN (SELECT {self.column(other)} FROM {other.sql}))",
                 f"CASE WHEN {column} IN (SELECT {self.column(other)} FROM {other.sql}) THEN {column} = 1 END",
