@@ -22,10 +22,12 @@ from replicator.lineage.flattening import flatten
 from replicator.lineage.paths import Path, firm_regions, walk
 from replicator.lineage.query_tree import (
     BaseTable,
+    Branches,
     Catalog,
     Flat,
     Name,
     Node,
+    Passed,
     Problem,
     Region,
     ast,
@@ -150,12 +152,17 @@ def _no_path(flat: Flat, origin: int) -> Problem:
 
 
 def _never_null(flat: Flat, value: Node, around: Region | None) -> bool:
-    """Whether a value is a NOT NULL column of a row that is there wherever a region is."""
-    if not isinstance(value, ast.ColumnRef) or number(value) not in flat.occurrences:
+    """Whether a value is a NOT NULL column of a row that is there wherever a region is, or one of several such."""
+    if not isinstance(value, ast.ColumnRef):
         return False
-    occurrence = flat.occurrences[number(value)]
+    match flat.leaves.get(number(value)):
+        case Passed() as passed:
+            return _never_null(flat, passed.value, around)
+        case Branches() as branches:
+            return all(_never_null(flat, each, around) for each in branches.values)
+    occurrence = flat.occurrences.get(number(value))
     there = set(chain(around))
-    if not all(region.always or region in there for region in chain(occurrence.place.region)):
+    if occurrence is None or not all(each.always or each in there for each in chain(occurrence.place.region)):
         return False
     table = flat.catalog.tables[occurrence.table]
     column = value.fields[1].sval

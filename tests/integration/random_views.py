@@ -149,6 +149,8 @@ class Views:
                 f"{column} IN (SELECT {self.column(other)} FROM {other.sql})",
                 f"{column} = ANY (ARRAY(SELECT {self.column(other)} FROM {other.sql}))",
                 f"{column} NOT IN (SELECT {alias}.id FROM {other.sql})",
+                f"{column} NOT IN (SELECT {alias}.y FROM {other.sql} UNION ALL SELECT a FROM tb WHERE x = 1)",
+                f"{column} NOT IN (SELECT n.a FROM (SELECT DISTINCT ON (x) a FROM tb ORDER BY x, id) n)",
                 f"({column} = 2 OR {self.column(rows)} IN (SELECT {self.column(other)} FROM {other.sql}))",
                 f"CASE WHEN {column} IN (SELECT {self.column(other)} FROM {other.sql}) THEN {column} = 1 END",
                 f"{column} = (SELECT max({self.column(other)}) FROM {correlated})",
