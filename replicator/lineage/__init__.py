@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from replicator.lineage.determinism import clock_columns, clock_dependence, unstable_dependence
+from replicator.lineage.determinism import clock_columns, clock_conditions, clock_dependence, unstable_dependence
 from replicator.lineage.equalities import Equalities, worlds
 from replicator.lineage.flattening import flatten
 from replicator.lineage.paths import Path, firm_regions, walk
@@ -37,6 +37,11 @@ from replicator.lineage.query_tree import (
 )
 from replicator.lineage.same_rows import SameValues, settle_joins
 from replicator.lineage.scopes import Refused
+
+_BY_THE_CLOCK = (
+    "rows come and go here as time passes, and no write tells of it: leave this condition out, and ask it where the"
+    " copy is read"
+)
 
 __all__ = ("BaseTable", "Catalog", "Lineage", "Name", "Path", "Problem", "derive")
 
@@ -174,10 +179,7 @@ def _determinism(
 ) -> tuple[dict[str, str | None], dict[str, tuple[str, ...]], list[Problem]]:
     depends = clock_dependence(flat)
     clock = clock_columns(flat, depends, SameValues(flat))
-    problems = [
-        Problem(sql=piece, reason="the clock decides which rows there are: they come and go without a write")
-        for piece in depends.of_rows()
-    ]
+    problems = [Problem(sql=condition, reason=_BY_THE_CLOCK) for condition in clock_conditions(flat, depends)]
     problems += [
         Problem(sql=name, reason="reads the clock and cannot be written over the other outputs")
         for name, expression in clock.items()

@@ -17,6 +17,7 @@ from replicator.lineage.query_tree import (
     Gate,
     Leaf,
     Node,
+    Nullable,
     Passed,
     Region,
     Subquery,
@@ -55,8 +56,7 @@ class Dependence:
 
     def of_rows(self) -> tuple[str, ...]:
         """The pieces that decide which rows there are at all."""
-        conditions = [each for each in self.flat.conditions if all(everywhere(region) for region in each.regions)]
-        return tuple(dict.fromkeys(one for each in conditions for one in self.of(each.expression)))
+        return tuple(dict.fromkeys(one for each in conditions_of_rows(self.flat) for one in self.of(each)))
 
     def _source(self, source: int) -> tuple[str, ...]:
         if source not in self._found:
@@ -83,6 +83,31 @@ class Dependence:
 def clock_dependence(flat: Flat) -> Dependence:
     """What reads the clock."""
     return Dependence(flat, lambda node: piece(node) if reads_clock(node) else None, lambda _: None)
+
+
+def conditions_of_rows(flat: Flat) -> list[Node]:
+    """The conditions that every row meets."""
+    return [each.expression for each in flat.conditions if all(everywhere(region) for region in each.regions)]
+
+
+def clock_conditions(flat: Flat, clock: Dependence) -> tuple[str, ...]:
+    """The conditions by which the clock decides which rows there are; what reads it, where that is further within."""
+    found: dict[str, None] = {}
+    for condition in conditions_of_rows(flat):
+        opened = _opened(flat, condition)
+        itself = any(reads_clock(node) for node in nodes(opened))
+        found |= dict.fromkeys([piece_of(opened)] if itself else clock.of(condition))
+    return tuple(found)
+
+
+def _opened(flat: Flat, expression: Node) -> Node:
+    """An expression for people: what is passed on as it is written there."""
+
+    def replacement(node: Node) -> Node | None:
+        leaf = flat.leaves.get(number(node)) if isinstance(node, ast.ColumnRef) else None
+        return _opened(flat, flat.parts(leaf)[0]) if isinstance(leaf, Aggregate | Passed | Nullable) else None
+
+    return rebuilt(expression, replacement)
 
 
 def clock_columns(flat: Flat, clock: Dependence, same: SameValues) -> dict[str, str | None]:
