@@ -136,6 +136,8 @@ class Equalities:
             alike = functions.family(sides[0].type)
             transfers = alike is not None and alike == functions.family(sides[1].type)
             fact = replace(fact, sides=(sides[0], sides[1]), transfers=transfers)
+        elif None in (sides[0].source, sides[1].source):
+            fact = replace(fact, fixes=sides[0].column or sides[1].column)
         self.facts.append(fact)
         return True
 

@@ -122,7 +122,7 @@ def walk(world: Equalities, start: int, firm: dict[Region, None]) -> tuple[Path,
         if all(found):
             return _path(state, [term for term in found if term is not None])
         layer += 1
-        if not _bind(state, layer):
+        if not _bind(state, layer) and not _bind_every(state, layer):
             return None
 
 
@@ -164,6 +164,22 @@ def _bind(state: Walk, layer: int) -> bool:
                 state.know([state.world.instances[source].region])
             return True
     return False
+
+
+def _bind_every(state: Walk, layer: int) -> bool:
+    """The one row of a table that constants tell stands beside every row that the next part of the key is in."""
+    table = state.world.flat.catalog.tables[state.world.instances[state.start].table]
+    fixed = {fact.fixes for fact in _fixing(state)}
+    keys = [term.source for term in state.world.key if term is not None and state.value(term) is None]
+    if None in state.world.key or not any(unique <= fixed for unique in _unique_keys(table)):
+        return False
+    state.bound.update(dict.fromkeys([source for source in keys[:1] if source is not None], layer))
+    return True
+
+
+def _fixing(state: Walk) -> list[Fact]:
+    """What says that a column of the start is a constant."""
+    return [fact for fact in state.facts if fact.fixes and fact.sources == {state.start} and state.valid(fact)]
 
 
 def _leads_to(fact: Fact, state: Walk) -> list[int]:
@@ -218,6 +234,8 @@ def _steps(state: Walk, source: int) -> list[_Step]:
         origins = frozenset() if value.source is None else frozenset((value.source,))
         covers = frozenset() if there.column is None else frozenset((there.column,))
         steps.append(_Step(sql, origins, _start_columns(value.sql, state.start), True, covers))
+    alone = () if steps else _fixing(state)
+    steps += [_Step(fact.sql, fact.sources, _start_columns(fact.sql, state.start)) for fact in alone]
     return list(dict.fromkeys(steps))
 
 

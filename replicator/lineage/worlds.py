@@ -48,6 +48,8 @@ class Fact:
     implies: frozenset[Region]
     sides: tuple[Term, Term] | None = None
     """An equality of one value in two rows."""
+    fixes: str | None = None
+    """The plain column that equals a constant."""
     transfers: bool = False
     """Equal values also print alike, so that one may stand for the other."""
     identity: bool = False

@@ -248,6 +248,7 @@ class Views:
                 f"lag({column})",
                 f"lead({column}, 2)",
                 f"lag({column}, 1, {self.column(rows)})",
+                f"lead({column}, 1, 3)",
                 f"first_value({column})",
                 f"nth_value({column}, 2)",
                 f"max({column})",
