@@ -94,10 +94,15 @@ def derive(select: str, key: tuple[str, ...], catalog: Catalog, extra_paths: Ite
         return Lineage(key=key, sources={}, clock={}, unstable={}, paths=extra, problems=(problem,))
     by_hand = {path.table for path in extra}
     problems = [each for each in (*flat.problems, *problems, *of_time) if each.table not in by_hand]
+    sources = _sources(flat, extra)
+    problems += [
+        Problem(sql=".".join(table), reason="a path by hand starts at a table that is not read here")
+        for table in sorted(by_hand - sources.keys())
+    ]
     return Lineage(
         key=key,
         outputs=tuple(flat.outputs),
-        sources=_sources(flat),
+        sources=sources,
         paths=tuple(dict.fromkeys((*paths, *extra))),
         clock=clock,
         unstable=unstable,
@@ -106,10 +111,12 @@ def derive(select: str, key: tuple[str, ...], catalog: Catalog, extra_paths: Ite
     )
 
 
-def _sources(flat: Flat) -> dict[Name, frozenset[str]]:
+def _sources(flat: Flat, by_hand: Iterable[Path]) -> dict[Name, frozenset[str]]:
     found: dict[Name, set[str]] = {each.table: set() for each in flat.occurrences.values()}
     for source, column in flat.used:
         found[flat.occurrences[source].table].add(column)
+    for path in by_hand:
+        found.get(path.table, set()).update(path.start)
     return {table: frozenset(columns) for table, columns in found.items()}
 
 

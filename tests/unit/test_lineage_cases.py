@@ -71,6 +71,19 @@ def test_a_path_by_hand_stands_in_where_none_is_found() -> None:
     assert not lineage.problems
 
 
+def test_a_path_by_hand_makes_the_columns_that_it_starts_from_used() -> None:
+    by_hand = Path(table=("public", "contacts"), start=("phone_number",), lookup="SELECT %s", description="by hand")
+    lineage = derive("SELECT c.id, c.name FROM contacts c", ("id",), catalog({}), (by_hand,))
+    assert lineage.sources == {("public", "contacts"): {"id", "name", "phone_number"}}
+
+
+def test_a_path_by_hand_from_a_table_that_is_not_read_is_named() -> None:
+    by_hand = Path(table=("public", "tags"), start=("id",), lookup="SELECT %s", description="by hand")
+    (problem,) = derive("SELECT id FROM conversations", ("id",), catalog({}), (by_hand,)).problems
+    assert problem.sql == "public.tags"
+    assert "not read here" in problem.reason
+
+
 def test_a_key_must_be_an_output() -> None:
     (problem,) = derive("SELECT id FROM conversations", ("number",), catalog({})).problems
     assert (problem.sql, problem.reason) == ("number", "the key must be outputs of the relation")
