@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import count
 from typing import Any, Final
 
 import orjson
@@ -29,6 +30,8 @@ _MOST_STAGED: Final = 5_000
 _MOST_STAGED_BYTES: Final = 32 << 20
 """After so many rows, or bytes of them, the staging tables are emptied: what was left in them is read over by every
 statement (1 ms more for 5000 rows, 15 ms for 20000), and each emptying writes to the catalogue."""
+
+_times: Final = count(1)
 
 _ESCAPES: Final = ((b"\\", b"\\\\"), (b"\n", b"\\n"), (b"\r", b"\\r"), (b"\t", b"\\t"))
 """What stands for itself nowhere in COPY's text format."""
@@ -370,7 +373,8 @@ def open_session(settings: Settings, purpose: str, *, autocommit: bool = True) -
 
 def forget_plans(connection: Connection[Any]) -> None:
     """Statements that were prepared for other columns would fail."""
-    connection.execute("DEALLOCATE ALL")
+    # psycopg looks at what a statement did, and so forgets its own list, only where the text is new to it.
+    connection.execute(f"DEALLOCATE ALL -- {next(_times)}".encode())
 
 
 def end_frozen(connection: Connection[Any], tenant: int) -> list[int]:

@@ -36,3 +36,11 @@ def test_large_rows_are_left_in_staging_by_the_megabytes_at_most(applied: Applie
         applied.apply(TENANT, [change("u", "messages", 7, point, content="x" * megabyte)])
         most = max(most, staged(applied)[1])
     assert 2 * megabyte < most < 34 * megabyte
+
+
+def test_plans_can_be_forgotten_again_and_again(applied: Applied) -> None:
+    """The driver must forget its own list of prepared statements each time."""
+    for point in range(1, 31):
+        applied.apply(TENANT, [change("u", "messages", 7, 50_000 + point)])
+        if point % 10 == 0:
+            applied.session.use(applied.session.relations)
