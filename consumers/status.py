@@ -88,17 +88,16 @@ class Status:
 
 def gather(settings: Settings) -> Status:
     """One look at everything. Raises TargetUnavailable or TargetRefused."""
-    ends: dict[int, int] = {}
     faults: list[str] = []
-    try:
-        ends = lag.ends(settings)
-    except LogUnavailable as error:
-        faults.append(str(error))
     with connect(settings, settings.target_dsn, "status") as connection:
-        reading = _Reading(connection, settings, ends)
+        reading = _Reading(connection, settings)
+        try:
+            reading.ends = lag.ends(settings)  # after the positions: a worker that goes on would be beyond older ends
+        except LogUnavailable as error:
+            faults.append(str(error))
         tenants = tuple(reading.tenant(tenant, name) for tenant, name in _tenants(connection))
         columns, relations = tuple(skipped.read(connection)), tuple(missing.read(connection))
-    if any(tenant.lag is None for tenant in tenants) and ends:
+    if any(tenant.lag is None for tenant in tenants) and reading.ends:
         faults.append(f"the pool {settings.pool} has not read every partition yet, or the topic was made anew")
     if reading.unread:
         faults.append(
@@ -118,8 +117,10 @@ def gather(settings: Settings) -> Status:
 class _Reading:
     """What concerns all tenants, read once, and then tenant by tenant."""
 
-    def __init__(self, connection: psycopg.Connection[Any], settings: Settings, ends: dict[int, int]) -> None:
-        self._connection, self._ends = connection, ends
+    def __init__(self, connection: psycopg.Connection[Any], settings: Settings) -> None:
+        self._connection = connection
+        self.ends: dict[int, int] = {}
+        """Of every partition; empty: unknown."""
         self.listing: Listing = read_listing(connection)
         progress = connection.execute(
             "SELECT partition, next_offset, read_at > now() - %s * interval '1 s' FROM replication_progress"
@@ -127,16 +128,20 @@ class _Reading:
             [SILENT_S, settings.pool],
         ).fetchall()
         self._next: dict[int, int] = {partition: offset for partition, offset, _ in progress}
-        self.unread = tuple(sorted(p for p, offset, is_read in progress if not is_read and offset < ends.get(p, 0)))
-        """Partitions with events for which nobody has come for a while."""
+        self._silent = [partition for partition, _, is_read in progress if not is_read]
         self._parked = _parked(connection)
         self._stubs = _stub_count(connection)
         connection.commit()
 
+    @property
+    def unread(self) -> tuple[int, ...]:
+        """Partitions with events for which nobody has come for a while."""
+        return tuple(sorted(p for p in self._silent if self._next[p] < self.ends.get(p, 0)))
+
     def tenant(self, tenant: int, name: str | None) -> TenantStatus:
         own = [mapped for mapped in self.listing.mapped if mapped.tenant_id == tenant and mapped.is_active]
         parked = tuple(self._parked[tenant])
-        count = len(self._ends) or len(self._next)
+        count = len(self.ends) or len(self._next)
         inboxes = {partition_of(mapped.inbox_id, count) for mapped in own} if count else set()
         partitions = tuple(sorted(inboxes | {stuck.partition for stuck in parked}))
         freshness, stubs = self._as_tenant(tenant)
@@ -152,12 +157,12 @@ class _Reading:
         )
 
     def _lag(self, partitions: tuple[int, ...], parked: tuple[Parked, ...]) -> int | None:
-        if not self._ends:
+        if not self.ends:
             return None
         positions = self._next | {stuck.partition: stuck.from_offset for stuck in parked}
-        if any(p not in self._ends or p not in positions or positions[p] > self._ends[p] for p in partitions):
+        if any(p not in self.ends or p not in positions or positions[p] > self.ends[p] for p in partitions):
             return None
-        return sum(self._ends[p] - positions[p] for p in partitions)
+        return sum(self.ends[p] - positions[p] for p in partitions)
 
     def _as_tenant(self, tenant: int) -> tuple[Freshness, int]:
         with self._connection.transaction():

@@ -14,6 +14,7 @@ from confluent_kafka import Producer
 from confluent_kafka.admin import AdminClient, NewTopic  # type: ignore[attr-defined]  # re-exported silently
 from rich.console import Console
 
+from consumers import lag
 from consumers.config import Settings
 from consumers.status import Status, gather, render
 from demo.servers import wait_until
@@ -104,6 +105,23 @@ def test_a_parked_tenant_is_shown_with_its_own_lag_and_advice(
     assert found.tenants[0].lag == 7
     assert [stuck.advice for stuck in found.tenants[0].parked] == ["Widen it."]
     assert not found.is_well
+
+
+def test_a_worker_that_goes_on_meanwhile_is_not_beyond_the_log(
+    target: Target, kafka_bootstrap: str, changes: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = target.settings(kafka_bootstrap_servers=kafka_bootstrap, topic_prefix=changes)
+    answered(settings)
+
+    ends = lag.ends
+
+    def ends_of_a_log_that_grows(settings: Settings) -> dict[int, int]:
+        found = ends(settings)
+        target.execute("UPDATE replication_progress SET next_offset = 12")
+        return found
+
+    monkeypatch.setattr(lag, "ends", ends_of_a_log_that_grows)
+    assert gather(settings).tenants[0].lag == 10
 
 
 def test_an_offset_beyond_the_log_is_no_negative_lag(target: Target, kafka_bootstrap: str, changes: str) -> None:
