@@ -49,9 +49,8 @@ class Derived:
     def clock(self) -> tuple[ClockColumn, ...]:
         """Columns that change without any write, and that the target can compute itself."""
         types = {column.name: self.type_names[column.type_oid, column.type_modifier] for column in self.columns}
-        zoned = [name for name, type_name in types.items() if type_name.endswith("with time zone")]
         found = {
-            name: in_utc(expression, zoned) for name, expression in self.lineage.clock.items() if expression is not None
+            name: in_utc(expression, types) for name, expression in self.lineage.clock.items() if expression is not None
         }
         return tuple(ClockColumn(name, types[name], each) for name, each in found.items() if each is not None)
 
