@@ -8,22 +8,26 @@ Pure: no I/O, no logging.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 
 from replicator.lineage.functions import reads_clock
 from replicator.lineage.query_tree import (
     Aggregate,
+    Condition,
     Flat,
     Gate,
     Leaf,
     Node,
     Nullable,
     Passed,
+    Place,
     Region,
     Subquery,
     Window,
     ast,
     chain,
+    gates_around,
     inside,
     nodes,
     number,
@@ -37,10 +41,17 @@ from replicator.lineage.same_rows import SameValues, columns_in, equal_columns, 
 class Dependence:
     """What an output depends on: the pieces that a test finds in it, in its leaves, and in what decides their rows."""
 
-    def __init__(self, flat: Flat, node: Callable[[Node], str | None], leaf: Callable[[Leaf], str | None]) -> None:
+    def __init__(
+        self,
+        flat: Flat,
+        node: Callable[[Node], str | None],
+        leaf: Callable[[Leaf], str | None],
+        conditions: Iterable[Condition],
+    ) -> None:
         self.flat = flat
         self._node = node
         self._leaf = leaf
+        self._conditions = tuple(conditions)
         self._found: dict[int, tuple[str, ...]] = {}
 
     def of(self, expression: Node) -> tuple[str, ...]:
@@ -56,7 +67,7 @@ class Dependence:
 
     def of_rows(self) -> tuple[str, ...]:
         """The pieces that decide which rows there are at all."""
-        return tuple(dict.fromkeys(one for each in conditions_of_rows(self.flat) for one in self.of(each)))
+        return tuple(dict.fromkeys(one for each in _of_every_row(self._conditions) for one in self.of(each)))
 
     def _source(self, source: int) -> tuple[str, ...]:
         if source not in self._found:
@@ -64,17 +75,17 @@ class Dependence:
             occurrence, leaf = self.flat.occurrences.get(source), self.flat.leaves.get(source)
             found: list[str] = []
             if occurrence is not None:
-                found += self._conditions(lambda region: region in chain(occurrence.place.region), partial=True)
+                found += self._deciding(lambda region: region in chain(occurrence.place.region), partial=True)
             if leaf is not None:
                 found += [own] if (own := self._leaf(leaf)) else []
                 found += [one for part in self.flat.parts(leaf) for one in self.of(part)]
             if isinstance(leaf, Subquery):
-                found += self._conditions(lambda region: leaf.region in chain(region), partial=False)
+                found += self._deciding(lambda region: leaf.region in chain(region), partial=False)
             self._found[source] = tuple(dict.fromkeys(found))
         return self._found[source]
 
-    def _conditions(self, about: Callable[[Region], bool], *, partial: bool) -> Iterable[str]:
-        for condition in self.flat.conditions:
+    def _deciding(self, about: Callable[[Region], bool], *, partial: bool) -> Iterable[str]:
+        for condition in self._conditions:
             for region in condition.regions:
                 if about(region) and not (partial and everywhere(region)):
                     yield from self.of(condition.expression)
@@ -82,18 +93,18 @@ class Dependence:
 
 def clock_dependence(flat: Flat) -> Dependence:
     """What reads the clock."""
-    return Dependence(flat, lambda node: piece(node) if reads_clock(node) else None, lambda _: None)
+    return Dependence(flat, lambda node: piece(node) if reads_clock(node) else None, lambda _: None, flat.conditions)
 
 
-def conditions_of_rows(flat: Flat) -> list[Node]:
+def _of_every_row(conditions: Iterable[Condition]) -> list[Node]:
     """The conditions that every row meets."""
-    return [each.expression for each in flat.conditions if all(everywhere(region) for region in each.regions)]
+    return [each.expression for each in conditions if all(everywhere(region) for region in each.regions)]
 
 
 def clock_conditions(flat: Flat, clock: Dependence) -> tuple[str, ...]:
     """The conditions by which the clock decides which rows there are; what reads it, where that is further within."""
     found: dict[str, None] = {}
-    for condition in conditions_of_rows(flat):
+    for condition in _of_every_row(flat.conditions):
         opened = _opened(flat, condition)
         itself = any(reads_clock(node) for node in nodes(opened))
         found |= dict.fromkeys([piece_of(opened)] if itself else clock.of(condition))
@@ -153,7 +164,73 @@ def _is_expression(node: Node) -> bool:
 
 def unstable_dependence(flat: Flat) -> Dependence:
     """What depends on an order with ties."""
-    return Dependence(flat, lambda _: None, lambda leaf: _unstable(flat, leaf))
+    counts = _counts(flat)
+    by_count = {window.gate: window for window in counts.values()}
+
+    def leaf(leaf: Leaf) -> str | None:
+        counted = _counted(flat, leaf, by_count.get(leaf.gate)) if isinstance(leaf, Passed) else None
+        return counted or _unstable(flat, leaf)
+
+    conditions = [
+        replace(each, expression=counts[each].partition) if each in counts else each for each in flat.conditions
+    ]
+    return Dependence(flat, lambda _: None, leaf, (*conditions, *_groupings(flat)))
+
+
+def _groupings(flat: Flat) -> Iterator[Condition]:
+    """What rows are grouped by, or one of each is chosen by: it decides how many there are."""
+    gates = dict.fromkeys(gate for each in flat.occurrences.values() for gate in gates_around(each.place.gate))
+    for gate in gates:
+        groups = gate.parent is not None and gate.parent.select is gate.select
+        if gate.keys and (groups or gate.chooses):
+            place = Place(region=gate.region, gate=gate)
+            yield Condition(expression=tuple(gate.keys), regions=(gate.region,), place=place)
+
+
+def _counts(flat: Flat) -> dict[Condition, Window]:
+    """Conditions that let a number of rows of a window's partition pass, and the window, whose order leaves ties.
+
+    How many pass, and what they are ordered by, is certain; the rows are not. Two such windows over the same rows leave
+    nothing certain, nor is it how many of the rows differ.
+    """
+    found = {each: window for each in flat.conditions if (window := _counts_by(flat, each)) is not None}
+    alone = {
+        window for window in found.values() if {each for each in found.values() if each.gate is window.gate} == {window}
+    }
+    return {each: window for each, window in found.items() if window in alone}
+
+
+def _counts_by(flat: Flat, condition: Condition) -> Window | None:
+    columns = [node for node in nodes(condition.expression) if isinstance(node, ast.ColumnRef)]
+    windows = {_window_behind(flat, number(column)) for column in columns}
+    window = windows.pop() if len(windows) == 1 else None
+    if window is None or columns_in(window.parts) or _unstable(flat, window) is None:
+        return None
+    return None if any(_only_different(gate.select) for gate in gates_around(window.gate)) else window
+
+
+def _only_different(select: Node) -> bool:
+    """Whether a SELECT passes on how its rows differ, but not all of them."""
+    if select.op.name != "SETOP_NONE":
+        return not (select.all and select.op.name == "SETOP_UNION")
+    return bool(select.distinctClause and select.distinctClause[0] is None)
+
+
+def _window_behind(flat: Flat, source: int) -> Window | None:
+    """The window whose value it is, passed on by what lets every row pass."""
+    leaf = flat.leaves.get(source)
+    if isinstance(leaf, Window):
+        return leaf
+    if not isinstance(leaf, Passed | Nullable) or not isinstance(leaf.value, ast.ColumnRef):
+        return None
+    chosen = isinstance(leaf, Passed) and leaf.gate.chooses
+    return None if chosen else _window_behind(flat, number(leaf.value))
+
+
+def _counted(flat: Flat, leaf: Passed, window: Window | None) -> str | None:
+    if window is None or _determined(flat, leaf.gate, (*window.order, *window.partition), leaf.value):
+        return None
+    return window.sql
 
 
 def _unstable(flat: Flat, leaf: Leaf) -> str | None:

@@ -306,8 +306,11 @@ def chain(region: Region | None) -> Iterator[Region]:
 
 def inside(gate: Gate | None, outer: Gate) -> bool:
     """Whether a gate is another or stands within it."""
+    return any(each is outer for each in gates_around(gate))
+
+
+def gates_around(gate: Gate | None) -> Iterator[Gate]:
+    """A gate and those that it stands within."""
     while gate is not None:
-        if gate is outer:
-            return True
+        yield gate
         gate = gate.parent
-    return False
