@@ -11,12 +11,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 
-from replicator.lineage.functions import reads_clock
+from replicator.lineage.agreement import Agreement
+from replicator.lineage.functions import called, reads_clock
 from replicator.lineage.query_tree import (
     Aggregate,
     Condition,
     Flat,
-    Gate,
     Leaf,
     Node,
     Nullable,
@@ -28,14 +28,14 @@ from replicator.lineage.query_tree import (
     ast,
     chain,
     gates_around,
-    inside,
+    is_expression,
     nodes,
     number,
     piece,
     rebuilt,
     text,
 )
-from replicator.lineage.same_rows import SameValues, columns_in, equal_columns, everywhere, settled
+from replicator.lineage.same_rows import SameValues, columns_in, everywhere, settled
 
 
 class Dependence:
@@ -139,7 +139,7 @@ def _rewritten(flat: Flat, expression: Node, stored: dict[str, str], same: SameV
     def replacement(node: Node) -> Node | None:
         if isinstance(node, ast.A_Const | ast.TypeName | ast.String):
             return node
-        name = stored.get(text(same.canonical(node))) if _is_expression(node) else None
+        name = stored.get(text(same.canonical(node))) if is_expression(node) else None
         if name is not None:
             return ast.ColumnRef(fields=(ast.String(name),))
         if isinstance(node, ast.ColumnRef):
@@ -154,12 +154,6 @@ def _rewritten(flat: Flat, expression: Node, stored: dict[str, str], same: SameV
         return text(rebuilt(expression, replacement))
     except _NotStored:
         return None
-
-
-def _is_expression(node: Node) -> bool:
-    return isinstance(
-        node, ast.ColumnRef | ast.A_Expr | ast.FuncCall | ast.TypeCast | ast.CaseExpr | ast.CoalesceExpr | ast.BoolExpr
-    )
 
 
 def unstable_dependence(flat: Flat) -> Dependence:
@@ -181,8 +175,7 @@ def _groupings(flat: Flat) -> Iterator[Condition]:
     """What rows are grouped by, or one of each is chosen by: it decides how many there are."""
     gates = dict.fromkeys(gate for each in flat.occurrences.values() for gate in gates_around(each.place.gate))
     for gate in gates:
-        groups = gate.parent is not None and gate.parent.select is gate.select
-        if gate.keys and (groups or gate.chooses):
+        if gate.keys and (gate.is_groups or gate.chooses):
             place = Place(region=gate.region, gate=gate)
             yield Condition(expression=tuple(gate.keys), regions=(gate.region,), place=place)
 
@@ -228,7 +221,7 @@ def _window_behind(flat: Flat, source: int) -> Window | None:
 
 
 def _counted(flat: Flat, leaf: Passed, window: Window | None) -> str | None:
-    if window is None or _determined(flat, leaf.gate, (*window.order, *window.partition), leaf.value):
+    if window is None or Agreement(flat, leaf.gate, (*window.order, *window.partition)).of(leaf.value):
         return None
     return window.sql
 
@@ -236,18 +229,32 @@ def _counted(flat: Flat, leaf: Passed, window: Window | None) -> str | None:
 def _unstable(flat: Flat, leaf: Leaf) -> str | None:
     match leaf:
         case Aggregate() if leaf.ordered:
-            call = leaf.call.arg if isinstance(leaf.call, ast.A_Indirection) else leaf.call
-            parts = call.args or () if isinstance(call, ast.FuncCall) else call
-            return None if _determined(flat, leaf.gate, (*leaf.order, *leaf.gate.keys), parts) else piece_of(leaf.call)
+            return None if _is_ordered(flat, leaf) else piece_of(leaf.call)
         case Passed() if leaf.gate.chooses:
-            given = (*leaf.gate.order, *leaf.gate.keys)
-            return None if _determined(flat, leaf.gate, given, leaf.value) else leaf.gate.sql
+            return (
+                None
+                if Agreement(flat, leaf.gate, (*leaf.gate.order, *leaf.gate.keys)).of(leaf.value)
+                else leaf.gate.sql
+            )
         case Window() if leaf.ordered:
-            return None if _determined(flat, leaf.rows, (*leaf.order, *leaf.partition), None) else leaf.sql
+            return None if Agreement(flat, leaf.gate, (*leaf.order, *leaf.partition)).in_row() else leaf.sql
         case Subquery() if leaf.array is not None:
-            return None if _determined(flat, leaf.array, tuple(leaf.array.order), leaf.parts) else leaf.array.sql
+            return None if Agreement(flat, leaf.array, leaf.array.order).of(leaf.parts) else leaf.array.sql
         case _:
             return None
+
+
+def _is_ordered(flat: Flat, leaf: Aggregate) -> bool:
+    """Whether rows that an aggregate may take in either order give it the same arguments."""
+    call = leaf.call.arg if isinstance(leaf.call, ast.A_Indirection) else leaf.call
+    given = [*leaf.order, *leaf.gate.keys]
+    if not isinstance(call, ast.FuncCall):
+        return Agreement(flat, leaf.gate, given).of(call)
+    if call.agg_distinct:  # sorted by all arguments
+        return True
+    if called(call).startswith("jsonb_object_agg"):  # an object's keys have no order, and of each the last value stays
+        given.append(call.args[0])
+    return Agreement(flat, leaf.gate, given).of(call.args or ())
 
 
 def piece_of(flattened: Node) -> str:
@@ -256,35 +263,3 @@ def piece_of(flattened: Node) -> str:
         flattened, lambda node: ast.ColumnRef(fields=node.fields[1:]) if isinstance(node, ast.ColumnRef) else None
     )
     return piece(bare)
-
-
-def _determined(flat: Flat, gate: Gate, given: Iterable[Node], value: Node | None) -> bool:
-    """Whether rows within a gate that agree in `given` agree in `value` too; no value: whether they are one row."""
-    printed = {text(each) for each in given}
-    fixed = {column for each in given if isinstance(each, ast.ColumnRef) for column in columns_in(each)}
-    within = {source for source, each in flat.occurrences.items() if inside(each.place.gate, gate)}
-    known: set[int] = set()
-    size = -1
-    while size != len(fixed) + len(known):
-        size = len(fixed) + len(known)
-        for source in within:
-            table = flat.catalog.tables[flat.occurrences[source].table]
-            uniques = [columns for columns in (table.key, *table.unique) if columns]
-            if any(all((source, column) in fixed for column in columns) for columns in uniques):
-                known.add(source)
-        for condition in flat.conditions:
-            for left, right in equal_columns(condition.expression):
-                sides = [each in fixed or each[0] in known or _outside(flat, each[0], gate) for each in (left, right)]
-                if any(sides) and all(inside(region.gate, gate) or region.always for region in condition.regions):
-                    fixed |= {left, right}
-    if value is None:
-        return within <= known
-    return all(
-        column in fixed or column[0] in known or _outside(flat, column[0], gate) or text(value) in printed
-        for column in columns_in(value)
-    )
-
-
-def _outside(flat: Flat, source: int, gate: Gate) -> bool:
-    occurrence = flat.occurrences.get(source)
-    return occurrence is not None and not inside(occurrence.place.gate, gate)

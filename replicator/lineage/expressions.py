@@ -135,7 +135,7 @@ class Expressions:
         if row is None or (len(names) > 1 and not star):
             raise Refused(piece(node), "this column is not known here")
         self.touched.append(row[0])
-        return self.leaf(Opaque(parts=tuple(make() for _, make in columns(row[1]))))
+        return self.leaf(Opaque(parts=tuple(make() for _, make in columns(row[1])), is_row=True))
 
     def call(self, node: Node, place: Place, scope: Scope, ctes: Ctes) -> Node | None:
         catalog = self.flat.catalog

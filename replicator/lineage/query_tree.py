@@ -82,6 +82,11 @@ class Gate:
         """The SELECT whose rows pass."""
         return piece(self.select)
 
+    @property
+    def is_groups(self) -> bool:
+        """Whether it is that of a SELECT's GROUP BY, which stands within that of its rows."""
+        return self.parent is not None and self.parent.select is self.select
+
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class Region:
@@ -175,6 +180,7 @@ class Opaque:
     """A value computed from `parts` in a way that is not followed: set-returning functions, whole rows."""
 
     parts: tuple[Node, ...]
+    is_row: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -284,6 +290,13 @@ def rebuilt(tree: Node, replace: Callable[[Node], Node | None]) -> Node:
         return replacement
     parts = {attribute: rebuilt(getattr(tree, attribute), replace) for attribute in tree}
     return type(tree)(**{attribute: part for attribute, part in parts.items() if part is not None})
+
+
+def is_expression(node: Node) -> bool:
+    """Whether a node is an expression that may stand by itself."""
+    return isinstance(
+        node, ast.ColumnRef | ast.A_Expr | ast.FuncCall | ast.TypeCast | ast.CaseExpr | ast.CoalesceExpr | ast.BoolExpr
+    )
 
 
 def text(tree: Node) -> str:
