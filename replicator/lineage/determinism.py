@@ -229,7 +229,7 @@ def _counted(flat: Flat, leaf: Passed, window: Window | None) -> str | None:
 def _unstable(flat: Flat, leaf: Leaf) -> str | None:
     match leaf:
         case Aggregate() if leaf.ordered:
-            return None if _is_ordered(flat, leaf) else piece_of(leaf.call)
+            return None if _is_ordered(flat, leaf) else leaf.sql
         case Passed() if leaf.gate.chooses:
             return (
                 None

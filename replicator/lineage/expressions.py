@@ -193,12 +193,13 @@ class Expressions:
             owner.groups.region.always = False
         if not isinstance(call, ast.FuncCall):
             resolved = rebuilt(call, lambda node: self.column(node, scope) if isinstance(node, ast.ColumnRef) else None)
-            return self.leaf(Aggregate(gate=owner.groups, call=resolved, ordered=True))
+            return self.leaf(Aggregate(gate=owner.groups, call=resolved, ordered=True, sql=piece(whole)))
         resolved = rebuilt(call, lambda each: None)
         for attribute, part in parts.items():
             setattr(resolved, attribute, part)
         printed = rebuilt(whole, lambda each: resolved if each is call else None)
-        return self.shared_leaf(_aggregate(owner.groups, resolved, printed), owner.groups, printed)
+        leaf = _aggregate(owner.groups, resolved, printed, piece(whole))
+        return self.shared_leaf(leaf, owner.groups, printed)
 
     def row_of(self, node: Node, place: Place, scope: Scope, ctes: Ctes) -> tuple[Node, ...]:
         """The columns of a subquery that gives one row: all NULL if it gives none, which a comparison can't tell."""
@@ -304,7 +305,7 @@ def _is_pick(node: Node) -> bool:
     )
 
 
-def _aggregate(gate: Gate, call: Node, whole: Node) -> Aggregate:
+def _aggregate(gate: Gate, call: Node, whole: Node, sql: str) -> Aggregate:
     name, order = functions.called(call), tuple(each.node for each in call.agg_order or ())
     pick = None
     if name in functions.PICKS or isinstance(whole, ast.A_Indirection):
@@ -312,4 +313,4 @@ def _aggregate(gate: Gate, call: Node, whole: Node) -> Aggregate:
     elif call.agg_within_group and name in ("mode", "percentile_disc"):
         pick = order[0]
     ordered = name in functions.ORDERED
-    return Aggregate(gate=gate, call=whole, pick=pick, filter=call.agg_filter, order=order, ordered=ordered)
+    return Aggregate(gate=gate, call=whole, pick=pick, filter=call.agg_filter, order=order, ordered=ordered, sql=sql)

@@ -138,6 +138,8 @@ class Aggregate:
     order: tuple[Node, ...] = ()
     ordered: bool = False
     """Its value depends on the order of its rows."""
+    sql: str
+    """As it is written."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -84,6 +84,13 @@ def test_a_path_by_hand_from_a_table_that_is_not_read_is_named() -> None:
     assert "not read here" in problem.reason
 
 
+def test_an_order_with_ties_is_named_as_it_is_written() -> None:
+    rows = "SELECT m.*, lag(m.id) OVER (PARTITION BY m.conversation_id ORDER BY m.id) AS before FROM messages m"
+    tied = "string_agg(x.content, ' ' ORDER BY x.created_at, x.before)"
+    select = f"SELECT x.conversation_id AS id, {tied} AS texts FROM ({rows}) x GROUP BY x.conversation_id"
+    assert derive(select, ("id",), catalog({})).unstable == {"texts": (tied,)}
+
+
 def test_a_key_must_be_an_output() -> None:
     (problem,) = derive("SELECT id FROM conversations", ("number",), catalog({})).problems
     assert (problem.sql, problem.reason) == ("number", "the key must be outputs of the relation")
