@@ -30,7 +30,7 @@ from replicator.lineage.query_tree import (
     piece,
     text,
 )
-from replicator.lineage.scopes import Refused, Rows, Scope, Source, column_name, named_window
+from replicator.lineage.scopes import Refused, Rows, Scope, Source, column_name, columns, named_window
 
 
 def flatten(select: str, catalog: Catalog) -> Flat:
@@ -103,7 +103,7 @@ class _Flattener(FromItems):
         source = Source(names, column)
         if not select.all:
             source.all()
-        self.sort(select, gate, Scope(scope, gate, [Rows.of("", source)]), place, [])
+        self.sort(select, gate, Scope(scope, gate, [Rows.of("", source)]), place, columns(source))
         return source.mapped(lambda value: self.passed(gate, value))
 
     def row_gate(self, select: Node, place: Place) -> Gate:
