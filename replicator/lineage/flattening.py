@@ -104,7 +104,9 @@ class _Flattener(FromItems):
         if not select.all:
             source.all()
         self.sort(select, gate, Scope(scope, gate, [Rows.of("", source)]), place, columns(source))
-        return source.mapped(lambda value: self.passed(gate, value))
+        passed = source.mapped(lambda value: self.passed(gate, value))
+        passed.gate = gate
+        return passed
 
     def row_gate(self, select: Node, place: Place) -> Gate:
         region = Region(parent=place.region, gate=place.gate, always=True)
