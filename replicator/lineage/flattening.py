@@ -146,7 +146,11 @@ class _Flattener(FromItems):
             if fields and isinstance(fields[-1], ast.A_Star):
                 outputs += scope.star(fields[-2].sval if len(fields) > 1 else None)
             else:
-                outputs.append((column_name(target), self.later(target.val, place, scope, ctes)))
+                make = self.later(target.val, place, scope, ctes)
+                outputs.append((column_name(target), make))
+                if functions.gives_rows(target.val):  # as many rows as it gives, whoever reads them
+                    self.flat.other_rows.append(place.region)
+                    make()
         return outputs
 
     def later(self, expression: Node, place: Place, scope: Scope, ctes: Ctes) -> Callable[[], Node]:
@@ -195,7 +199,8 @@ class _Flattener(FromItems):
             rows.active = True
             common = set.intersection(*({text(key) for key in keys} for keys in shared))
             rows.keys = [key for key in shared[0] if text(key) in common]
-        if limited or select.distinctClause or place.ordered:
+        multiplied = any(functions.gives_rows(each.node) for each in select.sortClause or ())
+        if limited or select.distinctClause or place.ordered or multiplied:
             self.sort(select, rows, scope, place, outputs, ctes)
 
     def sort(

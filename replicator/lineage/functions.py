@@ -38,10 +38,12 @@ NEIGHBOURS: Final = frozenset({"first_value", "last_value", "nth_value", "lag", 
 DEFAULTED: Final = frozenset({"lag", "lead"})
 """Those whose third argument, over the row itself, stands in where there is no such row."""
 SET_RETURNING: Final = _names(
-    "generate_series generate_subscripts json_array_elements json_array_elements_text json_each "
+    "aclexplode generate_series generate_subscripts json_array_elements json_array_elements_text json_each "
     "json_each_text json_object_keys json_populate_recordset json_to_recordset jsonb_array_elements "
     "jsonb_array_elements_text jsonb_each jsonb_each_text jsonb_object_keys jsonb_path_query "
-    "jsonb_populate_recordset jsonb_to_recordset regexp_matches regexp_split_to_table string_to_table unnest"
+    "jsonb_path_query_tz jsonb_populate_recordset jsonb_to_recordset pg_mcv_list_items pg_options_to_table "
+    "pg_snapshot_xip regexp_matches regexp_split_to_table string_to_table ts_debug ts_parse ts_stat "
+    "ts_token_type txid_snapshot_xip unnest"
 )
 CLOCK: Final = _names("clock_timestamp now statement_timestamp timeofday transaction_timestamp")
 VOLATILE: Final = _names(
@@ -135,6 +137,11 @@ def contains_aggregate(tree: Node) -> bool:
 def windows(tree: Node) -> list[Node]:
     """Calls of window functions in an expression, subqueries left out."""
     return [node for node in _own(tree) if isinstance(node, ast.FuncCall) and node.over is not None]
+
+
+def gives_rows(tree: Node) -> bool:
+    """Whether a set-returning function stands in an expression, subqueries left out."""
+    return any(isinstance(node, ast.FuncCall) and called(node) in SET_RETURNING for node in _own(tree))
 
 
 def _own(tree: Node) -> list[Node]:
