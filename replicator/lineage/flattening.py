@@ -101,8 +101,8 @@ class _Flattener(FromItems):
             return self.leaf(Branches(choice=choice, values=tuple(side.at(index) for side in sides)))
 
         source = Source(names, column)
-        if not select.all:
-            source.all()
+        if not (select.all and select.op.name == "SETOP_UNION"):
+            source.all()  # whole rows are compared
         self.sort(select, gate, Scope(scope, gate, [Rows.of("", source)]), place, columns(source))
         passed = source.mapped(lambda value: self.passed(gate, value))
         passed.gate = gate
