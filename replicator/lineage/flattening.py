@@ -58,6 +58,7 @@ class _Flattener(FromItems):
         self.opening.append(id(select))
         try:
             ctes = self.with_clause(select, scope, ctes)
+            self.limits(select, place, scope, ctes)
             if select.valuesLists:
                 return self.values(select, place, scope)
             if select.op.name != "SETOP_NONE":
@@ -73,6 +74,12 @@ class _Flattener(FromItems):
         for cte in select.withClause.ctes:
             known[cte.ctename] = (cte, scope, known if select.withClause.recursive else dict(known))
         return known
+
+    def limits(self, select: Node, place: Place, scope: Scope | None, ctes: Ctes) -> None:
+        """What LIMIT and OFFSET read: it is around the SELECT, whose own rows they may not name."""
+        around = scope or Scope(None, Gate(parent=place.gate, region=place.region))
+        for limit in (select.limitCount, select.limitOffset):
+            self.expression(limit, place, around, ctes)
 
     def values(self, select: Node, place: Place, scope: Scope | None) -> Source:
         scope = scope or Scope(None, Gate(parent=place.gate, region=place.region))
