@@ -13,6 +13,7 @@ Pure: no I/O, no logging.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
@@ -96,6 +97,8 @@ class Equalities:
         self._copy_facts()
         self.beyond = {fact: self._within(fact.sources) - _around(fact.regions) for fact in self.facts}
         """The regions of a fact's rows that it says nothing of itself."""
+        self.spread = Counter(column for table in flat.catalog.tables.values() for column in table.columns)
+        """Column → how many tables have one of that name."""
 
     def excluded(self, source: int) -> bool:
         """Whether this world says nothing of an occurrence: it is about rows that EXCEPT takes away."""

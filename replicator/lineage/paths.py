@@ -1,6 +1,8 @@
-"""From a changed base row to the keys whose result it may have changed: the shortest way along equal values.
+"""From a changed base row to the keys whose result it may have changed: the narrowest way along equal values.
 
-A walk starts at one instance and binds others, one layer after another, until every key column has a value. What it
+A walk starts at one instance and binds others, one layer after another, until every key column has a value. Each time
+it takes the steps that lead to the fewest rows: by a unique key to one; else by the column whose name the fewest tables
+have, for a name that most of them have (a tenant's id) tells where a row belongs rather than which one it is. What it
 concludes holds for each result in which the changed row took part, and for each that it kept from being there: where
 the row may be missing (an outer join's nullable side), conditions from further out that name it prove nothing.
 Reading a row too many is harmless, one too few is not.
@@ -13,13 +15,16 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import cache
 from math import inf
 
 from replicator.lineage.equalities import Equalities
 from replicator.lineage.query_tree import MARK, MARKED, BaseTable, Name, Region, chain
 from replicator.lineage.worlds import Fact, Term
 
-_COLUMN = re.compile(MARK + r'\.("(?:[^"]|"")+"|[^\W]\w*)')  # after the start's number has been taken out
+_NAME = r'("(?:[^"]|"")+"|[^\W]\w*)'
+_COLUMN = re.compile(MARK + r"\." + _NAME)  # after the start's number has been taken out
+_ANY_COLUMN = re.compile(MARK + r"\d+\." + _NAME)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -150,20 +155,49 @@ def _told(fact: Fact, state: Walk) -> bool:
 
 
 def _bind(state: Walk, layer: int) -> bool:
-    """Bind each instance that an equality leads to, else each that another predicate leads to."""
-    for only_equal in (True, False):
-        new = {
-            source
-            for fact in state.facts
-            if (fact.sides is not None) == only_equal or not only_equal
-            for source in _leads_to(fact, state)
-        }
-        if new:
-            state.bound.update(dict.fromkeys(new, layer))
-            for source in new:
-                state.know([state.world.instances[source].region])
-            return True
-    return False
+    """Bind the instances that equalities lead to the fewest rows of, else each that another predicate leads to."""
+    equal: dict[int, list[tuple[Term, Term]]] = {}
+    for fact in state.facts:
+        for there, value in _equals(fact, state):
+            equal.setdefault(_source(there), []).append((there, value))
+    sharing = {source: _sharing(state, source, pairs) for source, pairs in equal.items()}
+    fewest = min(sharing.values(), default=0)
+    new = {source for source, each in sharing.items() if each == fewest}
+    new = new or {source for fact in state.facts for source in _leads_to(fact, state)}
+    state.bound.update(dict.fromkeys(new, layer))
+    for source in new:
+        state.know([state.world.instances[source].region])
+    return bool(new)
+
+
+def _equals(fact: Fact, state: Walk) -> list[tuple[Term, Term]]:
+    """The terms of unbound instances that an equality gives, each with the value it has."""
+    if fact.sides is None or not state.valid(fact):
+        return []
+    return [
+        (there, value)
+        for here, there in (fact.sides, fact.sides[::-1])
+        if there.source not in state.bound and (value := state.value(here)) is not None and state.reached(there)
+    ]
+
+
+def _sharing(state: Walk, source: int, pairs: list[tuple[Term, Term]]) -> int:
+    """How widely the rows of an instance that equalities lead to are shared; 0: there is at most one."""
+    table = state.world.flat.catalog.tables[state.world.instances[source].table]
+    covered = {there.column for there, _ in pairs}
+    if any(unique <= covered for unique in _unique_keys(table)):
+        return 0
+    return min(_spread(state, there, value) for there, value in pairs)
+
+
+def _spread(state: Walk, *terms: Term) -> int:
+    """How many tables have the least frequent of the names that some expressions read."""
+    return min(state.world.spread[name] for term in terms for name in _names(term.sql))
+
+
+@cache
+def _names(sql: str) -> tuple[str, ...]:
+    return tuple(_unquoted(found) for found in _ANY_COLUMN.findall(sql))
 
 
 def _bind_every(state: Walk, layer: int) -> bool:
@@ -183,17 +217,9 @@ def _fixing(state: Walk) -> list[Fact]:
 
 
 def _leads_to(fact: Fact, state: Walk) -> list[int]:
-    """Unbound instances that a fact gives rows of."""
-    if not state.valid(fact):
-        return []
-    if fact.sides is not None:
-        return [
-            _source(there)
-            for here, there in (fact.sides, fact.sides[::-1])
-            if state.value(here) is not None and there.source not in state.bound and state.reached(there)
-        ]
+    """The unbound instance that a predicate gives rows of."""
     open_sources = [source for source in fact.sources if source not in state.bound]
-    if len(fact.sources) < 2 or len(open_sources) != 1:
+    if len(fact.sources) < 2 or len(open_sources) != 1 or fact.sides is not None or not state.valid(fact):
         return []
     region = state.world.instances[open_sources[0]].region
     there_now = all(each in state.known or each in fact.implies for each in chain(region))
@@ -207,7 +233,8 @@ class _Step:
     sql: str
     origins: frozenset[int]
     start_columns: frozenset[str]
-    equal: bool = False
+    spread: int | None = None
+    """Of an equality: how widely its values are shared."""
     covers: frozenset[str] = frozenset()
     """The plain columns of the bound instance that it fixes."""
 
@@ -233,27 +260,32 @@ def _steps(state: Walk, source: int) -> list[_Step]:
             sql = f"({sql} OR {there.sql} IS NULL AND {value.sql} IS NULL)"
         origins = frozenset() if value.source is None else frozenset((value.source,))
         covers = frozenset() if there.column is None else frozenset((there.column,))
-        steps.append(_Step(sql, origins, _start_columns(value.sql, state.start), True, covers))
+        spread = _spread(state, there, value)
+        steps.append(_Step(sql, origins, _start_columns(value.sql, state.start), spread, covers))
     alone = () if steps else _fixing(state)
     steps += [_Step(fact.sql, fact.sources, _start_columns(fact.sql, state.start)) for fact in alone]
     return list(dict.fromkeys(steps))
 
 
 def _chosen(steps: list[_Step], state: Walk, source: int) -> list[_Step]:
-    """The predicates worth their start columns: those of a unique key on either side if there is one, else all."""
+    """The predicates worth their start columns: those of a unique key on either side if there is one, else all that
+    come from where the narrowest does."""
     instances, tables = state.world.instances, state.world.flat.catalog.tables
-    lowest = min(sum(state.bound[each] for each in step.origins) for step in steps)
-    steps = [step for step in steps if sum(state.bound[each] for each in step.origins) == lowest]
-    steps = [step for step in steps if step.equal] or steps
+
+    def distance(step: _Step) -> tuple[int, int]:
+        return sum(state.bound[each] for each in step.origins), step.spread or 0
+
+    steps = sorted([step for step in steps if step.spread is not None] or steps, key=distance)
     own_key = set(tables[instances[state.start].table].key)
     by_key = [step for step in steps if step.start_columns and step.start_columns <= own_key]
-    if by_key:
+    if own_key and own_key == set().union(*(step.start_columns for step in by_key)):
         return by_key
     for unique in _unique_keys(tables[instances[source].table]):
-        covering = [step for step in steps if step.covers & unique]
-        if unique <= frozenset().union(*(step.covers for step in covering)):
-            return covering
-    return steps
+        covering = [next((step for step in steps if column in step.covers), None) for column in sorted(unique)]
+        if None not in covering:
+            return [step for step in covering if step is not None]
+    narrowest = min(steps, key=lambda step: step.spread or 0)
+    return [step for step in steps if step.origins == narrowest.origins]
 
 
 def _unique_keys(table: BaseTable) -> list[frozenset[str]]:
