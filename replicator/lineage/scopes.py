@@ -151,15 +151,20 @@ def _column(source: Source, name: str) -> Callable[[], Node]:
 
 
 def named_window(over: Node, named: tuple[Node, ...]) -> Node:
-    """A window's definition: its own, or the one whose name it uses or extends."""
-    name = over.refname or (over.name if over.partitionClause is None and over.orderClause is None else None)
-    base = next((window for window in named if window.name == name), None) if name else None
-    if base is None:
+    """A window's definition: its own, that of its name, or the one that it extends by an order and a frame."""
+    if over.refname is None and over.name is None:
         return over
-    if over.orderClause is None:
-        return base
+    known = {window.name: window for window in named}
+    name = over.refname or over.name
+    if name not in known:
+        raise Refused(name, "this window is not known here")
+    if over.refname is None:
+        return known[name] if known[name].refname is None else named_window(known[name], named)
+    base = named_window(known[name], named)
     return type(over)(
-        partitionClause=base.partitionClause, orderClause=over.orderClause, frameOptions=over.frameOptions
+        partitionClause=base.partitionClause,
+        orderClause=over.orderClause or base.orderClause,
+        frameOptions=over.frameOptions,
     )
 
 
