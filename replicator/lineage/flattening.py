@@ -26,10 +26,13 @@ from replicator.lineage.query_tree import (
     Place,
     Region,
     ast,
+    chain,
     nodes,
     piece,
+    refer,
     text,
 )
+from replicator.lineage.same_rows import equal_columns
 from replicator.lineage.scopes import Refused, Rows, Scope, Source, column_name, columns, named_window
 
 
@@ -204,11 +207,29 @@ class _Flattener(FromItems):
             shared.append([self.expression(each, place, scope, ctes) for each in window.partitionClause or ()])
         if shared:
             rows.active = True
-            common = set.intersection(*({text(key) for key in keys} for keys in shared))
-            rows.keys = [key for key in shared[0] if text(key) in common]
+            rows.keys = self.common(shared, replace(place, region=scope.groups.region))
         multiplied = any(functions.gives_rows(each.node) for each in select.sortClause or ())
         if limited or select.distinctClause or place.ordered or multiplied:
             self.sort(select, rows, scope, place, outputs, ctes)
+
+    def common(self, shared: list[list[Node]], place: Place) -> list[Node]:
+        """The expressions that all lists name, each by itself or by a column equal to it in every row of a place."""
+        around = set(chain(place.region))
+        pairs = [
+            {text(refer(*column)) for column in pair}
+            for condition in self.flat.conditions
+            if condition.place.branch == place.branch[: len(condition.place.branch)]
+            and all(each in around or each.always for one in condition.regions for each in chain(one))
+            for pair in equal_columns(condition.expression)
+        ]
+        named = [{text(key) for key in keys} for keys in shared]
+        for names in named:
+            size = -1
+            while size != len(names):
+                size = len(names)
+                names.update(*(pair for pair in pairs if pair & names))
+        found = {text(key): key for keys in shared for key in keys}
+        return [key for printed, key in found.items() if all(printed in names for names in named)]
 
     def sort(
         self, select: Node, gate: Gate, scope: Scope, place: Place,
