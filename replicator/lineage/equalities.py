@@ -1,6 +1,7 @@
 """What a flattened SELECT says about the rows that meet in one of its results: which values are equal, which rows pass.
 
-One *world* is one way of choosing: a branch of each set operation, an alternative of each COALESCE over several rows.
+One *world* is one way of choosing: a branch of each set operation, an alternative of each COALESCE over several rows,
+one of a SELECT's windows.
 Within a world a fact holds for every combination of rows in which its regions are there.
 
 Beyond a gate another row may stand for the one that changed. So a gate's chosen row, and each picked value, is an
@@ -280,11 +281,20 @@ class Equalities:
             always = gate.region.always and not pick
             double = _Double(gate, Region(parent=gate.region.parent, gate=gate.parent, always=always))
             self._doubles[key] = double
-            for each in gate.keys:
+            for each in self._keys(gate, pick):
                 self._tie(each, double)
             if condition is not None:
                 self._predicate(condition, (double.region,), gate.parent, double)
         return self._doubles[key]
+
+    def _keys(self, gate: Gate, pick: int) -> list[Node]:
+        """What the row that changed has in common with a double; with a neighbour, only what all of the way is by."""
+        if not gate.partitions:
+            return gate.keys
+        keys = gate.partitions[self.world.choose(gate, len(gate.partitions))]
+        leaf = self.flat.leaves.get(pick)
+        own = {text(each) for each in leaf.partition} if isinstance(leaf, Window) else None
+        return [key for key in keys if own is None or text(key) in own]
 
     def _tie(self, expression: Node, double: _Double) -> None:
         term = self.term(expression)

@@ -208,6 +208,8 @@ class _Flattener(FromItems):
         if shared:
             rows.active = True
             rows.keys = self.common(shared, replace(place, region=scope.groups.region))
+            if not rows.keys and not limited and not rows.chooses:
+                rows.partitions = list({text(tuple(keys)): keys for keys in shared}.values())
         multiplied = any(functions.gives_rows(each.node) for each in select.sortClause or ())
         if limited or select.distinctClause or place.ordered or multiplied:
             self.sort(select, rows, scope, place, outputs, ctes)

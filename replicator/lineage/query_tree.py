@@ -71,6 +71,8 @@ class Gate:
     parent: Gate | None
     region: Region
     keys: list[Node] = field(default_factory=list)
+    partitions: list[list[Node]] = field(default_factory=list)
+    """The keys of each window, where they have none in common: a row influences others by one of them."""
     order: list[Node] = field(default_factory=list)
     select: Node = None
     active: bool = False
