@@ -14,6 +14,7 @@ from pglast.enums import A_Expr_Kind
 
 from replicator.lineage import functions
 from replicator.lineage.casts import base_type, type_name
+from replicator.lineage.floats import adds_floats
 from replicator.lineage.query_tree import (
     Aggregate,
     Branches,
@@ -170,7 +171,9 @@ class Expressions:
                 order=tuple(self.expression(each.node, place, scope, ctes) for each in window.orderClause or ()),
                 pick=arguments[0] if name in functions.NEIGHBOURS | functions.PICKS else None,
                 filter=only,
-                ordered=name in _SEPARATES_PEERS | functions.ORDERED or bool(window.frameOptions & _ROWS_FRAME),
+                ordered=name in _SEPARATES_PEERS | functions.ORDERED
+                or bool(window.frameOptions & _ROWS_FRAME)
+                or adds_floats(self.flat, name, tuple(arguments)),
                 sql=piece(node),
             )
         )
@@ -199,6 +202,8 @@ class Expressions:
             setattr(resolved, attribute, part)
         printed = rebuilt(whole, lambda each: resolved if each is call else None)
         leaf = _aggregate(owner.groups, resolved, printed, piece(whole))
+        if adds_floats(self.flat, functions.called(resolved), resolved.args or ()):
+            leaf = replace(leaf, ordered=True)
         return self.shared_leaf(leaf, owner.groups, printed)
 
     def row_of(self, node: Node, place: Place, scope: Scope, ctes: Ctes) -> tuple[Node, ...]:

@@ -13,11 +13,12 @@ from typing import Final
 from replicator.lineage.query_tree import Node, ast, nodes
 
 
-def _names(words: str) -> frozenset[str]:
+def names(words: str) -> frozenset[str]:
+    """The words of a text."""
     return frozenset(words.split())
 
 
-AGGREGATES: Final = _names(
+AGGREGATES: Final = names(
     "any_value array_agg avg bit_and bit_or bit_xor bool_and bool_or corr count covar_pop covar_samp every "
     "json_agg json_agg_strict json_object_agg json_object_agg_strict json_object_agg_unique "
     "json_object_agg_unique_strict jsonb_agg jsonb_agg_strict jsonb_object_agg jsonb_object_agg_strict "
@@ -25,7 +26,7 @@ AGGREGATES: Final = _names(
     "range_agg range_intersect_agg regr_avgx regr_avgy regr_count regr_intercept regr_r2 regr_slope regr_sxx "
     "regr_sxy regr_syy stddev stddev_pop stddev_samp string_agg sum var_pop var_samp variance xmlagg"
 )
-ORDERED: Final = _names(
+ORDERED: Final = names(
     "any_value array_agg json_agg json_agg_strict json_object_agg json_object_agg_strict "
     "json_object_agg_unique json_object_agg_unique_strict jsonb_agg jsonb_agg_strict jsonb_object_agg "
     "jsonb_object_agg_strict jsonb_object_agg_unique jsonb_object_agg_unique_strict string_agg xmlagg"
@@ -37,7 +38,7 @@ NEIGHBOURS: Final = frozenset({"first_value", "last_value", "nth_value", "lag", 
 """Window functions whose value is one of their first argument's values, in another row of the partition."""
 DEFAULTED: Final = frozenset({"lag", "lead"})
 """Those whose third argument, over the row itself, stands in where there is no such row."""
-SET_RETURNING: Final = _names(
+SET_RETURNING: Final = names(
     "aclexplode generate_series generate_subscripts json_array_elements json_array_elements_text json_each "
     "json_each_text json_object_keys json_populate_recordset json_to_recordset jsonb_array_elements "
     "jsonb_array_elements_text jsonb_each jsonb_each_text jsonb_object_keys jsonb_path_query "
@@ -45,17 +46,17 @@ SET_RETURNING: Final = _names(
     "pg_snapshot_xip regexp_matches regexp_split_to_table string_to_table ts_debug ts_parse ts_stat "
     "ts_token_type txid_snapshot_xip unnest"
 )
-CLOCK: Final = _names("clock_timestamp now statement_timestamp timeofday transaction_timestamp")
-VOLATILE: Final = _names(
+CLOCK: Final = names("clock_timestamp now statement_timestamp timeofday transaction_timestamp")
+VOLATILE: Final = names(
     "currval gen_random_uuid lastval nextval random random_normal setseed setval txid_current "
     "pg_current_xact_id uuidv4 uuidv7 pg_sleep"
 )
-SESSION: Final = _names(
+SESSION: Final = names(
     "current_catalog current_database current_query current_schema current_schemas current_setting "
     "current_user database_to_xml getpgusername inet_client_addr inet_client_port inet_server_addr "
     "has_table_privilege pg_backend_pid query_to_xml session_user table_to_xml row_security_active"
 )
-STRICT: Final = _names(
+STRICT: Final = names(
     "abs btrim ceil ceiling date date_part date_trunc extract floor initcap length lower lpad ltrim md5 "
     "regexp_replace replace reverse round rpad rtrim split_part substring substr timezone to_char trunc upper "
     "date_bin left right strpos"
@@ -66,7 +67,7 @@ TELLS_MORE: Final = (
     CLOCK
     | VOLATILE
     | SESSION
-    | _names("current_date current_time current_timestamp current_role localtime localtimestamp user today tomorrow")
+    | names("current_date current_time current_timestamp current_role localtime localtimestamp user today tomorrow")
 )
 """Words in a function's body after which its value is not that of its arguments alone."""
 _CLOCK_VALUES = ("SVFOP_CURRENT_DATE", "SVFOP_CURRENT_TIME", "SVFOP_LOCALTIME")  # …STAMP and …_N too
