@@ -123,14 +123,13 @@ def _sources(flat: Flat, by_hand: Iterable[Path]) -> dict[Name, frozenset[str]]:
 def _paths(flat: Flat, key: tuple[str, ...]) -> tuple[list[Path], list[Problem]]:
     paths: list[Path] = []
     problems: list[Problem] = []
-    for world in worlds(flat, key):
+    for world, origins in worlds(flat, key):
         firm = firm_regions(world)
-        for origin in flat.occurrences:
-            if origin in world.instances and not world.excluded(origin):
-                found = _from(world, origin, firm)
-                paths += [path for path in found if path is not None and path not in paths]
-                if None in found:
-                    problems.append(_no_path(flat, origin))
+        for origin in origins:
+            found = _from(world, origin, firm)
+            paths += [path for path in found if path is not None and path not in paths]
+            if None in found:
+                problems.append(_no_path(flat, origin))
     for value, member, region, sql in flat.memberships:
         if not (_never_null(flat, value, region.parent) and _never_null(flat, member, region)):
             reason = "NULLs in IN or NOT IN: one row may change the answer for all"

@@ -15,7 +15,7 @@ Pure: no I/O, no logging.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Hashable, Iterable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
 
@@ -45,28 +45,58 @@ from replicator.lineage.query_tree import (
 )
 from replicator.lineage.scopes import Refused
 from replicator.lineage.strictness import implied, implied_by_truth
-from replicator.lineage.worlds import Fact, Instance, Term, World
+from replicator.lineage.worlds import OPEN, Fact, Instance, Term, World
 
 MOST_WORLDS = 64  # each is walked for every occurrence; a view that needs more gets its paths by hand
 MOST_PAIRS = 250_000
 """Of instances in all worlds: a walk from each looks at what is said of the others, 10-20 µs for each."""
 
 
-def worlds(flat: Flat, key: tuple[str, ...]) -> Iterator[Equalities]:
-    """The facts of each world. Raises `Refused` beyond the bounds."""
+def worlds(flat: Flat, key: tuple[str, ...]) -> Iterator[tuple[Equalities, list[int]]]:
+    """The facts of each world, and the occurrences that paths are wanted for in it. Raises `Refused` beyond the bounds.
+
+    Where set operations multiply beyond a bound, each occurrence is asked for with those alone decided that it stands
+    in: what is concluded without a word of the others holds whichever of their branches a row is from.
+    """
+    everywhere = list(flat.occurrences)
+    branches = {each.place.branch for each in flat.occurrences.values()}
+    left_open: dict[Hashable, int] = {choice: OPEN for branch in branches for choice, _ in branch}
+    if _combinations(flat) <= MOST_WORLDS:
+        yield from _worlds(flat, key, {}, everywhere)
+        return
+    for branch in sorted(branches):
+        standing = [source for source in everywhere if flat.occurrences[source].place.branch == branch]
+        yield from _worlds(flat, key, left_open | dict(branch), standing)
+
+
+def _combinations(flat: Flat) -> int:
+    """In how many ways branches can be chosen; beyond the bound it is not counted on."""
+    plan: tuple[int, ...] | None = ()
+    count = 0
+    while plan is not None and count <= MOST_WORLDS:
+        world = World(plan, {})
+        for each in flat.occurrences.values():
+            all(world.choose(choice, 2) == branch for choice, branch in each.place.branch)  # as far as it is met
+        plan, count = world.following(), count + 1
+    return count
+
+
+def _worlds(
+    flat: Flat, key: tuple[str, ...], given: Mapping[Hashable, int], wanted: list[int]
+) -> Iterator[tuple[Equalities, list[int]]]:
     plan: tuple[int, ...] | None = ()
     pairs = 0
     for _ in range(MOST_WORLDS):
-        world = World(plan or ())
+        world = World(plan or (), given)
         equalities = Equalities(flat, world, key)
         pairs += len(equalities.instances) ** 2
         if pairs > MOST_PAIRS:
             raise _too_many(flat)
-        yield equalities
+        yield equalities, [each for each in wanted if each in equalities.instances and not equalities.excluded(each)]
         plan = world.following()
         if plan is None:
             return
-    raise Refused("", f"more than {MOST_WORLDS} combinations of branches and alternatives")
+    raise Refused(_most_mentioned(flat), f"more than {MOST_WORLDS} combinations of branches and alternatives")
 
 
 @dataclass(slots=True, eq=False)
@@ -224,7 +254,8 @@ class Equalities:
             case Nullable():
                 return leaf.value, None, leaf.region
             case Branches():
-                return leaf.values[self.world.choose(leaf.choice, len(leaf.values))], None, None
+                chosen = self.world.choose(leaf.choice, len(leaf.values))
+                return None if chosen == OPEN else (leaf.values[chosen], None, None)
             case Subquery() if leaf.value is not None:
                 return leaf.value, None, leaf.region
             case _:
@@ -396,8 +427,13 @@ class _NotOfOneRow(Exception):
 def _too_many(flat: Flat) -> Refused:
     many = f"{len(flat.occurrences)} mentions of tables once all views are opened"
     return Refused(
-        "", f"{many}: too many, with the rows that may be chosen instead and in all combinations of branches"
+        _most_mentioned(flat),
+        f"{many}: too many, with the rows that may be chosen instead and in all combinations of branches",
     )
+
+
+def _most_mentioned(flat: Flat) -> str:
+    return Counter(each.sql for each in flat.occurrences.values()).most_common(1)[0][0]
 
 
 def _equated(expression: Node) -> list[tuple[Node, Node]]:

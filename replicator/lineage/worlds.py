@@ -5,10 +5,13 @@ Pure data.
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
+from typing import Final
 
 from replicator.lineage.query_tree import Gate, Name, Region
+
+OPEN: Final = -1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -58,15 +61,18 @@ class Fact:
 
 
 class World:
-    """One choice of each alternative, made when it is first met."""
+    """One choice of each alternative, made when it is first met, or given; OPEN: nothing is said of any."""
 
-    def __init__(self, plan: tuple[int, ...]) -> None:
+    def __init__(self, plan: tuple[int, ...], given: Mapping[Hashable, int]) -> None:
         self._plan = plan
+        self._given = given
         self._options: list[int] = []
         self._chosen: dict[Hashable, int] = {}
 
     def choose(self, what: Hashable, options: int) -> int:
         """Which alternative holds in this world."""
+        if what in self._given:
+            return self._given[what]
         if what not in self._chosen:
             place = len(self._options)
             self._options.append(options)
