@@ -156,11 +156,12 @@ class _Flattener(FromItems):
             if fields and isinstance(fields[-1], ast.A_Star):
                 outputs += scope.star(fields[-2].sval if len(fields) > 1 else None)
             else:
-                make = self.later(target.val, place, scope, ctes)
-                outputs.append((column_name(target), make))
-                if functions.gives_rows(target.val):  # as many rows as it gives, whoever reads them
-                    self.flat.other_rows.append(place.region)
-                    make()
+                for name, value in _columns(target):
+                    make = self.later(value, place, scope, ctes)
+                    outputs.append((name, make))
+                    if functions.gives_rows(value):  # as many rows as it gives, whoever reads them
+                        self.flat.other_rows.append(place.region)
+                        make()
         return outputs
 
     def later(self, expression: Node, place: Place, scope: Scope, ctes: Ctes) -> Callable[[], Node]:
@@ -264,6 +265,20 @@ class _Flattener(FromItems):
         if text(value) in keys or all(text(leaf) in keys for leaf in leaves):
             return value
         return self.leaf(Passed(gate=gate, value=value))
+
+
+def _columns(target: Node) -> list[tuple[str, Node]]:
+    """The columns of a target: one, or those of a row that `(…).*` takes apart."""
+    value = target.val
+    if not (isinstance(value, ast.A_Indirection) and isinstance(value.indirection[-1], ast.A_Star)):
+        return [(column_name(target), value)]
+    called = functions.called(value.arg) if isinstance(value.arg, ast.FuncCall) else ""
+    if called not in functions.ROW_COLUMNS or len(value.indirection) > 1:
+        raise Refused(piece(value), "which columns this row has is not known here: name them one by one")
+    return [
+        (name, ast.A_Indirection(arg=value.arg, indirection=(ast.String(name),)))
+        for name in functions.ROW_COLUMNS[called]
+    ]
 
 
 def _no_limit(limit: Node) -> bool:

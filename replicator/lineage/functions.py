@@ -46,6 +46,8 @@ SET_RETURNING: Final = names(
     "pg_snapshot_xip regexp_matches regexp_split_to_table string_to_table ts_debug ts_parse ts_stat "
     "ts_token_type txid_snapshot_xip unnest"
 )
+ROW_COLUMNS: Final = dict.fromkeys(("json_each", "json_each_text", "jsonb_each", "jsonb_each_text"), ("key", "value"))
+"""Functions that give rows of more than one column → their names."""
 CLOCK: Final = names("clock_timestamp now statement_timestamp timeofday transaction_timestamp")
 VOLATILE: Final = names(
     "currval gen_random_uuid lastval nextval random random_normal setseed setval txid_current "
