@@ -194,10 +194,13 @@ class Equalities:
 
     # Expressions
 
-    def term(self, expression: Node, given: AbstractSet[Region] = frozenset()) -> Term | None:
+    def term(
+        self, expression: Node, given: AbstractSet[Region] = frozenset(), row: _Double | None = None
+    ) -> Term | None:
         """An expression as one over a single row, by this world's choices; None if it is not one.
 
-        `given`: regions that are there wherever the expression counts.
+        `given`: regions that are there wherever the expression counts. `row`: whose alternative it is, if not the row
+        that changed; another row's value may come from another of its columns.
         """
         whole = self.ground(expression)
         if whole is None:
@@ -207,7 +210,7 @@ class Equalities:
         if len(sources) > 1 or any(not self._sure(source, implies | given) for source in sources):
             options = self._options(expression)
             if len(options) > 1:
-                found, implies = options[self.world.choose(text(expression), len(options))]
+                found, implies = options[self.world.choose((text(expression), row), len(options))]
                 sources = _sources(found)
         if len(sources) > 1 or functions.changing(found):
             return None
@@ -328,23 +331,27 @@ class Equalities:
         return [key for key in keys if own is None or text(key) in own]
 
     def _tie(self, expression: Node, double: _Double) -> None:
-        term = self.term(expression)
-        if term is None or term.source is None or not inside(self.instances[term.source].gate, double.gate):
+        term, there = self.term(expression), self.term(expression, row=double)
+        if term is None or there is None or term.source is None or there.source is None:
             return
-        other = self._renamed_term(term, double)
+        if not all(inside(self.instances[each].gate, double.gate) for each in (term.source, there.source)):
+            return
+        other = self._renamed_term(there, double)
         self.facts.append(
             Fact(
                 sql=f"{term.sql} = {other.sql}",
-                sources=frozenset((term.source, self._source(term.source, double))),
+                sources=frozenset((term.source, self._source(there.source, double))),
                 regions=(double.region,),
                 gate=double.gate.parent,
                 implies=frozenset(),
                 sides=(term, other),
-                transfers=functions.family(term.type) is not None,
+                transfers=functions.family(term.type) is not None
+                and functions.family(term.type) == functions.family(there.type),
                 identity=True,
                 needs=frozenset(
                     region
-                    for region in chain(self.instances[term.source].region)
+                    for source in (term.source, there.source)
+                    for region in chain(self.instances[source].region)
                     if inside(region.gate, double.gate) and region is not double.gate.region
                 ),
             )
