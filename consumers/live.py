@@ -2,7 +2,8 @@
 
 No row says anything of `now()`: such columns are never sent, and `<table>_live` computes them from the stored ones, by
 the expressions that the source's own definition comes to. Where the source has not said them yet, the analytics view's
-are those of the reference view that ships with the replicator. security_invoker: row-level security binds who reads.
+are those of the reference view that ships with the replicator. The analytics view also tells when a conversation began
+by the clock of the tenant's own place. security_invoker: row-level security binds who reads.
 
 Makes text, and knows no database.
 """
@@ -38,6 +39,55 @@ CLOCK: Final = (
     ClockColumn("is_this_year", "boolean", f"date_trunc('year', conversation_created_at) = date_trunc('year', {_NOW})"),
 )
 """Of the reference view in sql/source."""
+
+LOCAL_ONLY: Final = frozenset(
+    {
+        "is_lead",
+        "visit_scheduled",
+        "crm_converted",
+        "ai_probability_label",
+        "ai_probability_score",
+        "nome_mapeado_bot",
+        "tipo_conversa",
+        "analise_ia",
+        "sugestao_disparo",
+        "score_prioridade",
+        "dados_extraidos_ia",
+        "metadados_analise_ia",
+        "analisado_em",
+        "precisa_remarketing",
+        "status_resolucao",
+        "nivel_interesse",
+    }
+)
+"""Columns of the analytics table that the source's view does not have, or need not."""
+
+ZONE: Final = "America/Sao_Paulo"
+"""Of a tenant that has no settings."""
+_PERIOD: Final = (
+    "CASE WHEN EXTRACT(HOUR FROM local.at) < 6 THEN 'Night' WHEN EXTRACT(HOUR FROM local.at) < 12 THEN 'Morning'"
+    " WHEN EXTRACT(HOUR FROM local.at) < 18 THEN 'Afternoon' WHEN EXTRACT(HOUR FROM local.at) < 22 THEN 'Evening'"
+    " WHEN local.at IS NOT NULL THEN 'Night' END"
+)
+_LOCAL: Final = {
+    "local_created_at": ("timestamp without time zone", "local.at"),
+    "local_date": ("date", "local.at::date"),
+    "local_hour": ("integer", "EXTRACT(HOUR FROM local.at)::integer"),
+    "local_day_of_week": ("integer", "EXTRACT(DOW FROM local.at)::integer"),
+    "local_period": ("text", _PERIOD),
+    "local_is_weekday": ("boolean", "EXTRACT(ISODOW FROM local.at) <= 5"),
+    "local_is_weekend": ("boolean", "EXTRACT(ISODOW FROM local.at) > 5"),
+    "local_is_business_hours": (
+        "boolean",
+        "EXTRACT(ISODOW FROM local.at) <= 5 AND EXTRACT(HOUR FROM local.at) >= 9 AND EXTRACT(HOUR FROM local.at) < 18",
+    ),
+}
+"""The calendar columns of the analytics view, which are UTC's, by the tenant's clock: type and expression."""
+_BEGAN: Final = "conversation_created_at"
+_AT: Final = (
+    f" CROSS JOIN LATERAL (SELECT r.{_BEGAN} AT TIME ZONE 'UTC' AT TIME ZONE COALESCE("
+    f"(SELECT s.time_zone FROM tenant_settings AS s WHERE s.tenant_id = r.tenant_id), '{ZONE}') AS at) AS local"
+)
 
 _MADE: Final = "made by consumers setup"
 
@@ -124,7 +174,12 @@ def view(schema: TableSchema, stored: Mapping[str, str], types: Mapping[str, str
         else:
             columns[name] = stored[name]
             parts.append(f"r.{quoted(name)}")
-    query = f"SELECT {', '.join(parts)} FROM {quoted(schema.table)} AS r"
+    query = f"FROM {quoted(schema.table)} AS r"
+    if schema.table == ANALYTICS and stored.get(_BEGAN, "").startswith("timestamp") and not _LOCAL.keys() & columns:
+        columns |= {name: kind for name, (kind, _) in _LOCAL.items()}
+        parts += [f"{expression} AS {name}" for name, (_, expression) in _LOCAL.items()]
+        query += _AT
+    query = f"SELECT {', '.join(parts)} {query}"
     return View(name=name_of(schema.table), columns=columns, query=query, origin=origin)
 
 

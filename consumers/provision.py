@@ -173,7 +173,8 @@ def _shipped(migrations: tuple[Migration, ...]) -> TableSchema:
     """The analytics view's relation as its numbered file and the reference view have it."""
     found = dict(column for migration in migrations for column in _columns(migration, live.ANALYTICS))
     clock = {column.name for column in live.CLOCK}
-    own = {name: kind for name, kind in found.items() if name not in OWN_COLUMNS and not name.startswith("etl_")}
+    kept = {*OWN_COLUMNS, *live.LOCAL_ONLY}
+    own = {name: kind for name, kind in found.items() if name not in kept and not name.startswith("etl_")}
     return TableSchema(
         table=live.ANALYTICS,
         columns=tuple((name, kind) for name, kind in own.items() if name not in clock),

@@ -12,7 +12,9 @@ from consumers.catalogue import Catalogue
 from consumers.plan import Finding, finding, note, refusal
 
 READERS: Final = "replication_readers"
-_OURS: Final = frozenset({"tenant_rows", "own_tenant", "applier_reads"})
+_OURS: Final = frozenset({"tenant_rows", "own_tenant", "own_settings", "applier_reads"})
+_DIVIDED: Final = frozenset({"tenants", "tenant_settings", "analysis_queue", "replication_set_aside"})
+"""Control tables whose rows are a tenant's."""
 """Our permissive policies on what tenants see."""
 
 
@@ -43,7 +45,7 @@ def about_access(catalogue: Catalogue, kinds: dict[str, bool]) -> Iterator[Findi
     for table, replicated in kinds.items():
         if table not in catalogue.relations:
             continue
-        if replicated or table == "tenants":
+        if replicated or table in _DIVIDED:
             yield from _policies_of_others(catalogue, table)
             for part in catalogue.parts(table):
                 if part.policies:

@@ -188,7 +188,9 @@ class Captured:
 
 REPLICATED: Final[tuple[str, ...]] = (*STREAMED_BY_NAME, CONTACTS.name, SURVEY_ANSWERS.name, ANALYTICS)
 """The tables that every target has."""
-_CONTROL: Final = frozenset({"tenants", "inbox_tenant_mapping", "etl_control", "unmapped_inboxes"})
+_CONTROL: Final = frozenset(
+    {"tenants", "tenant_settings", "inbox_tenant_mapping", "analysis_queue", "etl_control", "unmapped_inboxes"}
+)
 """What else a target keeps under names that do not begin with `replication_`."""
 
 

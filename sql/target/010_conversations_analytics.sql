@@ -1,6 +1,7 @@
 -- One row for each conversation, as the source's analytics view gives it: its 118 columns in its order. Those that the
 -- clock alone changes are never sent and stay NULL: conversations_analytics_live, which `consumers setup` makes,
--- computes them. etl_inserted_at and etl_updated_at: when the row was written here, in UTC.
+-- computes them. Then the tenant's own 16 columns, which no event names: what was written there is never overwritten,
+-- and outlives the row (012). etl_inserted_at and etl_updated_at: when the row was written here, in UTC.
 
 CREATE TABLE IF NOT EXISTS conversations_analytics (
     tenant_id integer NOT NULL,
@@ -122,6 +123,22 @@ CREATE TABLE IF NOT EXISTS conversations_analytics (
     conversation_datetime_formatted text,
     conversation_year_month text,
     conversation_year_week text,
+    is_lead boolean,
+    visit_scheduled boolean,
+    crm_converted boolean,
+    ai_probability_label varchar(50),
+    ai_probability_score numeric,
+    nome_mapeado_bot text,
+    tipo_conversa varchar(50),
+    analise_ia text,
+    sugestao_disparo text,
+    score_prioridade integer,
+    dados_extraidos_ia jsonb,
+    metadados_analise_ia jsonb,
+    analisado_em timestamp,
+    precisa_remarketing boolean,
+    status_resolucao varchar(50),
+    nivel_interesse varchar(20),
     etl_inserted_at timestamp DEFAULT (now() AT TIME ZONE 'UTC'),
     etl_updated_at timestamp DEFAULT (now() AT TIME ZONE 'UTC'),
     source_epoch bigint NOT NULL DEFAULT 0,

@@ -8,6 +8,7 @@ from typing import Any
 import psycopg
 import pytest
 
+from consumers.live import LOCAL_ONLY
 from demo.servers import Servers
 from tests.integration.sorted_out import Applied, Message, applied, prepared_target
 from tests.integration.targets import Target
@@ -138,11 +139,12 @@ def test_the_times_of_writing_are_utc_and_the_first_one_stays(log: Applied) -> N
 
 
 def test_a_column_of_the_targets_own_is_left_alone(log: Applied) -> None:
-    log.target.execute(f"ALTER TABLE {ANALYTICS} ADD COLUMN is_lead boolean")
+    log.target.execute(f"ALTER TABLE {ANALYTICS} ADD COLUMN seen_by text")
     log.apply(analysis(log, 3, A, 1, t_messages=1))
-    log.target.execute(f"UPDATE {ANALYTICS} SET is_lead = true")
+    log.target.execute(f"UPDATE {ANALYTICS} SET seen_by = 'Ana', analise_ia = 'quer voltar'")
     log.apply(analysis(log, 3, A, 2, t_messages=2))
-    assert log.rows(ANALYTICS, "t_messages, is_lead", "conversation_id") == [(1, 3, 2, True)]
+    own = "t_messages, seen_by, analise_ia"
+    assert log.rows(ANALYTICS, own, "conversation_id") == [(1, 3, 2, "Ana", "quer voltar")]
 
 
 @pytest.mark.parametrize("table", [ANALYTICS, LIVE, "csat_survey_responses"])
@@ -198,4 +200,6 @@ def test_the_reading_view_has_the_views_columns_in_its_order(log: Applied) -> No
         )
     ]
     assert (columns[0], columns[1], columns[118]) == ("tenant_id", "conversation_id", "conversation_year_week")
-    assert columns[119:] == ["etl_inserted_at", "etl_updated_at"]
+    assert set(columns[119:135]) == LOCAL_ONLY
+    assert columns[135:137] == ["etl_inserted_at", "etl_updated_at"]
+    assert all(name.startswith("local_") for name in columns[137:])

@@ -17,7 +17,7 @@ def test_setup_takes_over_what_the_sources_view_computes_from_the_clock(
     path.wait_equal()
     assert path.target.apply(**kafka) == ["replace view conversations_analytics_live"]
     defined = "SELECT pg_get_viewdef('conversations_analytics_live'::regclass)"
-    assert "(conversation_date = (timezone('UTC'::text, now()))::date) AS is_today" in path.target.rows(defined)[0][0]
+    assert "(r.conversation_date = (timezone('UTC'::text, now()))::date) AS is_today" in path.target.rows(defined)[0][0]
     plan = path.target.plan(**kafka)
     assert (plan.steps, plan.findings) == ((), ())
     assert path.is_equal()
