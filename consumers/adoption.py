@@ -1,4 +1,4 @@
-"""A table of ours that exists already: what it lacks is added, what stands in the way is said, nothing is changed.
+"""A table of ours that exists already: what it lacks is added, what is too narrow widened, what stands in the way said.
 
 Whoever made the table keeps every column, key, policy and row of it. Only reads.
 """
@@ -74,15 +74,27 @@ class _Adoption:
         names = ", ".join(column.colname for column in missing)
         yield f"adopt table {self._table}: add column {names}", f"ALTER TABLE {quoted(self._table)} {added}"
 
-    def _types(self) -> Iterator[Finding]:
+    def _types(self) -> Iterator[Change | Finding]:
+        """Columns of replicated rows are widened, all by one statement: the table is rewritten once at the most."""
         both = [name for name in self._wanted if name in self._present]
         ours = self._now.types([RawStream()(self._wanted[name].typeName) for name in both])
-        for name, expected in zip(both, ours, strict=True):
+        unfit = {n: t for n, t in zip(both, ours, strict=True) if not holds(self._present[n].type, t)}
+        held = self._now.users_of(self._table) if unfit else {}
+        wider: dict[str, str] = {}
+        for name, expected in unfit.items():
             found = self._present[name].type
-            if not holds(found, expected):
-                yield finding(
-                    f"column {self._table}.{name} is {found}, narrower than or unlike {expected}; it stays so"
-                )
+            says = f"column {self._table}.{name} is {found}, narrower than or unlike {expected}"
+            if "synced_at" not in self._wanted or not holds(expected, found):
+                yield finding(f"{says}; it stays so")
+            elif name in held:
+                users = ", ".join(held[name])
+                yield finding(f"{says}; {users} must be dropped and made again for setup to widen it")
+            else:
+                wider[name] = expected
+        if wider:
+            names = ", ".join(f"{name} ({self._present[name].type} → {kind})" for name, kind in wider.items())
+            altered = ", ".join(f"ALTER COLUMN {quoted(name)} TYPE {kind}" for name, kind in wider.items())
+            yield f"adopt table {self._table}: widen {names}", f"ALTER TABLE {quoted(self._table)} {altered}"
 
     def _bars(self) -> Iterator[Finding]:
         """What would make an insert of a stub, or of one row for each of two tenants, fail."""

@@ -117,6 +117,13 @@ class Catalogue:
         )
         return [str(name) for (name,) in rows]
 
+    def users_of(self, table: str) -> dict[str, list[str]]:
+        """By column: what keeps PostgreSQL from altering its type: views, policies, generated columns, partitioning."""
+        found: dict[str, list[str]] = {}
+        for column, user in self._rows(_USERS, self._name(table)):
+            found.setdefault(column, []).append(user)
+        return found
+
     def knows_type(self, name: str) -> bool:
         """Whether a column may have this type; the name must parse as one."""
         return bool(self._rows("SELECT 1 FROM pg_type WHERE oid = to_regtype(%s) AND typtype <> 'p'", name))
@@ -321,3 +328,28 @@ _SEEING_LESS: LiteralString = """
         AND (soon.forced OR NOT pg_has_role(r.oid, c.relowner, 'USAGE'))
         AND NOT (c.relrowsecurity AND (c.relforcerowsecurity OR NOT pg_has_role(r.oid, c.relowner, 'USAGE')))
     ORDER BY r.rolname"""
+
+_USERS: LiteralString = """
+    SELECT a.attname, u.name
+    FROM pg_attribute AS a
+    CROSS JOIN LATERAL (
+        SELECT format('view %%s', w.ev_class::regclass)
+        FROM pg_depend AS d JOIN pg_rewrite AS w ON d.classid = 'pg_rewrite'::regclass AND w.oid = d.objid
+        WHERE d.refclassid = 'pg_class'::regclass AND d.refobjid = a.attrelid AND d.refobjsubid = a.attnum
+            AND w.ev_class <> a.attrelid
+        UNION
+        SELECT format('policy %%s', p.polname)
+        FROM pg_depend AS d JOIN pg_policy AS p ON d.classid = 'pg_policy'::regclass AND p.oid = d.objid
+        WHERE d.refclassid = 'pg_class'::regclass AND d.refobjid = a.attrelid AND d.refobjsubid = a.attnum
+        UNION
+        SELECT format('column %%s', g.attname)
+        FROM pg_depend AS d JOIN pg_attrdef AS e ON d.classid = 'pg_attrdef'::regclass AND e.oid = d.objid
+        JOIN pg_attribute AS g ON g.attrelid = e.adrelid AND g.attnum = e.adnum AND g.attgenerated <> ''
+        WHERE d.refclassid = 'pg_class'::regclass AND d.refobjid = a.attrelid AND d.refobjsubid = a.attnum
+            AND e.adrelid = a.attrelid AND g.attnum <> a.attnum
+        UNION
+        SELECT 'its partitioning'
+        FROM pg_partitioned_table AS p WHERE p.partrelid = a.attrelid AND a.attnum = ANY (p.partattrs::int2[])
+    ) AS u (name)
+    WHERE a.attrelid = %s::regclass AND a.attnum > 0 AND NOT a.attisdropped
+    ORDER BY a.attnum, u.name"""

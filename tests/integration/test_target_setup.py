@@ -158,7 +158,8 @@ def test_the_plan_for_adopted_tables_says_exactly_what_is_added(target: Target) 
     assert {tuple(does.split(" ")[2::2]) for does in planned if does.startswith("create policy ")} == {
         (name, table) for table, name in policies
     }
-    assert before["columns"] <= after["columns"]
+    widened = {("messages", "sender_type")}
+    assert {each for each in before["columns"] if each[:2] not in widened} <= after["columns"]
     assert before["constraints"] <= after["constraints"]
     assert "adopt table messages: add primary key (tenant_id, id)" in planned
     assert "adopt table messages: add foreign key (tenant_id, conversation_id) to conversations" in planned
@@ -167,19 +168,58 @@ def test_the_plan_for_adopted_tables_says_exactly_what_is_added(target: Target) 
     ]
 
 
+ANALYTICS = """
+    CREATE TABLE conversations_analytics (id serial PRIMARY KEY, tenant_id int NOT NULL, conversation_id int NOT NULL,
+        team_id int, contact_name varchar(255), message_compiled jsonb, is_lead boolean,
+        UNIQUE (tenant_id, conversation_id));
+    INSERT INTO conversations_analytics (tenant_id, conversation_id, team_id, contact_name, message_compiled, is_lead)
+        SELECT 1, n, n, 'Contato ' || n, '[]', n % 2 = 0 FROM generate_series(1, 3) AS n;
+"""
+
+
+def test_columns_that_are_too_narrow_are_widened_with_their_rows(target: Target) -> None:
+    target.execute(ADOPTED + ANALYTICS, what="owner")
+    rows = "SELECT id, conversation_id, team_id, contact_name, is_lead FROM conversations_analytics ORDER BY id"
+    before = target.rows(rows)
+    narrow, wide = "character varying(255)", "character varying"
+    assert [step.does for step in target.plan().steps if ": widen " in step.does] == [
+        f"adopt table messages: widen sender_type (character varying(20) → {wide})",
+        f"adopt table conversations_analytics: widen team_id (integer → bigint), contact_name ({narrow} → {wide})",
+    ]
+    target.apply()
+    assert target.rows(rows) == before
+    types = target.rows(
+        "SELECT format_type(atttypid, atttypmod) FROM pg_attribute WHERE attrelid = 'conversations_analytics'::regclass"
+        " AND attname IN ('team_id', 'contact_name') ORDER BY attname"
+    )
+    assert types == [("character varying",), ("bigint",)]
+    assert not target.plan().steps
+
+
+def test_a_column_that_others_use_is_not_widened_and_they_are_named(target: Target) -> None:
+    target.execute(ADOPTED + ANALYTICS, what="owner")
+    target.execute("CREATE VIEW teams_seen AS SELECT team_id FROM conversations_analytics", what="owner")
+    target.execute("CREATE POLICY own ON messages USING (sender_type <> 'Contact')", what="owner")
+    findings = [found.says for found in target.plan().of(Severity.FINDING)]
+    assert any(".team_id is integer" in says and "view teams_seen must be dropped" in says for says in findings)
+    assert any("sender_type" in says and "policy own must be dropped" in says for says in findings)
+    (step,) = [does for does in target.apply() if ": widen " in does]
+    assert "team_id" not in step
+
+
 def test_columns_that_do_not_fit_are_findings_and_stay(target: Target) -> None:
     target.execute(ADOPTED, what="owner")
     findings = [found.says for found in target.plan().of(Severity.FINDING)]
-    assert any("messages.sender_type is character varying(20)" in says for says in findings)
     assert any("etl_control.status is character varying(10)" in says for says in findings)
     assert any(says.startswith("table messages requires content") for says in findings)
     assert not any("messages.id" in says for says in findings)  # bigint holds an integer
     target.apply()
     types = target.rows(
         "SELECT format_type(atttypid, atttypmod), attnotnull FROM pg_attribute"
-        " WHERE attrelid = 'messages'::regclass AND attname IN ('sender_type', 'content') ORDER BY attname"
+        " WHERE (attrelid = 'messages'::regclass AND attname = 'content')"
+        " OR (attrelid = 'etl_control'::regclass AND attname = 'status') ORDER BY attname"
     )
-    assert types == [("text", True), ("character varying(20)", False)]
+    assert types == [("text", True), ("character varying(10)", False)]
 
 
 def test_what_may_refuse_the_audits_rows_is_said(target: Target) -> None:
