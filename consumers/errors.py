@@ -7,6 +7,7 @@ says what should be done, the worker does it.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import Final
@@ -25,6 +26,14 @@ class SettingsError(ConsumersError):
 
 class Refused(ConsumersError):
     """The operator's: what was asked for would break a rule; the message says what to do instead."""
+
+
+class RulesRefused(ConsumersError):
+    """The tenant's: lead rules that can't be taken. `faults` holds each one's name and the reason."""
+
+    def __init__(self, faults: Sequence[tuple[str, str]]) -> None:
+        super().__init__("; ".join(f"rule {name!r}: {reason}" for name, reason in faults))
+        self.faults = tuple(faults)
 
 
 class TargetRefused(ConsumersError):

@@ -16,14 +16,14 @@ PURE = {
         *("history", "window", "backfill_job", "request", "dirty", "causes", "view_facts"),
         *(f"lineage.{path.stem}" for path in sorted((ROOT / "replicator" / "lineage").glob("*.py"))),
     ),
-    "consumers": ("identifiers", "ordering", "upsert"),
+    "consumers": ("identifiers", "ordering", "upsert", "conversation_texts", "lead_rules"),
 }
 PURE_MODULES = {f"{package}.{name}".removesuffix(".__init__") for package, names in PURE.items() for name in names}
 HARMLESS = {  # libraries that read and write nothing and say nothing; whatever is not named here is refused
     *("__future__", "abc", "array", "base64", "bisect", "collections", "contextlib", "copy", "dataclasses", "datetime"),
     *("decimal", "enum", "functools", "graphlib", "hashlib", "heapq", "itertools", "json", "math", "operator", "re"),
     *("secrets", "string", "struct", "textwrap", "threading", "typing", "unicodedata", "uuid", "zlib"),
-    *("orjson", "pglast"),
+    *("orjson", "pglast", "re2"),
 }
 
 
