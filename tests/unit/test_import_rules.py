@@ -16,7 +16,7 @@ PURE = {
         *("history", "window", "backfill_job", "request", "dirty", "causes", "view_facts"),
         *(f"lineage.{path.stem}" for path in sorted((ROOT / "replicator" / "lineage").glob("*.py"))),
     ),
-    "consumers": ("identifiers", "ordering", "upsert", "conversation_texts", "lead_rules"),
+    "consumers": ("identifiers", "ordering", "upsert", "conversation_texts", "lead_rules", "signals"),
 }
 PURE_MODULES = {f"{package}.{name}".removesuffix(".__init__") for package, names in PURE.items() for name in names}
 HARMLESS = {  # libraries that read and write nothing and say nothing; whatever is not named here is refused
