@@ -119,9 +119,15 @@ def read_rows(connection: Connection[Any], derived: Derived, table: Table, keys:
     return [row for _, row in found.values()]
 
 
+def read(derived: Derived, keys: Sequence[int]) -> tuple[sql.Composed, list[Any]]:
+    """The statement that reads these keys."""
+    return _read_statement(derived), [list(keys)]
+
+
 def explain_read(derived: Derived) -> tuple[sql.Composed, list[Any]]:
     """How one key is read, for EXPLAIN to tell."""
-    return sql.SQL("EXPLAIN (FORMAT JSON) {}").format(_read_statement(derived)), [[0]]
+    statement, parameters = read(derived, [0])
+    return sql.SQL("EXPLAIN (FORMAT JSON) {}").format(statement), parameters
 
 
 def explain_look_up(derived: Derived, path: str, columns: int) -> tuple[sql.Composed, list[Any]]:

@@ -6,6 +6,7 @@ switched off has no index to read it by.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -14,7 +15,8 @@ from replicator.config import Settings
 from replicator.definitions import captured_by, read_definitions
 from replicator.derived import Derived, path_name
 from replicator.errors import ReplicatorError
-from replicator.facts import DerivedFacts, PathFacts
+from replicator.facts import DerivedFacts, PathFacts, ViewReading
+from replicator.relations import ANALYTICS
 from replicator.source import Source
 
 
@@ -23,8 +25,12 @@ def read_derived(settings: Settings) -> tuple[DerivedFacts, ...]:
     captured = captured_by(settings)
     with Source(settings) as source:
         found = read_definitions(source, captured)
-        source.rows("SELECT set_config('enable_seqscan', 'off', false), set_config('enable_indexscan', 'on', false)")
-        return tuple(_facts(source, relation.name, found.relations[relation.name]) for relation in captured.derived)
+        source.rows("SELECT set_config('enable_indexscan', 'on', false)")
+        facts = []
+        for relation in captured.derived:
+            source.rows("SELECT set_config('enable_seqscan', 'off', false)")
+            facts.append(_facts(source, relation.name, found.relations[relation.name]))
+        return tuple(facts)
 
 
 def _facts(source: Source, name: str, found: Derived | str) -> DerivedFacts:
@@ -48,6 +54,12 @@ def _facts(source: Source, name: str, found: Derived | str) -> DerivedFacts:
             )
         )
     scanned, fault = _scanned(source, *statements.explain_read(found))
+    reading = None
+    if name == ANALYTICS and not fault:
+        try:
+            reading = _reading(source, found)
+        except ReplicatorError as error:
+            fault = str(error)
     return DerivedFacts(
         name=name,
         paths=tuple(paths),
@@ -56,7 +68,33 @@ def _facts(source: Source, name: str, found: Derived | str) -> DerivedFacts:
         unstable=dict(lineage.unstable),
         scanned=scanned,
         fault=fault,
+        reading=reading,
     )
+
+
+def _reading(source: Source, found: Derived) -> ViewReading:
+    source.rows("SELECT set_config('enable_seqscan', 'on', false)")
+    with source.reading():
+        ((twice, newest),) = source.rows(
+            "SELECT (SELECT count(*) FROM (SELECT FROM csat_survey_responses GROUP BY conversation_id"
+            " HAVING count(*) > 1) AS t), (SELECT max(id) FROM conversations)"
+        )
+    return ViewReading(
+        columns={each.name: found.type_names[each.type_oid, each.type_modifier] for each in found.columns},
+        surveyed_twice=twice,
+        one_read_ms=_one_read_ms(source, found, newest) if newest is not None else None,
+    )
+
+
+def _one_read_ms(source: Source, found: Derived, key: int) -> float:
+    """The first one fills caches; the second is what a changed conversation costs, its planning included."""
+    took = 0.0
+    for _ in range(2):
+        began = time.perf_counter()
+        with source.reading():
+            source.rows(*statements.read(found, [key]))
+        took = time.perf_counter() - began
+    return 1000 * took
 
 
 def _scanned(source: Source, statement: Any, parameters: Any) -> tuple[tuple[str, ...], str]:

@@ -12,6 +12,7 @@ from replicator.facts import DerivedFacts, PathFacts, SourceFacts
 from replicator.findings import Finding, note, ok, warning
 from replicator.relations import ANALYTICS
 from replicator.remedies import quoted, script
+from replicator.view_rules import judge_view
 
 
 def judge_derived(derived: Iterable[DerivedFacts], facts: SourceFacts, settings: Settings) -> list[Finding]:
@@ -39,6 +40,8 @@ def _judge(derived: DerivedFacts, facts: SourceFacts, settings: Settings) -> Ite
         )
     else:
         yield ok("relation", derived.name, f"is read again key by key, followed from {len(derived.used)} tables")
+    if derived.reading is not None:
+        yield from judge_view(derived.reading, facts.server, settings)
     for path in derived.paths:
         yield _judge_path(derived.name, path, facts, settings)
     yield from _judge_columns(derived)

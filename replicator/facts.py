@@ -54,6 +54,8 @@ class ServerFacts:
     wal_sender_timeout_ms: int
     idle_session_timeout_ms: int
     transaction_timeout_ms: int
+    time_zone: str = "UTC"
+    """What our role's sessions would have if they did not set it themselves."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -208,6 +210,18 @@ class PathFacts:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ViewReading:
+    """What reading the analytics view is like."""
+
+    columns: Mapping[str, str]
+    """Type by name, as format_type prints it."""
+    surveyed_twice: int
+    """Conversations with more than one survey answer: each may have as many rows."""
+    one_read_ms: float | None
+    """How long the newest conversation takes to be read; None: there is none."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class DerivedFacts:
     """A derived relation."""
 
@@ -225,6 +239,8 @@ class DerivedFacts:
     """Tables that reading one key reads as a whole."""
     fault: str = ""
     """Why a key can't be read."""
+    reading: ViewReading | None = None
+    """Of the analytics view, if it can be read."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -40,6 +40,7 @@ _SETTINGS = (
     "wal_sender_timeout",
     "idle_session_timeout",
     "transaction_timeout",
+    "TimeZone",
 )
 
 _OPERATIONS = {"pubinsert": "insert", "pubupdate": "update", "pubdelete": "delete", "pubtruncate": "truncate"}
@@ -124,6 +125,7 @@ def _server(source: Source) -> ServerFacts:
         wal_sender_timeout_ms=int(setting["wal_sender_timeout"]),
         idle_session_timeout_ms=int(setting.get("idle_session_timeout", 0)),
         transaction_timeout_ms=int(setting.get("transaction_timeout", 0)),
+        time_zone=setting["TimeZone"],
     )
 
 

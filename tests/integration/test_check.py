@@ -8,6 +8,7 @@ from rich.console import Console
 
 from demo.servers import Servers
 from demo.servers.starting import free_port
+from demo.source.seed import seed
 from replicator import check, setup, topics
 from replicator.config import Settings, load
 from replicator.errors import SourceRefused, SourceUnavailable
@@ -223,3 +224,21 @@ def test_a_source_whose_commits_would_wait_for_us_is_refused(
         check.refuse(settings)
     assert "commits would wait" in str(refused.value)
     assert "wal_level replica" in str(refused.value)
+
+
+def test_the_view_is_judged_as_dashboards_will_find_it(settings: Settings) -> None:
+    _prepare(settings)
+    seed(settings.source_dsn.get_secret_value(), conversations=60, messages_per_conversation=3)
+    said = [found.reason for found in check.run(settings) if found.name == "view"]
+    assert any("118 columns" in each for each in said)
+    assert any("is_lead" in each for each in said)
+    assert any("is read in" in each for each in said)
+
+    view = settings.view
+    _execute(
+        settings,
+        f"ALTER VIEW {view} RENAME TO whole",
+        f"CREATE VIEW {view} AS SELECT conversation_id, inbox_id, status::text, csat_response_id FROM whole",
+    )
+    told = {found.severity: found.reason for found in check.run(settings) if found.name == "view"}
+    assert "lacks display_id" in told[Severity.WARNING] or "another kind" in told[Severity.WARNING]
