@@ -32,6 +32,8 @@ TABLES = f"""
         {OWN}, "{KEY}" bigint, "{OF}" bigint, "{SHARE}" smallint, "{KIND}" "{KIND}", PRIMARY KEY (tenant_id, "{KEY}"),
         FOREIGN KEY (tenant_id, "{OF}") REFERENCES {quoted(PARENT)} (tenant_id, "{KEY}")
     );
+    CREATE INDEX {quoted(PARENT + "_stubs")} ON {quoted(PARENT)} (tenant_id, "{KEY}") WHERE synced_at IS NULL;
+    CREATE INDEX "{CHILD}_stubs" ON "{CHILD}" (tenant_id, "{KEY}") WHERE synced_at IS NULL;
     GRANT ALL ON {quoted(PARENT)}, "{CHILD}" TO replication_readers
 """
 COLUMNS = {
