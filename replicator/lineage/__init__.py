@@ -142,7 +142,7 @@ def _from(world: Equalities, origin: int, firm: dict[Region, None]) -> list[Path
     first = walk(world, origin, firm)
     if first is None:
         return [None]
-    gate = world.instances[origin].gate
+    gate = world.flat.occurrences[origin].place.gate
     behind = [world.instances[each].doubled for each in first[1]]
     if not any(doubled is not None and inside(gate, doubled) for doubled in behind):
         return [first[0]]

@@ -60,6 +60,12 @@ class Expressions:
         self.flat.leaves[source] = leaf
         return refer(source)
 
+    def choice(self, gate: Gate | None) -> int:
+        """A number for a choice among values of the rows within a gate."""
+        found = next(self.numbers)
+        self.flat.choices[found] = gate
+        return found
+
     def shared_leaf(self, leaf: Leaf, owner: object, printed: Node) -> Node:
         """One leaf for what is written twice in one place."""
         key = (id(owner), text(printed))
@@ -177,7 +183,9 @@ class Expressions:
                 sql=piece(node),
             )
         )
-        return value if default is None else self.leaf(Branches(choice=next(self.numbers), values=(value, default)))
+        return (
+            value if default is None else self.leaf(Branches(choice=self.choice(place.gate), values=(value, default)))
+        )
 
     def aggregate(self, whole: Node, call: Node, place: Place, scope: Scope, ctes: Ctes) -> Node:
         """The leaf for an aggregate, which belongs to the innermost level that its arguments name."""

@@ -92,8 +92,8 @@ class _Flattener(FromItems):
         return Source(tuple(f"column{i + 1}" for i in range(len(select.valuesLists[0]))), lambda _: leaf)
 
     def set_operation(self, select: Node, place: Place, scope: Scope | None, ctes: Ctes) -> Source:
-        choice = next(self.numbers)
         gate = self.row_gate(select, place)
+        choice = self.choice(gate)
         sides = [
             self.query(
                 side,

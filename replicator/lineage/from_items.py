@@ -172,7 +172,7 @@ class FromItems(Expressions):
             self.flat.conditions.append(Condition(expression=equal, regions=regions, place=place))
             if kind == "JOIN_FULL":
                 sides = tuple(_known(each.column(name), name)() for each in rows)
-                merged = self.leaf(Branches(choice=next(self.numbers), values=sides))
+                merged = self.leaf(Branches(choice=self.choice(place.gate), values=sides))
                 visible.append((name, lambda merged=merged: merged))  # type: ignore[misc]
             else:
                 visible.append((name, _known(rows[1 if kind == "JOIN_RIGHT" else 0].column(name), name)))

@@ -231,6 +231,8 @@ class Flat:
     used: set[tuple[int, str]] = field(default_factory=set)
     memberships: list[tuple[Node, Node, Region, str]] = field(default_factory=list)
     """(value, subquery's column, subquery's region, SQL) of `IN` where NULL and false are not the same."""
+    choices: dict[int, Gate | None] = field(default_factory=dict)
+    """Set operation, merged column, or value with a default → what its alternatives stand within."""
     other_rows: list[Region] = field(default_factory=list)
     """Where rows come from functions and lists of values."""
     excluded: set[tuple[int, int]] = field(default_factory=set)

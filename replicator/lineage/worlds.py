@@ -20,7 +20,6 @@ class Instance:
 
     table: Name
     region: Region
-    gate: Gate | None
     origin: int
     """The occurrence's number."""
     doubled: Gate | None = None
@@ -47,7 +46,6 @@ class Fact:
     sql: str
     sources: frozenset[int]
     regions: tuple[Region, ...]
-    gate: Gate | None
     implies: frozenset[Region]
     sides: tuple[Term, Term] | None = None
     """An equality of one value in two rows."""
@@ -68,6 +66,10 @@ class World:
         self._given = given
         self._options: list[int] = []
         self._chosen: dict[Hashable, int] = {}
+
+    def given(self, what: Hashable) -> int | None:
+        """The alternative that was not this world's to choose."""
+        return self._given.get(what)
 
     def choose(self, what: Hashable, options: int) -> int:
         """Which alternative holds in this world."""
