@@ -151,14 +151,14 @@ class Session:
                     if table in self.relations
                     for row, inbox, (epoch, point, ordinal) in found
                 )
+        self._staged += len(rows) + len(deletes)  # before: what fails half-way leaves dead rows behind
+        self._staged_bytes += sum(map(len, rows)) + sum(map(len, deletes))
         if rows:
             with self.connection.cursor() as cursor, cursor.copy(upsert.STAGE_ROWS) as copy:
                 copy.write(_readable(b"".join(rows)))
         if deletes:
             packed = b"".join((b"[", b",".join(deletes), b"]")).decode()
             self._execute(upsert.STAGE_DELETES, load=self._load, rows=packed)
-        self._staged += len(rows) + len(deletes)
-        self._staged_bytes += sum(map(len, rows)) + sum(map(len, deletes))
         return forms
 
     def _carry_out(self, tenant: int, number: int, step: Step, forms: list[Form], outcome: Outcome) -> None:

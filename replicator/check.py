@@ -92,7 +92,8 @@ def _source(settings: Settings) -> list[Finding]:
 
 
 def _derived(facts: SourceFacts, settings: Settings) -> list[Finding]:
-    if any(finding.severity is Severity.REFUSAL for finding in judge_tables(facts, settings)):
+    unread = (each for each in judge_tables(facts, settings) if each.name == "table")
+    if any(finding.severity is Severity.REFUSAL for finding in unread):
         return []  # what they are made of must be there first
     return judge_derived(read_derived(settings), facts, settings)
 

@@ -67,6 +67,7 @@ def _judge_path(relation: str, path: PathFacts, facts: SourceFacts, settings: Se
             "replicator setup --apply"
             if path.schema == settings.source_schema
             else script(f"ALTER PUBLICATION {quoted(settings.publication)} ADD TABLE {name}")
+            + "\n-- only with a primary key or REPLICA IDENTITY FULL: else its own UPDATE and DELETE fail"
         )
         return warning("path", subject, f"{name} is not in the publication: its changes are not seen", remedy)
     if path.fault:

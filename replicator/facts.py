@@ -123,6 +123,8 @@ class ColumnFacts:
 
     type_name: str
     not_null: bool
+    generated: bool = False
+    """Computed by the server, and not in the stream."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -145,6 +147,9 @@ class TableFacts:
     """Policies hide rows from our role."""
     identity: str
     """`pg_class.relreplident`: d default, n nothing, f full, i index."""
+    limited_by: tuple[str, ...] = ()
+    """Publications, ours among them, that list its columns or filter its rows: with another replica identity they may
+    make the source's own UPDATE and DELETE fail."""
     columns: Mapping[str, ColumnFacts]
     indexes: tuple[IndexFacts, ...]
     rows: int

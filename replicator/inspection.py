@@ -56,14 +56,21 @@ _TABLES = """
         ),
         pg_has_role(c.relowner, 'USAGE'),
         has_schema_privilege(n.oid, 'USAGE') AND has_table_privilege(c.oid, 'SELECT'), row_security_active(c.oid),
-        c.relreplident::text, c.reltuples::bigint,
+        c.relreplident::text,
+        ARRAY(
+            SELECT p.pubname::text FROM pg_publication_rel r JOIN pg_publication p ON p.oid = r.prpubid
+            WHERE r.prrelid = c.oid
+                AND (to_jsonb(r) ->> 'prqual' IS NOT NULL OR p.pubname <> %s AND to_jsonb(r) ->> 'prattrs' IS NOT NULL)
+            ORDER BY 1
+        ),
+        c.reltuples::bigint,
         c.relpages::bigint * current_setting('block_size')::bigint
     FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
     WHERE n.nspname = %s AND c.relname = ANY(%s) AND c.relkind IN ('r', 'p', 'f', 'v', 'm')
 """
 
 _COLUMNS = """
-    SELECT attrelid::bigint, attname, format_type(atttypid, atttypmod), attnotnull
+    SELECT attrelid::bigint, attname, format_type(atttypid, atttypmod), attnotnull, attgenerated <> ''
     FROM pg_attribute WHERE attrelid = ANY(%s::bigint[]::oid[]) AND attnum > 0 AND NOT attisdropped
 """
 
@@ -260,11 +267,11 @@ def _published_schemas(source: Source, publication: int) -> tuple[str, ...]:
 def read_tables(settings: Settings, source: Source, tables: Iterable[BaseTable]) -> dict[str, TableFacts]:
     """Those of these that exist, by name."""
     names = [table.name for table in tables]
-    rows = source.rows(_TABLES, (settings.source_schema, names))
+    rows = source.rows(_TABLES, (settings.publication, settings.source_schema, names))
     oids = [row[0] for row in rows]
     columns: dict[int, dict[str, ColumnFacts]] = {oid: {} for oid in oids}
-    for oid, name, type_name, not_null in source.rows(_COLUMNS, (oids,)):
-        columns[oid][name] = ColumnFacts(type_name=type_name, not_null=not_null)
+    for oid, name, type_name, not_null, generated in source.rows(_COLUMNS, (oids,)):
+        columns[oid][name] = ColumnFacts(type_name=type_name, not_null=not_null, generated=generated)
     indexes: dict[int, list[IndexFacts]] = {oid: [] for oid in oids}
     for oid, name, keys, unique, valid, primary, identity, definition in source.rows(_INDEXES, (oids,)):
         indexes[oid].append(
@@ -290,6 +297,7 @@ def read_tables(settings: Settings, source: Source, tables: Iterable[BaseTable])
             readable=readable,
             row_security=row_security,
             identity=identity,
+            limited_by=tuple(limited_by),
             columns=columns[oid],
             indexes=tuple(indexes[oid]),
             rows=estimate,
@@ -306,6 +314,7 @@ def read_tables(settings: Settings, source: Source, tables: Iterable[BaseTable])
             readable,
             row_security,
             identity,
+            limited_by,
             estimate,
             size,
         ) in rows

@@ -13,7 +13,14 @@ from typing import Final
 
 from replicator.config import Settings
 from replicator.facts import IndexFacts, SourceFacts, TableFacts
-from replicator.publication import covering, identity_columns, is_narrowed, refuses_writes, wanted_tables
+from replicator.publication import (
+    covering,
+    identity_columns,
+    is_narrowed,
+    is_shipped,
+    refuses_writes,
+    wanted_tables,
+)
 from replicator.relations import BaseTable, CauseTable, StreamedRelation, names_every_row
 from replicator.remedies import (
     Step,
@@ -37,14 +44,34 @@ _BRIEF_LOCK: Final = "an ACCESS EXCLUSIVE lock for a moment; it is given up and 
 
 
 def missing(facts: SourceFacts, settings: Settings) -> list[Step]:
-    """Everything that a person's `--apply` would run, in order."""
-    steps = widening(facts, settings)
-    for relation in fit_tables(facts, settings):
-        table = facts.tables[relation.name]
-        accepted = settings.accept_default_identity and names_key(relation, table)
-        if not is_sufficient(relation, table) and not accepted:
-            steps += mending(relation, table, settings)
-    return steps + publishing(facts, settings)
+    """Everything that a person's `--apply` would run, in order, and what is left to be done by hand."""
+    identities = [
+        step for relation in fit_tables(facts, settings) for step in identity_steps(relation, facts, settings)
+    ]
+    steps = [*widening(facts, settings), *(step for step in identities if not step.by_hand)]
+    return [*steps, *publishing(facts, settings), *(step for step in identities if step.by_hand)]
+
+
+def identity_steps(relation: BaseTable, facts: SourceFacts, settings: Settings) -> list[Step]:
+    """The way to the identity that the relation asks for, if it has not got it and that is not accepted.
+
+    By hand where the source's own writes might stop: with columns that another publication lists, rows that one
+    filters, columns that the server computes; and for all tables that only some definition of a relation needs.
+    """
+    table = facts.tables[relation.name]
+    if is_sufficient(relation, table) or (settings.accept_default_identity and names_key(relation, table)):
+        return []
+    steps = mending(relation, table, settings)
+    generated = any(column.generated for column in table.columns.values())
+    if is_shipped(relation) and not table.limited_by and not (generated and _needs_full(relation, table)):
+        return steps
+    steps = [replace(step, by_hand=True) for step in steps]
+    if _needs_full(relation, table) and facts.publication is not None and isinstance(relation, CauseTable):
+        whole = replace(relation, columns=())
+        published = any(each.name == relation.name and each.columns for each in facts.publication.tables)
+        if published:
+            steps.insert(0, replace(_widened(whole, facts, settings), by_hand=True))
+    return steps
 
 
 def fit_tables(facts: SourceFacts, settings: Settings) -> tuple[BaseTable, ...]:
@@ -67,7 +94,7 @@ def unfit(relation: BaseTable, table: TableFacts | None) -> str | None:
     if table.primary_key != relation.key:
         return f"has the primary key ({', '.join(table.primary_key)}), not ({', '.join(relation.key)})"
     if isinstance(relation, CauseTable) and not relation.is_shipped:
-        return None
+        return None if table.persistence == "p" else "is not logged: its changes are not in the WAL"
     inbox = (relation.inbox,) if isinstance(relation, StreamedRelation) else ()
     for column in dict.fromkeys((*relation.key, *inbox, *relation.identity.columns)):
         if column not in table.columns:
@@ -124,7 +151,7 @@ def mending(relation: BaseTable, table: TableFacts, settings: Settings) -> list[
         Step(
             subject=name,
             sql=create_index(settings, relation, index),
-            why="the identity needs a unique index over the inbox and the key",
+            why="the identity needs a unique index over what it is to name",
             cost=f"two reads of the table ({_size(table)}) without stopping anybody, and an index to keep",
             needs=_owner(name),
             patient=True,
@@ -134,26 +161,45 @@ def mending(relation: BaseTable, table: TableFacts, settings: Settings) -> list[
 
 
 def publishing(facts: SourceFacts, settings: Settings) -> list[Step]:
-    """The publication with the captured tables that exist. One that publishes whole schemas is left alone."""
-    publication = facts.publication
-    existing = to_publish(facts, settings)
-    version = facts.server.version
-    if publication is None:
-        needs = "CREATE on the database, and the owner of the tables"
-        why = "names the tables whose changes are streamed"
-        return [_publication(settings, create_publication(settings, existing, version), why, needs)]
+    """The publication with the captured tables that exist. One that publishes whole schemas is left alone.
+
+    The shipped tables by one statement, each of the others by its own: one that can't be published must not keep the
+    rest from it.
+    """
+    publication, version = facts.publication, facts.server.version
     needs = f"the owner of publication {quoted(settings.publication)} and of the tables"
+    lacking = to_publish(facts, settings)
     steps = []
-    if left_out := OPERATIONS - publication.operations:
-        why = f"left out {', '.join(sorted(left_out))}"
-        steps.append(_publication(settings, publish_everything(settings), why, needs))
-    published = {table.name for table in publication.tables if table.schema == settings.source_schema}
-    covered = publication.all_tables or settings.source_schema in publication.schemas
-    lacking = [] if covered else [each for each in existing if each.name not in published]
-    if lacking:
-        why = f"lacked {', '.join(each.name for each in lacking)}"
-        steps.append(_publication(settings, add_tables(settings, lacking, version), why, needs))
+    if publication is None:
+        sql = create_publication(settings, [each for each in lacking if is_shipped(each)], version)
+        why = "names the tables whose changes are streamed"
+        steps.append(_publication(settings, sql, why, "CREATE on the database, and the owner of the tables"))
+        lacking = [each for each in lacking if not is_shipped(each)]
+    else:
+        if left_out := OPERATIONS - publication.operations:
+            why = f"left out {', '.join(sorted(left_out))}"
+            steps.append(_publication(settings, publish_everything(settings), why, needs))
+        published = {table.name for table in publication.tables if table.schema == settings.source_schema}
+        covered = publication.all_tables or settings.source_schema in publication.schemas
+        lacking = [] if covered else [each for each in lacking if each.name not in published]
+    for added in [
+        [each for each in lacking if is_shipped(each)],
+        *([each] for each in lacking if not is_shipped(each)),
+    ]:
+        if added:
+            why = f"lacked {', '.join(each.name for each in added)}"
+            steps.append(_publication(settings, add_tables(settings, added, version), why, needs))
     return steps
+
+
+def _widened(relation: BaseTable, facts: SourceFacts, settings: Settings) -> Step:
+    return Step(
+        subject=settings.publication,
+        sql=publish_anew(settings, relation, facts.server.version),
+        why=f"published too few columns of {relation.name}",
+        cost="locks that stop neither reads nor writes; the replicator then reads everything again",
+        needs=f"the owner of publication {quoted(settings.publication)} and of the table",
+    )
 
 
 def widening(facts: SourceFacts, settings: Settings) -> list[Step]:
@@ -168,28 +214,16 @@ def widening(facts: SourceFacts, settings: Settings) -> list[Step]:
         if entry is None or entry.has_filter:
             continue
         if is_narrowed(relation, entry) or refuses_writes(facts.tables[relation.name], entry):
-            steps.append(
-                Step(
-                    subject=settings.publication,
-                    sql=publish_anew(settings, relation, facts.server.version),
-                    why=f"published too few columns of {relation.name}",
-                    cost="locks that stop neither reads nor writes; the replicator then reads everything again",
-                    needs=f"the owner of publication {quoted(settings.publication)} and of the table",
-                )
-            )
+            steps.append(_widened(relation, facts, settings))
     return steps
 
 
 def to_publish(facts: SourceFacts, settings: Settings) -> list[BaseTable]:
-    """With columns enough for the replica identities that they have and those that they are to have."""
-    tables = []
-    for relation in fit_tables(facts, settings):
-        table = facts.tables[relation.name]
-        becoming = None if is_sufficient(relation, table) else _usable_index(relation, table)
-        if becoming is None and not is_sufficient(relation, table) and _needs_full(relation, table):
-            table = replace(table, identity="f")
-        tables.append(covering(relation, table, becoming.columns if becoming is not None else ()))
-    return tables
+    """With columns enough for the replica identities that they have. A table that only some relation needs, and whose
+    own UPDATE and DELETE would fail, is left out.
+    """
+    fit = [each for each in fit_tables(facts, settings) if is_shipped(each) or not is_broken(facts.tables[each.name])]
+    return [covering(relation, facts.tables[relation.name]) for relation in fit]
 
 
 def _publication(settings: Settings, sql: str, why: str, needs: str) -> Step:

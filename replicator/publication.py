@@ -9,7 +9,7 @@ Pure: facts in, tables out.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import chain
 from typing import Final
@@ -47,9 +47,11 @@ def _cause(name: str, uses: Sequence[MadeOf]) -> CauseTable:
     """Its replica identity is to carry whatever the paths start from, by an index if that can."""
     key, not_null = uses[-1].key, uses[-1].not_null
     starts = frozenset(chain.from_iterable(each.starts for each in uses)) - set(key)
+    identity = Identity(kind="default")
     if not key or not starts <= not_null:
-        return CauseTable(name=name, key=key, identity=Identity(kind="full"), is_read=False, is_shipped=False)
-    identity = Identity(columns=(*sorted(starts), *key)) if starts else Identity(kind="default")
+        identity = Identity(kind="full")
+    elif starts:
+        identity = Identity(columns=(*sorted(starts), *key))
     used = frozenset(chain.from_iterable(each.columns for each in uses)) - set(key)
     return CauseTable(
         name=name, key=key, identity=identity, is_read=False, is_shipped=False, columns=(*key, *sorted(used))
@@ -83,10 +85,13 @@ def identity_columns(table: TableFacts) -> frozenset[str]:
     return frozenset(table.identity_index.columns if table.identity_index is not None else table.primary_key)
 
 
-def covering(relation: BaseTable, table: TableFacts, more: Iterable[str] = ()) -> BaseTable:
-    """As it is to be published: with the columns of its replica identity, and more."""
+def covering(relation: BaseTable, table: TableFacts) -> BaseTable:
+    """As it is to be published: with the columns of its replica identity, without those that the server computes."""
     if not isinstance(relation, CauseTable) or not relation.columns:
         return relation
     if table.identity == "f":
         return replace(relation, columns=())
-    return replace(relation, columns=tuple(dict.fromkeys((*relation.columns, *sorted(identity_columns(table)), *more))))
+    wanted = dict.fromkeys((*relation.columns, *sorted(identity_columns(table))))
+    computed = {name for name, column in table.columns.items() if column.generated}
+    carried = tuple(name for name in wanted if name not in computed)
+    return replace(relation, columns=carried)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from replicator.config import Settings
 from replicator.facts import PublicationFacts, SourceFacts
 from replicator.findings import Finding, ok, refusal, warning
-from replicator.preparation import OPERATIONS, fit_tables, is_broken, mending, publishing, to_publish
+from replicator.preparation import OPERATIONS, fit_tables, identity_steps, is_broken, publishing, to_publish
 from replicator.publication import is_narrowed, is_shipped, refuses_writes, wanted_tables
 from replicator.relations import WITH_SECRETS, BaseTable
 from replicator.remedies import create_publication, listed_columns, publish_anew, quoted, script
@@ -41,8 +41,8 @@ def judge_publication(facts: SourceFacts, settings: Settings) -> list[Finding]:
 
 def _publishing(facts: SourceFacts, settings: Settings) -> str:
     """The publication as `setup` makes it, after the identities without which it would stop the source's writes."""
-    broken = [each for each in fit_tables(facts, settings) if is_broken(facts.tables[each.name])]
-    steps = [step for each in broken for step in mending(each, facts.tables[each.name], settings)]
+    broken = [each for each in fit_tables(facts, settings) if is_broken(facts.tables[each.name]) and is_shipped(each)]
+    steps = [step for each in broken for step in identity_steps(each, facts, settings)]
     return script(*(step.sql for step in [*steps, *publishing(facts, settings)]))
 
 
@@ -57,7 +57,7 @@ def _judge_lacking(facts: SourceFacts, publication: PublicationFacts, settings: 
         settings,
         "lacks {}",
         "; what is made of it is as old as its last reading",
-        lambda _: _publishing(facts, settings),
+        lambda _: _publishing(facts, settings) or "see the identities of these tables, which are mended by hand",
     )
 
 

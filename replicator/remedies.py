@@ -10,6 +10,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
+from pglast.keywords import COL_NAME_KEYWORDS, RESERVED_KEYWORDS, TYPE_FUNC_NAME_KEYWORDS
+
 from replicator.config import Settings
 from replicator.reference_view import ReferenceView
 from replicator.relations import BaseTable, CauseTable
@@ -17,7 +19,7 @@ from replicator.relations import BaseTable, CauseTable
 _PLAIN: Final = re.compile(r"[a-z_][a-z0-9_]*")
 COLUMN_LISTS: Final = 150_000
 """`server_version_num` from which on a publication can name columns."""
-_RESERVED: Final = frozenset({"all", "analyse", "default", "group", "limit", "order", "table", "user", "to"})
+_RESERVED: Final = RESERVED_KEYWORDS | TYPE_FUNC_NAME_KEYWORDS | COL_NAME_KEYWORDS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,7 +10,7 @@ from typing import Final
 from replicator.config import Settings
 from replicator.facts import SourceFacts, TableFacts
 from replicator.findings import Finding, note, ok, refusal, warning
-from replicator.preparation import is_broken, is_sufficient, mending, names_key, unfit
+from replicator.preparation import identity_steps, is_broken, is_sufficient, names_key, unfit
 from replicator.publication import is_shipped, wanted_tables
 from replicator.relations import BaseTable, CauseTable
 from replicator.remedies import quoted, script, table_name
@@ -27,7 +27,7 @@ def judge_tables(facts: SourceFacts, settings: Settings) -> list[Finding]:
         table = facts.tables.get(relation.name)
         findings.append(judge_table(relation, table, facts.role.name, settings))
         if table is not None and unfit(relation, table) is None:
-            findings.append(judge_identity(relation, table, settings))
+            findings.append(judge_identity(relation, table, facts, settings))
     return findings
 
 
@@ -66,10 +66,15 @@ def _remedy(table: TableFacts | None) -> str:
     return "let REPLICATOR_SOURCE_SCHEMA name the schema of Chatwoot's tables"
 
 
-def judge_identity(relation: BaseTable, table: TableFacts, settings: Settings) -> Finding:
+def judge_identity(relation: BaseTable, table: TableFacts, facts: SourceFacts, settings: Settings) -> Finding:
     """Whether the stream names the old key and the old inbox of every row."""
     name, index = table_name(settings, relation.name), table.identity_index
-    remedy = script(*(step.sql for step in mending(relation, table, settings)))
+    remedy = script(
+        *(
+            step.sql
+            for step in identity_steps(relation, facts, settings.model_copy(update={"accept_default_identity": False}))
+        )
+    )
     if is_broken(table):
         lost = {"n": "NOTHING", "i": "an index that was dropped"}.get(table.identity, "a primary key that is not there")
         reason = f"the replica identity is {lost}: once published, the source's own UPDATE and DELETE fail here"

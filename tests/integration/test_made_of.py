@@ -44,10 +44,11 @@ AVAILABLE = """
 """
 
 
-ADDED = (
-    "ALTER PUBLICATION inbox_replicator ADD TABLE public.shifts,"
-    " public.taggings (id, tag_id, taggable_id, taggable_type), public.tags (id, name)"
-)
+ADDED = [
+    "ALTER PUBLICATION inbox_replicator ADD TABLE public.taggings (id, tag_id, taggable_id, taggable_type)",
+    "ALTER PUBLICATION inbox_replicator ADD TABLE public.tags (id, name)",
+]
+BY_HAND = "ALTER TABLE public.shifts REPLICA IDENTITY FULL"
 
 
 @pytest.fixture
@@ -80,10 +81,11 @@ def test_setup_publishes_what_own_relations_are_made_of(own: dict[str, str], sou
     assert any("lacks shifts, taggings, tags" in found.reason for found in told)
     check.refuse(settings_of(own))  # warnings alone: the stream goes on
 
-    assert [step.sql for step in _steps(own)] == [
-        "ALTER TABLE public.shifts REPLICA IDENTITY FULL",
-        ADDED,
-    ]
+    assert [(step.sql, step.by_hand) for step in _steps(own)] == [*((sql, False) for sql in ADDED), (BY_HAND, True)]
+    prepare_source(own)
+    assert "shifts" not in _published(source), "its own UPDATE and DELETE would fail"
+    assert [step.sql for step in _steps(own)] == [BY_HAND]
+    source.execute(BY_HAND.encode())
     prepare_source(own)
 
     assert _steps(own) == []
@@ -103,6 +105,7 @@ def test_own_relations_are_followed_from_tables_that_chatwoot_has_and_we_did_not
         "INSERT INTO taggings (tag_id, taggable_type, taggable_id)"
         " SELECT 1 + g % 3, 'Conversation', g FROM generate_series(1, 12) g"
     )
+    source.execute(BY_HAND.encode())
     prepare_source(own)
 
     def as_at_the_source() -> bool:
@@ -153,6 +156,7 @@ def test_what_is_not_published_yet_is_told_and_read_once_it_is(
         assert derived["contacts"]["not_followed_from"] == []
 
         source.execute("INSERT INTO shifts VALUES (3, 'unseen')")
+        source.execute(BY_HAND.encode())
         prepare_source(own)
 
         def is_read() -> bool:

@@ -57,8 +57,8 @@ def test_tables_that_are_shipped_and_those_of_other_schemas_are_not_wanted_again
     [
         (_made_of(), Identity(columns=("taggable_id", "id")), ("id", "tag_id", "taggable_id")),
         (_made_of(starts=frozenset({"id"})), Identity(kind="default"), ("id", "tag_id", "taggable_id")),
-        (_made_of(not_null=frozenset({"id"})), Identity(kind="full"), ()),
-        (_made_of(key=()), Identity(kind="full"), ()),
+        (_made_of(not_null=frozenset({"id"})), Identity(kind="full"), ("id", "tag_id", "taggable_id")),
+        (_made_of(key=()), Identity(kind="full"), ("id", "tag_id", "taggable_id")),
     ],
     ids=["index", "the key leads on", "a start may be NULL", "no primary key"],
 )
@@ -82,42 +82,60 @@ def test_a_list_of_columns_covers_the_identity_that_there_is() -> None:
     assert not refuses_writes(wider, _published("taggings"))
 
 
-def test_columns_that_a_new_identity_needs_are_published_before_it_is_made() -> None:
+def _planned(facts: SourceFacts) -> list[tuple[str, bool]]:
+    """Each statement, and whether it is left to a person."""
+    return [(step.sql, step.by_hand) for step in missing(facts, SETTINGS)]
+
+
+def _listed(facts: SourceFacts, *columns: str) -> SourceFacts:
+    """Published with these columns."""
+    assert facts.publication is not None
+    tables = (*facts.publication.tables, _published("taggings", columns=frozenset(columns)))
+    return replace(facts, publication=replace(facts.publication, tables=tables))
+
+
+PRIMARY = (_index("primary", "id", primary=True),)
+
+
+def test_columns_that_lack_are_published_and_an_identity_is_left_to_a_person() -> None:
     """In the other order the source's own UPDATE and DELETE would fail in between."""
     (table,) = _others(_made_of())
-    primary = _index("primary", "id", primary=True)
-    facts = _facts(table, identity="d", indexes=(primary,))
-    assert facts.publication is not None
-    narrow = _published("taggings", columns=frozenset({"id", "tag_id"}))
-    published = replace(facts, publication=replace(facts.publication, tables=(*facts.publication.tables, narrow)))
-
-    steps = [step.sql for step in missing(published, SETTINGS)]
-
-    assert "ADD TABLE public.taggings (id, tag_id, taggable_id)" in steps[0]
-    assert [step.split(" ON ")[0].split(" REPLICA")[0] for step in steps[1:]] == [
-        "CREATE UNIQUE INDEX CONCURRENTLY taggings_replica_identity",
-        "ALTER TABLE public.taggings",
+    (widened, *identity) = _planned(_listed(_facts(table, identity="d", indexes=PRIMARY), "id", "tag_id"))
+    assert "ADD TABLE public.taggings (id, tag_id, taggable_id)" in widened[0]
+    assert not widened[1]
+    assert [(sql.split(" taggings")[0].split(" REPLICA")[0], by_hand) for sql, by_hand in identity] == [
+        ("CREATE UNIQUE INDEX CONCURRENTLY", True),
+        ("ALTER TABLE public.taggings", True),
     ]
 
 
-def test_a_table_whose_identity_becomes_full_is_published_with_all_columns_before() -> None:
+def test_by_hand_too_a_list_of_columns_goes_before_a_full_identity_comes() -> None:
+    use = _made_of(not_null=frozenset({"id"}))
+    (table,) = _others(use)
+    facts = _listed(_facts(table, identity="d", indexes=PRIMARY), *table.columns)
+    whole, identity = _planned(replace(facts, made_of={ANALYTICS: (use,)}))
+    assert whole[0].endswith("ADD TABLE public.taggings; COMMIT")
+    assert identity == ("ALTER TABLE public.taggings REPLICA IDENTITY FULL", True)
+    assert whole[1]
+
+
+def test_a_table_whose_own_writes_would_fail_is_not_published() -> None:
     (table,) = _others(_made_of())
-    facts = _facts(table, identity="d", indexes=(_index("primary", "id", primary=True),))
-    nullable = {name: replace(column, not_null=False) for name, column in facts.tables["taggings"].columns.items()}
-    tables = {**facts.tables, "taggings": replace(facts.tables["taggings"], columns=nullable)}
-    assert facts.publication is not None
-    listed = (*facts.publication.tables, _published("taggings", columns=frozenset(table.columns)))
-    published = replace(facts, tables=tables, publication=replace(facts.publication, tables=listed))
-
-    steps = [step.sql for step in missing(published, SETTINGS)]
-
-    assert "ADD TABLE public.taggings; COMMIT" in steps[0]
-    assert steps[1:] == ["ALTER TABLE public.taggings REPLICA IDENTITY FULL"]
+    for broken in ({"identity": "n"}, {"identity": "d", "indexes": ()}):
+        planned = _planned(_facts(table, **broken))
+        assert not any("ADD TABLE" in sql for sql, _ in planned)
+        assert all(by_hand for _, by_hand in planned)
 
 
-def test_a_table_whose_identity_is_broken_is_mended_before_it_is_published() -> None:
+def test_a_shipped_tables_identity_is_left_to_a_person_where_another_publication_limits_it() -> None:
+    messages = replace(READY.tables["messages"], identity="d", indexes=PRIMARY, limited_by=("warehouse",))
+    planned = _planned(replace(READY, tables={**READY.tables, "messages": messages}))
+    assert planned
+    assert all(by_hand for _, by_hand in planned)
+
+
+def test_a_column_that_the_server_computes_is_in_no_list() -> None:
     (table,) = _others(_made_of())
-    accepting = SETTINGS.model_copy(update={"accept_default_identity": True})
-    steps = [step.sql for step in missing(_facts(table, identity="n"), accepting)]
-    assert "REPLICA IDENTITY USING INDEX" in steps[-2]
-    assert steps[-1].startswith("ALTER PUBLICATION inbox_replicator ADD TABLE public.taggings")
+    facts = _table(table)
+    computed = {**facts.columns, "tag_id": ColumnFacts(type_name="integer", not_null=False, generated=True)}
+    assert covering(table, replace(facts, columns=computed)).columns == ("id", "taggable_id")  # type: ignore[union-attr]
