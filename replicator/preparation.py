@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from itertools import count
-from typing import Final
+from typing import Final, TypeGuard
 
 from replicator.config import Settings
 from replicator.facts import IndexFacts, SourceFacts, TableFacts
@@ -40,6 +40,7 @@ from replicator.remedies import (
 KINDS: Final = {"p": "partitioned", "f": "a foreign table", "v": "a view", "m": "a materialized view"}
 INTEGERS: Final = frozenset({"smallint", "integer", "bigint"})
 OPERATIONS: Final = frozenset({"insert", "update", "delete", "truncate"})
+_BY_HAND: Final = "look first whether the source's own writes stand it: publications, generated columns"
 _BRIEF_LOCK: Final = "an ACCESS EXCLUSIVE lock for a moment; it is given up and tried again if others hold the table"
 
 
@@ -61,17 +62,22 @@ def identity_steps(relation: BaseTable, facts: SourceFacts, settings: Settings) 
     table = facts.tables[relation.name]
     if is_sufficient(relation, table) or (settings.accept_default_identity and names_key(relation, table)):
         return []
-    steps = mending(relation, table, settings)
+    steps, full = mending(relation, table, settings), _needs_full(relation, table)
     generated = any(column.generated for column in table.columns.values())
-    if is_shipped(relation) and not table.limited_by and not (generated and _needs_full(relation, table)):
+    if is_shipped(relation) and not table.limited_by and not (generated and full):
         return steps
-    steps = [replace(step, by_hand=True) for step in steps]
-    if _needs_full(relation, table) and facts.publication is not None and isinstance(relation, CauseTable):
-        whole = replace(relation, columns=())
-        published = any(each.name == relation.name and each.columns for each in facts.publication.tables)
-        if published:
-            steps.insert(0, replace(_widened(whole, facts, settings), by_hand=True))
-    return steps
+    if full and _is_listed(relation, facts, settings):
+        steps.insert(0, _widened(replace(relation, columns=()), facts, settings))
+    return [replace(step, why=f"{step.why}; {_BY_HAND}", by_hand=True) for step in steps]
+
+
+def _is_listed(relation: BaseTable, facts: SourceFacts, settings: Settings) -> TypeGuard[CauseTable]:
+    """Whether the publication lists its columns, or will once the rest of the plan is applied."""
+    if not isinstance(relation, CauseTable) or is_broken(facts.tables[relation.name]):
+        return False
+    tables = facts.publication.tables if facts.publication is not None else ()
+    there = [each for each in tables if (each.schema, each.name) == (settings.source_schema, relation.name)]
+    return there[0].columns is not None if there else bool(relation.columns)
 
 
 def fit_tables(facts: SourceFacts, settings: Settings) -> tuple[BaseTable, ...]:

@@ -110,13 +110,15 @@ def test_columns_that_lack_are_published_and_an_identity_is_left_to_a_person() -
 
 
 def test_by_hand_too_a_list_of_columns_goes_before_a_full_identity_comes() -> None:
+    """Also where the list comes with the same plan."""
     use = _made_of(not_null=frozenset({"id"}))
     (table,) = _others(use)
-    facts = _listed(_facts(table, identity="d", indexes=PRIMARY), *table.columns)
-    whole, identity = _planned(replace(facts, made_of={ANALYTICS: (use,)}))
-    assert whole[0].endswith("ADD TABLE public.taggings; COMMIT")
-    assert identity == ("ALTER TABLE public.taggings REPLICA IDENTITY FULL", True)
-    assert whole[1]
+    unpublished = replace(_facts(table, identity="d", indexes=PRIMARY), made_of={ANALYTICS: (use,)})
+    for facts in (_listed(unpublished, *table.columns), unpublished):
+        *_, whole, identity = _planned(facts)
+        assert whole[0].endswith("ADD TABLE public.taggings; COMMIT")
+        assert identity == ("ALTER TABLE public.taggings REPLICA IDENTITY FULL", True)
+        assert whole[1]
 
 
 def test_a_table_whose_own_writes_would_fail_is_not_published() -> None:
