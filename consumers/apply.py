@@ -20,10 +20,12 @@ from consumers.batch import ends_of, new_marks
 from consumers.config import Settings
 from consumers.errors import Action, ConsumersError, Fault, Overtaken, Verdict, classify_applying
 from consumers.layout import Layout
+from consumers.lead_columns import LeadColumns
 from consumers.misfits import misfits, narrowed
 from consumers.ordering import Event, steps
 from consumers.parking import Reason
-from consumers.target import Outcome, Schemas, Session, Work, end_frozen
+from consumers.staging import Schemas
+from consumers.target import Outcome, Session, Work, end_frozen
 from consumers.watermark import Mark, Place
 from replicator import KeysRequest
 from replicator.runtime import GrowingPause
@@ -82,6 +84,7 @@ class Applier:
         marks: Mapping[Place, Mark],
         ended: threading.Event,
         *,
+        leads: LeadColumns | None = None,
         is_parked: bool = False,
     ) -> Result:
         """Until all events are applied or the tenant is stuck, or `ended`. Raises what stops the worker.
@@ -97,7 +100,7 @@ class Applier:
                 return result
             stretch = stretches[0]
             try:
-                moved = self._apply(tenant, topic_id, stretch, {**marks, **result.marks}, result)
+                moved = self._apply(tenant, topic_id, stretch, {**marks, **result.marks}, leads, result)
             except Overtaken:
                 result.overtaken = True
                 return result
@@ -140,7 +143,13 @@ class Applier:
             self._sessions.clear()
 
     def _apply(
-        self, tenant: int, topic_id: str, stretch: Sequence[Event], marks: Mapping[Place, Mark], result: Result
+        self,
+        tenant: int,
+        topic_id: str,
+        stretch: Sequence[Event],
+        marks: Mapping[Place, Mark],
+        leads: LeadColumns | None,
+        result: Result,
     ) -> dict[Place, Mark]:
         moved = new_marks(tenant, stretch, ends_of(stretch), marks)
         named = {event.inbox for event in stretch if event.inbox is not None}
@@ -150,6 +159,7 @@ class Applier:
             topic_id=topic_id,
             steps=steps(stretch, without_inbox),
             inboxes=frozenset(named.union(*(event.inboxes for event in stretch))),
+            leads=leads,
             marks=moved,
         )
         result.add(self._session().apply(work, self._schemas))

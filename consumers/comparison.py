@@ -160,6 +160,12 @@ class _Comparison:
         elif not self._is_recorded:
             yield self._step(f"replace {kind} {name}", sql)
 
+    def call(self, statement: Statement) -> Iterator[Item]:
+        """SELECT function(): what is done to the rows that are there, once for each text of its file."""
+        if not self._is_recorded:
+            called: Any = statement.node.targetList[0].val
+            yield self._step(f"call {called.funcname[-1].sval}(), once", statement.sql)
+
     def grant(self, statement: Statement) -> Iterator[Item]:
         node = statement.node
         if node.objtype == enums.ObjectType.OBJECT_DATABASE:
@@ -240,6 +246,7 @@ _COMPARE: Final[dict[type[ast.Node], Callable[[_Comparison, Statement], Iterator
     ast.ViewStmt: _Comparison.view,
     ast.CreateTrigStmt: _Comparison.trigger,
     ast.GrantStmt: _Comparison.grant,
+    ast.SelectStmt: _Comparison.call,
 }
 
 

@@ -58,6 +58,8 @@ LOCAL_ONLY: Final = frozenset(
         "precisa_remarketing",
         "status_resolucao",
         "nivel_interesse",
+        "lead_evidence",
+        "lead_rules_digest",
     }
 )
 """Columns of the analytics table that the source's view does not have, or need not."""

@@ -16,7 +16,7 @@ from consumers import upsert
 from consumers.identifiers import quoted
 from consumers.ordering import UPSERTS, Event
 from consumers.parking import Reason
-from consumers.target import Schemas
+from consumers.staging import Schemas
 from consumers.upsert import Relation
 
 Misfit = tuple[str, str, str]

@@ -13,9 +13,9 @@ from consumers.plan import Finding, finding, note, refusal
 
 READERS: Final = "replication_readers"
 _OURS: Final = frozenset({"tenant_rows", "own_tenant", "own_settings", "applier_reads"})
-_DIVIDED: Final = frozenset({"tenants", "tenant_settings", "analysis_queue", "replication_set_aside"})
-"""Control tables whose rows are a tenant's."""
 """Our permissive policies on what tenants see."""
+_DIVIDED: Final = frozenset({"tenants", "tenant_settings", "analysis_queue", "replication_set_aside", "lead_rules"})
+"""Control tables whose rows are a tenant's."""
 
 
 def about_roles(catalogue: Catalogue, applier: str, kinds: dict[str, bool], *, pending: bool) -> Iterator[Finding]:

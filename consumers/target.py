@@ -9,7 +9,7 @@ rows. Never decides what to do about an error: psycopg's errors, Overtaken and B
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import count
 from typing import Any, Final
@@ -20,11 +20,13 @@ from psycopg import Connection
 
 from consumers import tenants, upsert, watermark
 from consumers.config import Settings
-from consumers.errors import BadEvent, TargetRefused
-from consumers.ordering import Begin, Rows, Step, Sweep, Truncate, Upsert
+from consumers.errors import TargetRefused
+from consumers.lead_columns import LeadColumns
+from consumers.ordering import Begin, Rows, Step, Sweep, Truncate
+from consumers.staging import Schemas, pack, readable
 from consumers.upsert import Form, Relation
 from consumers.watermark import Mark, Place
-from replicator import PINNED_SETTINGS, REPLICATED, KeysRequest, TableSchema
+from replicator import PINNED_SETTINGS, REPLICATED, KeysRequest
 
 _MOST_STAGED: Final = 5_000
 _MOST_STAGED_BYTES: Final = 32 << 20
@@ -32,9 +34,6 @@ _MOST_STAGED_BYTES: Final = 32 << 20
 statement (1 ms more for 5000 rows, 15 ms for 20000), and each emptying writes to the catalogue."""
 
 _times: Final = count(1)
-
-_ESCAPES: Final = ((b"\\", b"\\\\"), (b"\n", b"\\n"), (b"\r", b"\\r"), (b"\t", b"\\t"))
-"""What stands for itself nowhere in COPY's text format."""
 
 _IDLE_LIMIT_S: Final = 15
 """A worker that is frozen inside its transaction loses it after so long, should nobody end it before."""
@@ -55,9 +54,6 @@ _SESSION: Final = {
     "idle_in_transaction_session_timeout": f"{_IDLE_LIMIT_S}s",
 }
 
-Schemas = Callable[[str, str], TableSchema]
-"""(table, version) → its columns."""
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Work:
@@ -68,6 +64,8 @@ class Work:
     steps: Sequence[Step]
     inboxes: frozenset[int]
     """All inboxes that the events speak of."""
+    leads: LeadColumns | None = None
+    """Where the tenant's lead signals come from; None: what stands there stays."""
     marks: Mapping[Place, tuple[Mark | None, Mark, int | None]]
     """By place: expected, new, and the source's time of the last change in milliseconds."""
 
@@ -143,8 +141,9 @@ class Session:
         deletes: list[bytes] = []
         for number, step in enumerate(work.steps):
             place = b"%d\t%d" % (self._load, number)
-            forms.append(_pack(step, place, self.relations, schemas, rows) if isinstance(step, Rows) else [])
+            forms.append([])
             if isinstance(step, Rows):
+                forms[-1] = pack(step, place, self.relations, schemas, work.leads, rows)
                 deletes.extend(
                     orjson.dumps({"s": number, "r": table, "i": row, "n": inbox, "e": epoch, "p": point, "o": ordinal})
                     for table, found in step.deletes.items()
@@ -155,7 +154,7 @@ class Session:
         self._staged_bytes += sum(map(len, rows)) + sum(map(len, deletes))
         if rows:
             with self.connection.cursor() as cursor, cursor.copy(upsert.STAGE_ROWS) as copy:
-                copy.write(_readable(b"".join(rows)))
+                copy.write(readable(b"".join(rows)))
         if deletes:
             packed = b"".join((b"[", b",".join(deletes), b"]")).decode()
             self._execute(upsert.STAGE_DELETES, load=self._load, rows=packed)
@@ -284,68 +283,12 @@ class Session:
         return self.connection.execute(statement.encode(), parameters).fetchall()
 
 
-def _pack(
-    step: Rows, place: bytes, relations: Mapping[str, Relation], schemas: Schemas, packed: list[bytes]
-) -> list[Form]:
-    """The rows of a step as lines of COPY's text format, their forms numbered, parents before children.
-
-    (https://www.postgresql.org/docs/current/sql-copy.html#SQL-COPY-FILE-FORMATS). `place`: the first two columns.
-    """
-    forms: dict[tuple[str, str, bytes, bool, bool], int] = {}
-    found: list[Form] = []
-    for table in upsert.parents_first(relations):
-        for row in step.upserts.get(table, ()):
-            kind = (table, row.schema, row.absent, row.is_lost, not row.body)
-            index = forms.get(kind)
-            if index is None:
-                index = forms[kind] = len(found)
-                found.append(_form(relations[table], row, schemas))
-            epoch, point, ordinal = row.position
-            whole = b"f" if row.absent or row.is_lost else b"t"
-            body = row.body or orjson.dumps({"after": {relations[table].inbox or "": row.inbox}})
-            for special, escaped in _ESCAPES:
-                body = body.replace(special, escaped)
-            packed.append(
-                b"%b\t%d\t%d\t%d\t%d\t%d\t%b\t%b\n" % (place, index, row.id, epoch, point, ordinal, whole, body)
-            )
-    return found
-
-
 def _tableless(steps: Iterable[Step], relations: Container[str]) -> Counter[str]:
     rows: Counter[str] = Counter()
     for step in steps:
         for changes in (step.upserts, step.deletes) if isinstance(step, Rows) else ():
             rows.update({table: len(found) for table, found in changes.items() if table not in relations})
     return rows
-
-
-def _readable(lines: bytes) -> bytes:
-    """What PostgreSQL would refuse with a word on all lines together."""
-    if b"\0" in lines:
-        raise BadEvent("an event's body has a NUL byte")
-    try:
-        lines.decode()
-    except UnicodeDecodeError:
-        raise BadEvent("an event's body is not UTF-8") from None
-    return lines
-
-
-def _form(relation: Relation, row: Upsert, schemas: Schemas) -> Form:
-    schema = schemas(relation.name, row.schema)
-    absent = _absent(relation, row)
-    if not row.body:
-        absent = [name for name, _ in schema.columns if name != relation.inbox]
-    return upsert.form(relation, schema, absent, is_lost=row.is_lost)
-
-
-def _absent(relation: Relation, row: Upsert) -> list[str]:
-    try:
-        absent: Any = orjson.loads(row.absent) if row.absent else []
-    except ValueError:
-        absent = None
-    if not isinstance(absent, list) or not all(isinstance(name, str) for name in absent):
-        raise BadEvent(f"an event of {relation.name} names its absent columns wrongly")
-    return absent
 
 
 def open_session(settings: Settings, purpose: str, *, autocommit: bool = True) -> Connection[Any]:

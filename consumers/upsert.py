@@ -24,9 +24,13 @@ from replicator import TableSchema
 OWN_COLUMNS: Final = frozenset({"tenant_id", "source_epoch", "source_point", "source_ordinal", "synced_at"})
 """What the target adds to the source's columns."""
 
+LEAD_SIGNALS: Final = ("is_lead", "visit_scheduled", "crm_converted", "ai_probability_label", "ai_probability_score")
+"""What dashboards read of a lead. The source may send them; what the table holds, `lead_columns` decides."""
+LEAD_COLUMNS: Final = (*LEAD_SIGNALS, "lead_evidence", "lead_rules_digest")
+
 STAGING: Final = (
     """CREATE TEMPORARY TABLE IF NOT EXISTS staged_rows (load integer, step integer, form integer, id bigint,
-        epoch bigint, point bigint, ordinal bigint, is_whole boolean, doc json)""",
+        epoch bigint, point bigint, ordinal bigint, is_whole boolean, doc json, leads json)""",
     # Compressing a row that is read once costs twice what writing it does (measured on rows of 6.7 kB).
     "ALTER TABLE pg_temp.staged_rows ALTER COLUMN doc SET STORAGE EXTERNAL",
     """CREATE TEMPORARY TABLE IF NOT EXISTS staged_deletes (load integer, step integer, relation text, id bigint,
@@ -35,7 +39,8 @@ STAGING: Final = (
 )
 
 STAGE_ROWS: Final = "COPY pg_temp.staged_rows FROM STDIN"
-"""One line for each row; `doc` is the event's own body (three times as fast as one JSON document of all rows)."""
+"""One line for each row; `doc` is the event's own body (three times as fast as one JSON document of all rows), `leads`
+its lead columns."""
 STAGE_DELETES: Final = (
     "INSERT INTO pg_temp.staged_deletes"
     " SELECT %(load)s, x.s, x.r, x.i, x.n, x.e, x.p, x.o FROM json_to_recordset(%(rows)s::json)"
@@ -80,6 +85,11 @@ class Relation:
         return "inbox_id" if "inbox_id" in self.columns else None
 
     @property
+    def has_leads(self) -> bool:
+        """Whether rows have lead signals, which are not written as the event has them."""
+        return self.columns.keys() >= set(LEAD_COLUMNS)
+
+    @property
     def data(self) -> tuple[str, ...]:
         """The source's columns but the key."""
         return tuple(name for name in self.columns if name not in OWN_COLUMNS and name != self.key)
@@ -100,17 +110,22 @@ class Form:
     """(name, type) of what they carry and the target lacks."""
     rewritten: frozenset[str] = frozenset()
     """Those of integers that are of another type in the source, which may write 7 as 7.000."""
+    with_leads: bool = False
+    """Lead columns are staged beside each row; else what stands there stays."""
 
     @property
     def parents(self) -> tuple[tuple[str, str], ...]:
         return tuple((column, parent) for column, parent in self.relation.parents if column in self.columns)
 
 
-def form(relation: Relation, schema: TableSchema, absent: Iterable[str], *, is_lost: bool = False) -> Form:
+def form(
+    relation: Relation, schema: TableSchema, absent: Iterable[str], *, is_lost: bool = False, with_leads: bool = False
+) -> Form:
     """The form of rows of this version that leave these columns out."""
     left_out = set(absent)
     carried = {name for name, _ in schema.columns} - left_out
-    columns = tuple(name for name in relation.data if name in carried)
+    apart = LEAD_COLUMNS if relation.has_leads else ()
+    columns = tuple(name for name in relation.data if name in carried and name not in apart)
     skipped = tuple((name, kind) for name, kind in schema.columns if name in carried and name not in relation.columns)
     rewritten = frozenset(
         name for name, kind in schema.columns if name in columns and _is_rewritten(relation.columns[name], kind)
@@ -122,6 +137,7 @@ def form(relation: Relation, schema: TableSchema, absent: Iterable[str], *, is_l
         is_lost=is_lost,
         skipped=skipped,
         rewritten=rewritten,
+        with_leads=with_leads,
     )
 
 
@@ -242,6 +258,12 @@ def upsert(form: Form) -> str:
     taken = [_taken(relation, name, form.rewritten) for name in form.columns]
     shape = [f"{_quoted(name)} {_staged_type(relation, name, form.rewritten)}" for name in form.columns]
     shape = shape or ["id bigint"]
+    leads = ""
+    if form.with_leads:
+        kinds = ", ".join(f"{_quoted(name)} {doubled(relation.columns[name])}" for name in LEAD_COLUMNS)
+        leads = f" CROSS JOIN LATERAL json_to_record(s.leads) AS l ({kinds})"
+        names += [_quoted(name) for name in LEAD_COLUMNS]
+        taken += [f"l.{_quoted(name)}" for name in LEAD_COLUMNS]
     position = ["source_epoch", "source_point", "source_ordinal"]
     sets = [f"{name} = EXCLUDED.{name}" for name in [*names, *position]]
     return (
@@ -249,7 +271,7 @@ def upsert(form: Form) -> str:
         f" SELECT {', '.join(['%(tenant)s', 's.id', *taken, 's.epoch', 's.point', 's.ordinal'])},"
         " CASE WHEN s.is_whole THEN now() END"
         f" FROM pg_temp.staged_rows AS s CROSS JOIN LATERAL json_to_record(s.doc -> 'after') AS r ({', '.join(shape)})"
-        f" WHERE {_STAGED} ON CONFLICT (tenant_id, {key}) DO UPDATE SET {', '.join(sets)},"
+        f"{leads} WHERE {_STAGED} ON CONFLICT (tenant_id, {key}) DO UPDATE SET {', '.join(sets)},"
         " synced_at = CASE WHEN EXCLUDED.synced_at IS NULL AND t.synced_at IS NULL THEN NULL ELSE now() END"
         f" WHERE {_STORED} < (EXCLUDED.source_epoch, EXCLUDED.source_point, EXCLUDED.source_ordinal)"
     )

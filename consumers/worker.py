@@ -33,9 +33,14 @@ from consumers.config import Settings
 from consumers.errors import Action, ConsumersError, LogGap, Overtaken, TargetRefused, classify
 from consumers.inbound import Inbound
 from consumers.layout import Layout
+from consumers.lead_columns import LeadColumns
+from consumers.leads import CHANNEL as LEADS_CHANNEL
+from consumers.leads import Leads
 from consumers.ledger import Ledger
+from consumers.live import ANALYTICS
 from consumers.missing import MissingTables
 from consumers.parking import Parked, Reason
+from consumers.recomputation import Recomputation
 from consumers.requests import Requests
 from consumers.schemas import Schemas
 from consumers.skipped import SkippedColumns
@@ -119,6 +124,7 @@ class Worker:
         self._known_relations: Mapping[str, Relation] = {}
         """Of the layout, when it was last looked after."""
         self._mapping = TenantMapping(settings.mapping_ttl_s)
+        self._leads = Leads(settings.mapping_ttl_s)
         self._ledger = Ledger(settings.pool)
         self._audit = Audit()
         self._skipped = SkippedColumns()
@@ -133,6 +139,7 @@ class Worker:
         self._requests = Requests(settings)
         self._topic = TopicWatch(settings)
         self._applier = Applier(settings, self._layout, self._schemas)
+        self._recomputation = Recomputation(settings)
         self._inbound: Inbound | None = None
         self._health: Health | None = None
         self._upkeep_due = self._stubs_due = self._audit_due = 0.0
@@ -169,6 +176,7 @@ class Worker:
         if self._inbound is not None and not self._inbound.close(GROUP_S):
             log.warning("group.not_left", advice="Kafka does not answer; it gives the partitions on by itself.")
             self.left_behind = True
+        self.left_behind |= not self._recomputation.close()
         self._requests.close()
         self._schemas.close()
         self._threads.shutdown(wait=False, cancel_futures=True)
@@ -310,6 +318,12 @@ class Worker:
         self._flight = flight  # from here on it is not made again
         flight.batch = batch
         marks = dict(self._ledger.marks)
+        led = {name for name, relation in self._layout.relations.items() if relation.has_leads}
+        leads = {
+            tenant: self._leads.of(control, tenant)
+            for tenant, events in batch.events.items()
+            if any(event.table in led for event in events)
+        }
         flight.jobs = [
             self._threads.submit(
                 self._applier.run,
@@ -318,6 +332,7 @@ class Worker:
                 events,
                 marks,
                 flight.ended,
+                leads=leads.get(tenant),
                 is_parked=place is not None,
             )
             for tenant, events in batch.events.items()
@@ -477,14 +492,20 @@ class Worker:
             control = target.open_session(self._settings, "worker control")
             self._layout.read(control)
             target.refuse_unbound(control, self._layout.relations)
-            control.execute(f"LISTEN {CHANNEL}".encode())
+            for channel in (CHANNEL, LEADS_CHANNEL):
+                control.execute(f"LISTEN {channel}".encode())
             self._mapping.expire()
+            self._leads.expire()
             self._control = control
         return self._control
 
     def _look_after(self, control: Connection[Any]) -> None:
-        for _ in control.notifies(timeout=0):
-            self._mapping.expire()
+        for notice in control.notifies(timeout=0):
+            if notice.channel == CHANNEL:
+                self._mapping.expire()
+            else:
+                self._leads.expire(int(notice.payload))
+                self._upkeep_due = 0.0
         now = time.monotonic()
         if now < self._upkeep_due:
             return
@@ -501,6 +522,7 @@ class Worker:
             self._ledger.try_parked_again()
             self._skipped.forget_added(control, self._known_relations)
             self._missing.forget_made(control, self._known_relations)
+        self._recomputation.want(self._recomputed(control))
         served = self._served()
         self._requests.ask_for_backfills(self._mapping.owners, served)
         if now >= self._stubs_due:
@@ -509,6 +531,19 @@ class Worker:
         if now >= self._audit_due:
             self._audit_due = now + AUDIT_S
             self._audit.write(control)
+
+    def _recomputed(self, control: Connection[Any]) -> dict[int, tuple[LeadColumns, Relation]]:
+        """Tenants whose lead signals are made by rules, and whose first inbox's partition is ours."""
+        relation = self._layout.relations.get(ANALYTICS)
+        if relation is None or not relation.has_leads:
+            return {}
+        first: dict[int, int] = {}
+        for inbox, owner in self._mapping.owners.items():
+            first[owner.tenant] = min(inbox, first.get(owner.tenant, inbox))
+        ours = self._ledger.progress.keys()
+        tenants = [t for t, inbox in first.items() if partition_of(inbox, self._ledger.partitions) in ours]
+        leads = {tenant: self._leads.of(control, tenant) for tenant in sorted(tenants)}
+        return {tenant: (each, relation) for tenant, each in leads.items() if each.origin in (None, "rules")}
 
     def _served(self) -> dict[int, tuple[int, int]]:
         """Inboxes whose partitions are ours, with how far their log was read, and where it ends.

@@ -139,6 +139,8 @@ CREATE TABLE IF NOT EXISTS conversations_analytics (
     precisa_remarketing boolean,
     status_resolucao varchar(50),
     nivel_interesse varchar(20),
+    lead_evidence jsonb,
+    lead_rules_digest text,
     etl_inserted_at timestamp DEFAULT (now() AT TIME ZONE 'UTC'),
     etl_updated_at timestamp DEFAULT (now() AT TIME ZONE 'UTC'),
     source_epoch bigint NOT NULL DEFAULT 0,

@@ -1,8 +1,13 @@
 -- What the owner of the target decides for each tenant. A tenant without a row has the defaults.
+--
+-- lead_signals says where the five columns of a lead come from: `source`, as the source's view has them; `rules`, out of
+-- what client and agents wrote; `external`, from somebody else, so that they are never touched. NULL: the source's where
+-- it has any for a conversation, else by the rules.
 
 CREATE TABLE IF NOT EXISTS tenant_settings (
     tenant_id integer NOT NULL,
     time_zone text NOT NULL DEFAULT 'America/Sao_Paulo',
+    lead_signals text CHECK (lead_signals IN ('source', 'rules', 'external')),
     CONSTRAINT tenant_settings_pkey PRIMARY KEY (tenant_id),
     CONSTRAINT tenant_settings_tenant FOREIGN KEY (tenant_id) REFERENCES tenants (id) ON DELETE CASCADE
 );

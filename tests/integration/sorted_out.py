@@ -22,6 +22,7 @@ from consumers import target as applying
 from consumers.apply import Applier
 from consumers.batch import Message, View, sort_out
 from consumers.layout import Layout
+from consumers.leads import Leads
 from consumers.tenants import Mapping
 from consumers.upsert import Relation
 from consumers.watermark import Generations, Mark, Place
@@ -49,6 +50,7 @@ class Applied:
         self._layout.read(self.control)
         self._schemas: dict[tuple[str, str], TableSchema] = {}
         self._applier = Applier(target.settings(), self._layout, lambda *named: self._schemas[named])
+        self.leads = Leads(60)
         self._offsets: dict[int, int] = defaultdict(int)
         self._marks: dict[Place, Mark] = {}
         self._generations: dict[int, Generations] = defaultdict(Generations)
@@ -181,7 +183,8 @@ class Applied:
         batch = sort_out(messages, view)
         assert not batch.counts.unmapped
         for tenant, events in batch.events.items():
-            result = self._applier.run(tenant, "topic", events, self._marks, threading.Event())
+            leads = self.leads.of(self.control, tenant)
+            result = self._applier.run(tenant, "topic", events, self._marks, threading.Event(), leads=leads)
             assert result.reason is None, result.reason
             assert not result.overtaken
             self._marks.update(result.marks)

@@ -200,6 +200,6 @@ def test_the_reading_view_has_the_views_columns_in_its_order(log: Applied) -> No
         )
     ]
     assert (columns[0], columns[1], columns[118]) == ("tenant_id", "conversation_id", "conversation_year_week")
-    assert set(columns[119:135]) == LOCAL_ONLY
-    assert columns[135:137] == ["etl_inserted_at", "etl_updated_at"]
-    assert all(name.startswith("local_") for name in columns[137:])
+    assert set(columns[119:137]) == LOCAL_ONLY
+    assert columns[137:139] == ["etl_inserted_at", "etl_updated_at"]
+    assert all(name.startswith("local_") for name in columns[139:])

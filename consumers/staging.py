@@ -1,0 +1,112 @@
+"""The rows of one step → lines of COPY's text format for the staging table, and the forms that they have.
+
+(https://www.postgresql.org/docs/current/sql-copy.html#SQL-COPY-FILE-FORMATS). What cannot be sent, or read, is found
+here, before a transaction begins. Pure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+import orjson
+
+from consumers import upsert
+from consumers.errors import BadEvent
+from consumers.lead_columns import LeadColumns
+from consumers.ordering import Rows, Upsert
+from consumers.upsert import Form, Relation
+from replicator import TableSchema
+
+Schemas = Callable[[str, str], TableSchema]
+"""(table, version) → its columns."""
+
+_ESCAPES: Final = ((b"\\", b"\\\\"), (b"\n", b"\\n"), (b"\r", b"\\r"), (b"\t", b"\\t"))
+"""What stands for itself nowhere in COPY's text format."""
+_NULL: Final = b"\\N"
+
+
+def pack(
+    step: Rows,
+    place: bytes,
+    relations: Mapping[str, Relation],
+    schemas: Schemas,
+    leads: LeadColumns | None,
+    packed: list[bytes],
+) -> list[Form]:
+    """Adds the lines to `packed`, whose forms are numbered, parents before children. Raises BadEvent.
+
+    `place`: the first two columns. `leads`: how the tenant's lead columns are made; None: they stay as they are.
+    """
+    forms: dict[tuple[str, str, bytes, bool, bool, bool], int] = {}
+    found: list[Form] = []
+    for table in upsert.parents_first(relations):
+        led = leads if relations[table].has_leads else None
+        for row in step.upserts.get(table, ()):
+            lead = _lead(table, row, led) if led is not None and row.body else None
+            kind = (table, row.schema, row.absent, row.is_lost, not row.body, lead is not None)
+            index = forms.get(kind)
+            if index is None:
+                index = forms[kind] = len(found)
+                found.append(_form(relations[table], row, schemas, with_leads=lead is not None))
+            epoch, point, ordinal = row.position
+            whole = b"f" if row.absent or row.is_lost else b"t"
+            body = row.body or orjson.dumps({"after": {relations[table].inbox or "": row.inbox}})
+            packed.append(
+                b"%b\t%d\t%d\t%d\t%d\t%d\t%b\t%b\t%b\n"
+                % (
+                    place,
+                    index,
+                    row.id,
+                    epoch,
+                    point,
+                    ordinal,
+                    whole,
+                    _escaped(body),
+                    _escaped(lead) if lead else _NULL,
+                )
+            )
+    return found
+
+
+def _escaped(text: bytes) -> bytes:
+    for special, escaped in _ESCAPES:
+        text = text.replace(special, escaped)
+    return text
+
+
+def _lead(table: str, row: Upsert, leads: LeadColumns) -> bytes | None:
+    try:
+        after = orjson.loads(row.body)["after"]
+    except (ValueError, KeyError, TypeError):
+        raise BadEvent(f"an event of {table} has no row") from None
+    return leads.of(after) if isinstance(after, dict) else None
+
+
+def readable(lines: bytes) -> bytes:
+    """What PostgreSQL would refuse with a word on all lines together."""
+    if b"\0" in lines:
+        raise BadEvent("an event's body has a NUL byte")
+    try:
+        lines.decode()
+    except UnicodeDecodeError:
+        raise BadEvent("an event's body is not UTF-8") from None
+    return lines
+
+
+def _form(relation: Relation, row: Upsert, schemas: Schemas, *, with_leads: bool) -> Form:
+    schema = schemas(relation.name, row.schema)
+    absent = _absent(relation, row)
+    if not row.body:
+        absent = [name for name, _ in schema.columns if name != relation.inbox]
+    return upsert.form(relation, schema, absent, is_lost=row.is_lost, with_leads=with_leads)
+
+
+def _absent(relation: Relation, row: Upsert) -> list[str]:
+    try:
+        absent: Any = orjson.loads(row.absent) if row.absent else []
+    except ValueError:
+        absent = None
+    if not isinstance(absent, list) or not all(isinstance(name, str) for name in absent):
+        raise BadEvent(f"an event of {relation.name} names its absent columns wrongly")
+    return absent

@@ -1,0 +1,180 @@
+"""The five columns of a lead: by the shipped rules, by a tenant's own, by the source, or somebody else's."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from typing import Any
+
+import psycopg
+import pytest
+
+from consumers.lead_columns import LeadColumns
+from consumers.recomputation import recompute
+from consumers.upsert import LEAD_SIGNALS
+from demo.servers import Servers
+from tests.integration.sorted_out import Applied, applied, prepared_target
+from tests.integration.targets import Target
+from tests.lead_conversations import conversations
+
+TABLE = "conversations_analytics"
+FIVE = ", ".join(LEAD_SIGNALS)
+ASKS = [{"message_id": 7, "text": "Quanto custa a mensalidade?", "message_type": 0}]
+SILENT = [{"message_id": 8, "text": "Gostam de capivaras?", "message_type": 0}]
+LEAD_BY_PRICE = (True, False, False, "Baixo", 20)
+NO_LEAD = (False, False, False, "Nenhum", 0)
+OWN = "INSERT INTO lead_rules (tenant_id, name, signal, speaker, weight, pattern) VALUES (%s, %s, %s, %s, %s, %s)"
+
+
+@pytest.fixture(scope="module")
+def prepared(servers: Servers) -> Iterator[Target]:
+    with prepared_target(servers) as target:
+        yield target
+
+
+@pytest.fixture
+def log(servers: Servers, prepared: Target) -> Iterator[Applied]:
+    with applied(servers, prepared, {1: (1,), 2: (4,)}) as made:
+        yield made
+
+
+def put(log: Applied, conversation: int, inbox: int, messages: list[dict[str, Any]], n: int, **more: Any) -> None:
+    compiled = json.dumps(messages)
+    given = {"inbox_id": inbox, "message_compiled": compiled, **more}
+    log.apply(log.read(TABLE, conversation, inbox, n, "conversation_id", **given))
+
+
+def five(log: Applied, *conversations: int) -> list[tuple[Any, ...]]:
+    found = {key: row for _, key, *row in log.rows(TABLE, FIVE, "conversation_id")}
+    return [tuple(found[conversation]) for conversation in conversations]
+
+
+def decide(log: Applied, tenant: int, origin: str | None) -> None:
+    log.target.execute(
+        "INSERT INTO tenant_settings (tenant_id, lead_signals) VALUES (%s, %s)"
+        " ON CONFLICT (tenant_id) DO UPDATE SET lead_signals = EXCLUDED.lead_signals",
+        tenant,
+        origin,
+    )
+    log.leads.expire()
+
+
+def recomputed(log: Applied, tenant: int) -> int:
+    """How many rows, all told."""
+    log.leads.expire()
+    leads, done = log.leads.of(log.control, tenant), 0
+    while some := recompute(log.control, tenant, leads, log.relations[TABLE], 10):
+        done += some
+    return done
+
+
+def test_every_known_conversation_gets_its_signals_and_their_evidence(log: Applied) -> None:
+    known = conversations()
+    for number, each in enumerate(known, 1):
+        put(log, number, 1, each.message_compiled, number)
+    found = log.rows(TABLE, f"{FIVE}, lead_evidence", "conversation_id")
+    assert len(found) == len(known) >= 60
+    for each, (_, _, is_lead, visit, converted, label, score, evidence) in zip(known, found, strict=True):
+        signals = {"lead": is_lead, "visit": visit, "conversion": converted}
+        assert {name for name, given in signals.items() if given} == each.signals, each.what
+        assert (label, score) == (each.label, each.score)
+        assert [(piece["rule"], piece["message_id"]) for piece in evidence] == each.evidence
+    assert recomputed(log, 1) == 0
+
+
+def test_a_changed_rule_concerns_the_rows_of_its_tenant_alone(log: Applied) -> None:
+    for inbox in (1, 4):
+        put(log, inbox, inbox, SILENT, inbox)
+        put(log, inbox + 10, inbox, ASKS, inbox + 10)
+    before = log.rows(TABLE, "xmin::text", "conversation_id")
+    log.target.execute(OWN, 1, "capivaras", "visit", "client", 70, r"\bcapivaras\b")
+    log.target.execute(OWN, 1, "pergunta-preco", None, None, None, None)
+    assert (recomputed(log, 1), recomputed(log, 2)) == (2, 0)
+    assert five(log, 1, 11) == [(True, True, False, "Alto", 70), NO_LEAD]
+    assert five(log, 4, 14) == [NO_LEAD, LEAD_BY_PRICE]
+    after = log.rows(TABLE, "xmin::text", "conversation_id")
+    assert [row for row in after if row[0] == 2] == [row for row in before if row[0] == 2]
+    put(log, 1, 1, ASKS, 50)  # and what comes is by the same rules
+    assert five(log, 1) == [NO_LEAD]
+    assert recomputed(log, 1) == 0
+
+
+def test_a_rule_that_cannot_be_taken_says_why_and_stops_no_other(log: Applied) -> None:
+    log.target.execute(OWN, 1, "capivaras", "lead", "client", 30, r"capivaras")
+    log.target.execute(OWN, 1, "broken", "lead", "client", 30, r"(capivaras")
+    log.target.execute(OWN, 1, "back", "lead", "client", 30, r"(a)\1")
+    put(log, 1, 1, SILENT, 1)
+    assert five(log, 1) == [(True, False, False, "Baixo", 30)]
+    refused = dict(log.target.rows("SELECT name, refused FROM lead_rules WHERE refused IS NOT NULL"))
+    assert refused.keys() == {"broken", "back"}
+    assert refused["broken"].startswith("RE2: missing )")
+    log.target.execute("UPDATE lead_rules SET pattern = 'gostam' WHERE name = 'broken'")
+    assert recomputed(log, 1) == 1
+    assert five(log, 1) == [(True, False, False, "Médio", 60)]
+    assert log.target.rows("SELECT name FROM lead_rules WHERE refused IS NOT NULL") == [("back",)]
+
+
+def test_where_they_come_from_is_the_tenants_choice(log: Applied) -> None:
+    source = {"is_lead": False, "visit_scheduled": None, "ai_probability_score": "12.5", "crm_converted": True}
+    nothing = dict.fromkeys(LEAD_SIGNALS)
+    of_source = (False, None, True, None, 12.5)
+    put(log, 1, 1, ASKS, 1, **source)
+    put(log, 2, 1, ASKS, 2, **nothing)
+    put(log, 3, 1, ASKS, 3)
+    assert five(log, 1, 2, 3) == [of_source, LEAD_BY_PRICE, LEAD_BY_PRICE]
+    assert recomputed(log, 1) == 0
+    decide(log, 1, "rules")
+    assert recomputed(log, 1) == 1
+    assert five(log, 1) == [LEAD_BY_PRICE]
+    put(log, 1, 1, SILENT, 11, **source)
+    assert five(log, 1) == [NO_LEAD]
+    decide(log, 1, "source")
+    put(log, 1, 1, ASKS, 12, **source)
+    put(log, 2, 1, ASKS, 13, **nothing)
+    put(log, 3, 1, SILENT, 14)  # the view has none
+    assert five(log, 1, 2, 3) == [of_source, (None,) * 5, LEAD_BY_PRICE]
+    decide(log, 1, "external")
+    log.target.execute(f"UPDATE {TABLE} SET is_lead = true, ai_probability_score = 99 WHERE conversation_id = 2")
+    put(log, 2, 1, SILENT, 20, **source)
+    assert five(log, 2) == [(True, None, None, None, 99)]
+
+
+def test_what_a_row_became_meanwhile_is_not_overwritten(log: Applied) -> None:
+    put(log, 1, 1, ASKS, 1)
+
+    @dataclass(frozen=True)
+    class Slow(LeadColumns):
+        def derived(self, document: str | None) -> bytes:
+            put(log, 1, 1, SILENT, 2)
+            return super().derived(document)
+
+    real = log.leads.of(log.control, 1)
+    slow = Slow(None, real.rules, "another")
+    with closing(psycopg.connect(log.target.dsn("applier"), autocommit=True)) as session:
+        assert recompute(session, 1, slow, log.relations[TABLE], 10) == 0
+    assert five(log, 1) == [NO_LEAD]
+
+
+def test_signals_of_a_document_that_cannot_be_read_are_unknown(log: Applied) -> None:
+    deep = "[" * 2000 + "]" * 2000
+    log.apply(log.read(TABLE, 1, 1, 1, "conversation_id", inbox_id=1, message_compiled=deep))
+    assert five(log, 1) == [(None,) * 5]
+    assert recomputed(log, 1) == 0
+
+
+def test_editors_write_the_rules_of_their_tenant_alone(log: Applied) -> None:
+    role = log.target.role("editor")
+    if not log.target.rows("SELECT FROM pg_roles WHERE rolname = %s", role):
+        log.target.make_role("editor")
+    log.target.execute(f"GRANT replication_rule_editors TO {role}")
+    with log.target.connected("editor", 1) as session:
+        session.execute(OWN.encode(), [1, "mine", "lead", "any", 5, "capivaras"])
+        with pytest.raises(psycopg.errors.InsufficientPrivilege):
+            session.execute(OWN.encode(), [2, "theirs", "lead", "any", 5, "capivaras"])
+        with pytest.raises(psycopg.errors.CheckViolation):
+            session.execute(OWN.encode(), [1, "no weight", "lead", "any", None, "capivaras"])
+        with pytest.raises(psycopg.errors.InsufficientPrivilege):
+            session.execute("UPDATE lead_rules SET refused = 'x'")
+    assert log.target.rows("SELECT name FROM lead_rules", what="editor", tenant=2) == []
