@@ -17,8 +17,8 @@ from rich.console import Console
 
 from bench.measured import Measured, Part
 from consumers.conversation_texts import Message, texts
-from consumers.default_rules import default_rules
 from consumers.lead_rules import RuleSet
+from consumers.rules_file import shipped_rules
 from consumers.signals import Signals, evaluate
 from tests.lead_conversations import conversations
 
@@ -30,7 +30,7 @@ ROUNDS: Final = 5
 
 def measure() -> Part:
     """All of it; a few seconds."""
-    rules = default_rules()
+    rules = shipped_rules()
     ready = RuleSet(rules)
     documents = _documents()
     parsed = [orjson.loads(document) for document in documents]

@@ -5,13 +5,9 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
-from datetime import datetime
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -20,7 +16,8 @@ from rich.live import Live
 from rich.table import Table
 
 from consumers.config import Settings, load
-from consumers.errors import ConsumersError, SettingsError
+from consumers.rules_commands import rules
+from consumers.terminal import AGAIN, Apply, AsJson, faults, print_json
 
 if TYPE_CHECKING:
     from consumers.mapping_admin import Listing
@@ -33,22 +30,7 @@ app = typer.Typer(
 )
 mapping = typer.Typer(no_args_is_help=True, help="Which inbox belongs to which tenant.")
 app.add_typer(mapping, name="map")
-AsJson = Annotated[bool, typer.Option("--json", help="For machines.")]
-Apply = Annotated[bool, typer.Option("--apply", help="Carry the plan out; without it, only show it.")]
-_AGAIN = "run again with --apply to carry this out"
-
-
-@contextmanager
-def _faults() -> Iterator[None]:
-    """Every fault that we know is one sentence and an exit code, never a traceback."""
-    try:
-        yield
-    except SettingsError as error:
-        print(error, file=sys.stderr)
-        raise typer.Exit(2) from None
-    except ConsumersError as error:
-        print(error, file=sys.stderr)
-        raise typer.Exit(1) from None
+app.add_typer(rules, name="rules")
 
 
 @app.command()
@@ -57,7 +39,7 @@ def setup(apply: Apply = False, as_json: AsJson = False) -> None:
     from consumers import setup as preparing
     from consumers.plan import Severity
 
-    with _faults():
+    with faults():
         settings = load()
         plan = preparing.plan(settings)
         refused = bool(plan.of(Severity.REFUSAL))
@@ -66,9 +48,9 @@ def setup(apply: Apply = False, as_json: AsJson = False) -> None:
         if apply and plan.steps and not refused:
             preparing.apply(settings, on_step=_say_done)
         if as_json:
-            _print_json(_plan_to_json(plan, applied=apply and not refused))
+            print_json(_plan_to_json(plan, applied=apply and not refused))
         elif plan.steps and not apply:
-            print(_AGAIN)
+            print(AGAIN)
         raise typer.Exit(1 if refused or plan.of(Severity.FINDING) else 0)
 
 
@@ -77,7 +59,7 @@ def run(
     pool: Annotated[str | None, typer.Option(help="The tenants to serve; else CONSUMERS_POOL.")] = None,
 ) -> None:
     """A worker: apply events until SIGTERM."""
-    with _faults():
+    with faults():
         settings = load() if pool is None else load(pool=pool)
         from consumers.worker import run as work
         from replicator.runtime import configure_logging
@@ -94,13 +76,13 @@ def status(
     """Per tenant: lag, freshness, what is parked or awaited; and the inboxes that belong to nobody."""
     from consumers.status import gather, render, to_json
 
-    with _faults():
+    with faults():
         settings = load()
         if watch and not as_json:
             _watch(settings)
         found = gather(settings)
         if as_json:
-            _print_json(to_json(found))
+            print_json(to_json(found))
         else:
             Console().print(render(found))
         raise typer.Exit(0 if found.is_well else 1)
@@ -111,10 +93,10 @@ def map_list(as_json: AsJson = False) -> None:
     """Every inbox with its tenant, and the inboxes with events that belong to nobody."""
     from consumers.mapping_admin import listing
 
-    with _faults():
+    with faults():
         found = listing(load())
         if as_json:
-            _print_json(asdict(found))
+            print_json(asdict(found))
         else:
             _show_listing(found)
 
@@ -132,18 +114,18 @@ def map_add(
     """Give an inbox to a tenant; its rows are then backfilled."""
     from consumers.mapping_admin import Wish, add
 
-    with _faults():
+    with faults():
         wish = Wish(inbox=inbox, tenant=tenant, tenant_name=tenant_name, tenant_slug=tenant_slug, inbox_name=inbox_name)
         changes = add(load(), wish, apply=apply)
         if as_json:
-            _print_json({"changes": [change.does for change in changes], "applied": apply})
+            print_json({"changes": [change.does for change in changes], "applied": apply})
             return
         for change in changes:
             print(f"{'done: ' if apply else ''}{change.does}")
         if not changes:
             print(f"inbox {inbox} belongs to tenant {tenant} already: nothing to do")
         elif not apply:
-            print(_AGAIN)
+            print(AGAIN)
 
 
 def _show_plan(plan: Plan, *, with_steps: bool) -> None:
@@ -193,14 +175,6 @@ def _watch(settings: Settings) -> None:
                 live.update(render(gather(settings)))
     except KeyboardInterrupt:
         return
-
-
-def _print_json(content: object) -> None:
-    print(json.dumps(content, indent=2, default=_iso))
-
-
-def _iso(moment: datetime) -> str:
-    return moment.isoformat()
 
 
 def main() -> None:

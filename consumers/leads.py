@@ -11,9 +11,9 @@ from typing import Any, Final
 import structlog
 from psycopg import Connection
 
-from consumers.default_rules import default_rules
 from consumers.lead_columns import LeadColumns, Origin
 from consumers.lead_rules import Rule
+from consumers.rules_file import shipped_rules
 from consumers.tenant_rules import Own, tenant_rules
 
 log = structlog.get_logger(__name__)
@@ -27,7 +27,7 @@ class Leads:
 
     def __init__(self, longest_s: float) -> None:
         self._longest_s = longest_s
-        self._shipped = default_rules()
+        self._shipped = shipped_rules()
         self._known: dict[int, tuple[float, LeadColumns]] = {}
 
     def expire(self, tenant: int | None = None) -> None:

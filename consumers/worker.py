@@ -535,7 +535,7 @@ class Worker:
     def _recomputed(self, control: Connection[Any]) -> dict[int, tuple[LeadColumns, Relation]]:
         """Tenants whose lead signals are made by rules, and whose first inbox's partition is ours."""
         relation = self._layout.relations.get(ANALYTICS)
-        if relation is None or not relation.has_leads:
+        if relation is None or not relation.has_leads or not self._ledger.progress:
             return {}
         first: dict[int, int] = {}
         for inbox, owner in self._mapping.owners.items():

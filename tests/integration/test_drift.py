@@ -114,7 +114,9 @@ def test_columns_added_dropped_and_renamed_under_traffic_never_shift_a_value(
         ("ALTER TABLE messages DROP COLUMN source_id, ADD COLUMN source_id text", "temper"),
     )
     written: dict[int, tuple[str, str | None, str | None]] = {}
-    with Traffic(path.source_dsn, inboxes=[*MINE, *OTHERS], seed=5, rate=100):
+    assert source.execute("SELECT inbox_id FROM conversations WHERE id = 6").fetchall() == [(1,)]
+    # Not in the inbox of the conversation that is looked at: another change of a row carries all its columns anew.
+    with Traffic(path.source_dsn, inboxes=range(2, 7), seed=5, rate=100):
         for number, (drift, column) in enumerate(drifts):
             source.execute(drift.encode())
             message = add_message(source, 6, f"after drift {number}")

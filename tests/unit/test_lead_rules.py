@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from consumers.conversation_texts import CONVERSATION_CHARACTERS, TEXT_CHARACTERS, Message
-from consumers.default_rules import default_rules
 from consumers.errors import RulesRefused
 from consumers.lead_rules import INSTRUCTIONS, RULES, Rule, RuleSet
+from consumers.rules_file import shipped_rules
 
 
 def rule(pattern: str = "preco", name: str = "r", **more: Any) -> Rule:
@@ -128,7 +128,7 @@ def test_the_worst_rules_are_bounded_too() -> None:
 
 
 def test_the_default_rules_are_taken() -> None:
-    rules = default_rules()
+    rules = shipped_rules()
     RuleSet(rules)
     assert 60 <= len(rules) <= 100
     assert all("<" not in each.pattern for each in rules)

@@ -9,13 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from consumers.conversation_texts import Message, Speaker, texts
-from consumers.default_rules import default_rules
 from consumers.lead_rules import Rule, RuleSet
+from consumers.rules_file import shipped_rules
 from consumers.signals import EVIDENCE, Signals, evaluate, label
 from tests.lead_conversations import Conversation, conversations
 
-DEFAULT = RuleSet(default_rules())
-AGAIN = RuleSet(reversed(default_rules()))
+DEFAULT = RuleSet(shipped_rules())
+AGAIN = RuleSet(reversed(shipped_rules()))
 CONVERSATIONS = conversations()
 
 
@@ -48,7 +48,7 @@ def test_there_are_enough_conversations() -> None:
 
 def test_nearly_every_default_rule_is_shown() -> None:
     shown = {name for conversation in CONVERSATIONS for name, _ in conversation.evidence}
-    assert {rule.name for rule in default_rules()} - shown <= {"horarios", "quer-fazer-atividade", "tabela-de-precos"}
+    assert {rule.name for rule in shipped_rules()} - shown <= {"horarios", "quer-fazer-atividade", "tabela-de-precos"}
 
 
 def test_the_last_word_counts() -> None:
