@@ -134,7 +134,7 @@ class LocalKafka(KafkaServer):
     def _java(self, main: str, *args: str | Path) -> list[str | Path]:
         logging = f"-Dlog4j2.configurationFile={self._home / 'log4j2.properties'}"
         # A small heap and the serial collector start fastest and leave the machine to what is tested.
-        small = ["-Xmx512m", "-XX:+UseSerialGC", "-Xshare:auto"]
+        small = ["-Xmx512m", "-XX:+UseSerialGC", "-Xshare:auto", "-XX:TieredStopAtLevel=1"]
         # A killed JVM leaves its unpacked libraries and its counters behind: in our folder they go with it.
         tidy = [f"-Djava.io.tmpdir={self._home}", "-XX:-UsePerfData"]
         return ["java", *small, *tidy, logging, "-cp", f"{self._jars}/*", main, *args]
