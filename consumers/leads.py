@@ -6,6 +6,7 @@ Says in `lead_rules.refused` why a rule is left out. Belongs to one thread; what
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from typing import Any, Final
 
 import structlog
@@ -48,12 +49,19 @@ class Leads:
 
     def _read(self, connection: Connection[Any], tenant: int) -> LeadColumns:
         with connection.transaction():
-            own, noted = read_own(connection, tenant)
-            rules = tenant_rules(self._shipped, own)
-            if dict(rules.refused) != noted:
-                _note(connection, tenant, noted.keys() | rules.refused.keys(), rules.refused)
-            origin = read_origin(connection, tenant)
-        return LeadColumns(origin, rules.ready, rules.digest)
+            found, refused, noted = read(connection, tenant, self._shipped)
+            if refused != noted:
+                _note(connection, tenant, noted.keys() | refused.keys(), refused)
+        return found
+
+
+def read(
+    connection: Connection[Any], tenant: int, shipped: Sequence[Rule]
+) -> tuple[LeadColumns, dict[str, str], dict[str, str]]:
+    """Of one tenant, in the transaction that is open; with why rules of its own are left out, now and as was noted."""
+    own, noted = read_own(connection, tenant)
+    rules = tenant_rules(shipped, own)
+    return LeadColumns(read_origin(connection, tenant), rules.ready, rules.digest), dict(rules.refused), noted
 
 
 def read_own(connection: Connection[Any], tenant: int) -> tuple[Own, dict[str, str]]:

@@ -36,12 +36,15 @@ _LOOK_S: Final = 10.0
 _STOP_S: Final = 3.0
 
 _OUTDATED: Final = f"""
-    SELECT t.conversation_id, t.source_epoch, t.source_point, t.source_ordinal, t.message_compiled::text
     FROM {ANALYTICS} AS t
     WHERE t.tenant_id = %(tenant)s AND t.message_compiled IS NOT NULL AND t.synced_at IS NOT NULL
         AND (t.lead_rules_digest IS NULL OR t.lead_rules_digest < %(digest)s OR t.lead_rules_digest > %(digest)s)
-        AND (%(source_too)s OR t.lead_rules_digest IS DISTINCT FROM '{FROM_SOURCE}')
+        AND (%(source_too)s OR t.lead_rules_digest IS DISTINCT FROM '{FROM_SOURCE}')"""
+_READ: Final = f"""
+    SELECT t.conversation_id, t.source_epoch, t.source_point, t.source_ordinal, t.message_compiled::text {_OUTDATED}
     LIMIT %(limit)s"""
+_COUNT: Final = f"SELECT count(*) FROM (SELECT {_OUTDATED} LIMIT %(limit)s) AS found"
+MOST_COUNTED: Final = 100_000
 
 
 class Recomputation:
@@ -117,10 +120,9 @@ class Recomputation:
 
 def recompute(connection: Connection[Any], tenant: int, leads: LeadColumns, relation: Relation, limit: int) -> int:
     """Makes some rows anew that other rules have made: their number, 0 if there are none (or others are faster)."""
-    given = {"tenant": tenant, "digest": leads.digest, "source_too": leads.origin == "rules", "limit": limit}
     with connection.transaction():
         connection.execute("SELECT set_config('app.current_tenant_id', %s, true)", [str(tenant)])
-        found = connection.execute(_OUTDATED.encode(), given).fetchall()
+        found = connection.execute(_READ.encode(), _asked(tenant, leads, limit)).fetchall()
     if not found:
         return 0
     rows = [b'{"id":%d,"e":%d,"p":%d,"o":%d,"l":%b}' % (*place, leads.derived(document)) for *place, document in found]
@@ -129,6 +131,18 @@ def recompute(connection: Connection[Any], tenant: int, leads: LeadColumns, rela
         connection.execute("SELECT set_config('app.current_tenant_id', %s, true)", [str(tenant)])
         connection.execute("SELECT pg_advisory_xact_lock(%s, %s)", [tenants.TENANT_LOCK, tenant])
         return connection.execute(_write(relation).encode(), {"tenant": tenant, "rows": packed}).rowcount
+
+
+def outdated(connection: Connection[Any], tenant: int, leads: LeadColumns) -> int:
+    """Rows that are still to be made anew, in the transaction that is open; MOST_COUNTED at the most."""
+    if leads.origin not in (None, "rules"):
+        return 0
+    found = connection.execute(_COUNT.encode(), _asked(tenant, leads, MOST_COUNTED)).fetchone()
+    return int(found[0]) if found else 0
+
+
+def _asked(tenant: int, leads: LeadColumns, limit: int) -> dict[str, object]:
+    return {"tenant": tenant, "digest": leads.digest, "source_too": leads.origin == "rules", "limit": limit}
 
 
 def _write(relation: Relation) -> str:

@@ -7,6 +7,7 @@ partitions from Kafka. If Kafka is away the rest is shown all the same.
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any, Final
@@ -17,12 +18,15 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from consumers import lag, missing, skipped
+from consumers import lag, missing, recomputation, skipped
 from consumers.config import Settings
 from consumers.errors import LogUnavailable
 from consumers.identifiers import doubled, quoted
+from consumers.lead_columns import LeadColumns
+from consumers.leads import read as read_leads
 from consumers.mapping_admin import Listing, Unmapped, read_listing
 from consumers.missing import Missing
+from consumers.rules_file import shipped_rules
 from consumers.session import connect
 from consumers.skipped import Skipped
 from replicator import partition_of
@@ -67,6 +71,12 @@ class TenantStatus:
     """Parent rows that are awaited: nothing was heard of them yet."""
     backfilling: tuple[int, ...]
     """Inboxes whose rows are not complete yet."""
+    lead_signals: str
+    """Where they come from: source, rules, external, or auto."""
+    outdated_signals: int
+    """Conversations whose signals are still of other rules."""
+    refused_rules: Mapping[str, str]
+    """Lead rules that are left out: the reason by name."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,6 +129,7 @@ class _Reading:
 
     def __init__(self, connection: psycopg.Connection[Any], settings: Settings) -> None:
         self._connection = connection
+        self._shipped = shipped_rules()
         self.ends: dict[int, int] = {}
         """Of every partition; empty: unknown."""
         self.listing: Listing = read_listing(connection)
@@ -144,7 +155,7 @@ class _Reading:
         count = len(self.ends) or len(self._next)
         inboxes = {partition_of(mapped.inbox_id, count) for mapped in own} if count else set()
         partitions = tuple(sorted(inboxes | {stuck.partition for stuck in parked}))
-        freshness, stubs = self._as_tenant(tenant)
+        freshness, stubs, leads, outdated, refused = self._as_tenant(tenant)
         return TenantStatus(
             tenant_id=tenant,
             name=name,
@@ -154,6 +165,9 @@ class _Reading:
             parked=parked,
             stubs=stubs,
             backfilling=tuple(mapped.inbox_id for mapped in own if mapped.backfilled_at is None),
+            lead_signals=leads.origin or "auto",
+            outdated_signals=outdated,
+            refused_rules=refused,
         )
 
     def _lag(self, partitions: tuple[int, ...], parked: tuple[Parked, ...]) -> int | None:
@@ -164,7 +178,7 @@ class _Reading:
             return None
         return sum(self.ends[p] - positions[p] for p in partitions)
 
-    def _as_tenant(self, tenant: int) -> tuple[Freshness, int]:
+    def _as_tenant(self, tenant: int) -> tuple[Freshness, int, LeadColumns, int, Mapping[str, str]]:
         with self._connection.transaction():
             self._connection.execute("SELECT set_config('app.current_tenant_id', %s, true)", [str(tenant)])
             freshness = (
@@ -173,7 +187,9 @@ class _Reading:
                 .fetchone()
             )
             stubs = self._connection.execute(self._stubs, [tenant]).fetchone()
-        return freshness or Freshness(), stubs[0] if stubs else 0
+            leads, refused, _ = read_leads(self._connection, tenant, self._shipped)
+            outdated = recomputation.outdated(self._connection, tenant, leads)
+        return freshness or Freshness(), stubs[0] if stubs else 0, leads, outdated, refused
 
 
 def _tenants(connection: psycopg.Connection[Any]) -> list[tuple[int, str | None]]:
@@ -267,7 +283,18 @@ def _sentences(status: Status) -> list[str]:
         f" since {_time(found.first_seen)}; {missing.ADVICE}"
         for found in status.missing
     ]
-    return [*status.faults, *parked, *unmapped, *lacking, *remedies, *tableless]
+    refused = [
+        f"tenant {tenant.tenant_id}: lead rule {name} is left out: {reason}"
+        for tenant in status.tenants
+        for name, reason in sorted(tenant.refused_rules.items())
+    ]
+    outdated = [
+        f"tenant {tenant.tenant_id}: the lead signals of {tenant.outdated_signals:,} conversations are yet to be made"
+        " by its rules"
+        for tenant in status.tenants
+        if tenant.outdated_signals
+    ]
+    return [*status.faults, *parked, *unmapped, *lacking, *remedies, *tableless, *refused, *outdated]
 
 
 def _time(moment: datetime | None) -> str:

@@ -33,23 +33,18 @@ from consumers.config import Settings
 from consumers.errors import Action, ConsumersError, LogGap, Overtaken, TargetRefused, classify
 from consumers.inbound import Inbound
 from consumers.layout import Layout
-from consumers.lead_columns import LeadColumns
-from consumers.leads import CHANNEL as LEADS_CHANNEL
 from consumers.leads import Leads
 from consumers.ledger import Ledger
-from consumers.live import ANALYTICS
 from consumers.missing import MissingTables
 from consumers.parking import Parked, Reason
-from consumers.recomputation import Recomputation
 from consumers.requests import Requests
 from consumers.schemas import Schemas
 from consumers.skipped import SkippedColumns
-from consumers.tenants import CHANNEL
 from consumers.tenants import Mapping as TenantMapping
-from consumers.topic import TopicShape, TopicWatch
-from consumers.upsert import Relation
+from consumers.topic import TopicShape
+from consumers.upkeep import UPKEEP_S, Upkeep
 from consumers.watermark import Place
-from replicator import VERSION, partition_of
+from replicator import VERSION
 from replicator.runtime import GrowingPause, Health, Stop
 
 log = structlog.get_logger(__name__)
@@ -63,9 +58,6 @@ _TO_LEAVE_S: Final = 1.5
 """Beyond the settings' time to stop: then the process ends, whatever hangs."""
 _TO_CANCEL_S: Final = 3.0
 """Of the settings' time to stop: for what ends after the batch in flight is given up."""
-UPKEEP_S: Final = 2.0
-STUBS_S: Final = 10.0
-AUDIT_S: Final = 10.0
 CATCH_UP_MESSAGES: Final = 20_000
 _BODILESS: Final = (
     "Stubs until their rows can be sent: raise REPLICATOR_MAX_MESSAGE_BYTES and the topic's max.message.bytes, or make"
@@ -121,8 +113,6 @@ class Worker:
         self._pause = GrowingPause(first=0.2, longest=10.0)
         self._control: Connection[Any] | None = None
         self._layout = Layout()
-        self._known_relations: Mapping[str, Relation] = {}
-        """Of the layout, when it was last looked after."""
         self._mapping = TenantMapping(settings.mapping_ttl_s)
         self._leads = Leads(settings.mapping_ttl_s)
         self._ledger = Ledger(settings.pool)
@@ -137,12 +127,20 @@ class Worker:
         self._threads = ThreadPoolExecutor(settings.connections, thread_name_prefix="apply")
         self._schemas = Schemas(settings)
         self._requests = Requests(settings)
-        self._topic = TopicWatch(settings)
         self._applier = Applier(settings, self._layout, self._schemas)
-        self._recomputation = Recomputation(settings)
         self._inbound: Inbound | None = None
         self._health: Health | None = None
-        self._upkeep_due = self._stubs_due = self._audit_due = 0.0
+        self._upkeep = Upkeep(
+            settings,
+            layout=self._layout,
+            mapping=self._mapping,
+            leads=self._leads,
+            ledger=self._ledger,
+            requests=self._requests,
+            skipped=self._skipped,
+            missing=self._missing,
+            audit=self._audit,
+        )
         self._waits_for = ""
         self._turned_at = time.monotonic()
         self._applied: dict[int, dict[str, object]] = {}
@@ -176,7 +174,7 @@ class Worker:
         if self._inbound is not None and not self._inbound.close(GROUP_S):
             log.warning("group.not_left", advice="Kafka does not answer; it gives the partitions on by itself.")
             self.left_behind = True
-        self.left_behind |= not self._recomputation.close()
+        self.left_behind |= not self._upkeep.close()
         self._requests.close()
         self._schemas.close()
         self._threads.shutdown(wait=False, cancel_futures=True)
@@ -244,7 +242,8 @@ class Worker:
             self._flight = self._next_flight(control)
         if self._flight is not None and self._flight.batch is None:
             self._send_off(control, self._flight)
-        self._look_after(control)
+        assert self._inbound is not None  # noqa: S101  # joined before the first turn
+        self._recover |= self._upkeep.look_after(control, self._inbound)
 
     def _read(self) -> None:
         """Into the buffer, which is bounded by stopping to fetch."""
@@ -492,77 +491,9 @@ class Worker:
             control = target.open_session(self._settings, "worker control")
             self._layout.read(control)
             target.refuse_unbound(control, self._layout.relations)
-            for channel in (CHANNEL, LEADS_CHANNEL):
-                control.execute(f"LISTEN {channel}".encode())
-            self._mapping.expire()
-            self._leads.expire()
+            self._upkeep.listen(control)
             self._control = control
         return self._control
-
-    def _look_after(self, control: Connection[Any]) -> None:
-        for notice in control.notifies(timeout=0):
-            if notice.channel == CHANNEL:
-                self._mapping.expire()
-            else:
-                self._leads.expire(int(notice.payload))
-                self._upkeep_due = 0.0
-        now = time.monotonic()
-        if now < self._upkeep_due:
-            return
-        self._upkeep_due = now + UPKEEP_S
-        if topic_id := self._topic.topic_id():
-            self._recover |= self._ledger.of_another_topic(topic_id)
-        if self._mapping.is_stale:
-            self._mapping.read(control)
-        self._layout.read(control)
-        self._skipped.write(control)
-        self._missing.write(control)
-        if self._layout.relations is not self._known_relations:  # others may have looked before
-            self._known_relations = self._layout.relations
-            self._ledger.try_parked_again()
-            self._skipped.forget_added(control, self._known_relations)
-            self._missing.forget_made(control, self._known_relations)
-        self._recomputation.want(self._recomputed(control))
-        served = self._served()
-        self._requests.ask_for_backfills(self._mapping.owners, served)
-        if now >= self._stubs_due:
-            self._stubs_due = now + STUBS_S
-            self._requests.ask_for_stubs(control, self._layout.relations, self._mapping.owners, served)
-        if now >= self._audit_due:
-            self._audit_due = now + AUDIT_S
-            self._audit.write(control)
-
-    def _recomputed(self, control: Connection[Any]) -> dict[int, tuple[LeadColumns, Relation]]:
-        """Tenants whose lead signals are made by rules, and whose first inbox's partition is ours."""
-        relation = self._layout.relations.get(ANALYTICS)
-        if relation is None or not relation.has_leads or not self._ledger.progress:
-            return {}
-        first: dict[int, int] = {}
-        for inbox, owner in self._mapping.owners.items():
-            first[owner.tenant] = min(inbox, first.get(owner.tenant, inbox))
-        ours = self._ledger.progress.keys()
-        tenants = [t for t, inbox in first.items() if partition_of(inbox, self._ledger.partitions) in ours]
-        leads = {tenant: self._leads.of(control, tenant) for tenant in sorted(tenants)}
-        return {tenant: (each, relation) for tenant, each in leads.items() if each.origin in (None, "rules")}
-
-    def _served(self) -> dict[int, tuple[int, int]]:
-        """Inboxes whose partitions are ours, with how far their log was read, and where it ends.
-
-        Without those of parked tenants: what answered a request would not be read before they have caught up.
-        """
-        assert self._inbound is not None  # noqa: S101  # joined before the first turn
-        ends = {
-            partition: (known.next_offset, self._inbound.end(partition))
-            for partition, known in self._ledger.progress.items()
-        }
-        if not ends:
-            return {}
-        places = {
-            inbox: (owner.tenant, partition_of(inbox, self._ledger.partitions))
-            for inbox, owner in self._mapping.owners.items()
-        }
-        parked = self._ledger.parked
-        return {inbox: ends[place[1]] for inbox, place in places.items() if place[1] in ends and place not in parked}
 
     def _observe(self, batch: Batch) -> None:
         counts = batch.counts

@@ -1,0 +1,134 @@
+"""What a worker looks after every few seconds, whatever it reads: mapping, tables, what it has to note and to ask for.
+
+Belongs to the loop's thread and its own connection to the target. Waits for nothing.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Any, Final
+
+from psycopg import Connection
+
+from consumers import leads, tenants
+from consumers.audit import Audit
+from consumers.config import Settings
+from consumers.inbound import Inbound
+from consumers.layout import Layout
+from consumers.lead_columns import LeadColumns
+from consumers.leads import Leads
+from consumers.ledger import Ledger
+from consumers.live import ANALYTICS
+from consumers.missing import MissingTables
+from consumers.recomputation import Recomputation
+from consumers.requests import Requests
+from consumers.skipped import SkippedColumns
+from consumers.topic import TopicWatch
+from consumers.upsert import Relation
+from replicator import partition_of
+
+UPKEEP_S: Final = 2.0
+_STUBS_S: Final = 10.0
+_AUDIT_S: Final = 10.0
+
+
+class Upkeep:
+    """Over what the loop owns."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        layout: Layout,
+        mapping: tenants.Mapping,
+        leads: Leads,
+        ledger: Ledger,
+        requests: Requests,
+        skipped: SkippedColumns,
+        missing: MissingTables,
+        audit: Audit,
+    ) -> None:
+        self._layout, self._mapping, self._leads, self._ledger = layout, mapping, leads, ledger
+        self._requests, self._skipped, self._missing, self._audit = requests, skipped, missing, audit
+        self._known_relations: Mapping[str, Relation] = {}
+        """Of the layout, when it was last looked after."""
+        self._topic = TopicWatch(settings)
+        self._recomputation = Recomputation(settings)
+        self._due = self._stubs_due = self._audit_due = 0.0
+
+    def listen(self, control: Connection[Any]) -> None:
+        """The connection is new: it is to tell of changes, and what was told before it is not known."""
+        for channel in (tenants.CHANNEL, leads.CHANNEL):
+            control.execute(f"LISTEN {channel}".encode())
+        self._mapping.expire()
+        self._leads.expire()
+
+    def close(self) -> bool:
+        """Whether nothing is left behind that runs."""
+        return self._recomputation.close()
+
+    def look_after(self, control: Connection[Any], inbound: Inbound) -> set[int]:
+        """What is due. Partitions whose topic was made anew: the truth must be read again there."""
+        for notice in control.notifies(timeout=0):
+            if notice.channel == tenants.CHANNEL:
+                self._mapping.expire()
+            else:
+                self._leads.expire(int(notice.payload))
+                self._due = 0.0
+        now = time.monotonic()
+        if now < self._due:
+            return set()
+        self._due = now + UPKEEP_S
+        topic_id = self._topic.topic_id()
+        made_anew = self._ledger.of_another_topic(topic_id) if topic_id else set()
+        if self._mapping.is_stale:
+            self._mapping.read(control)
+        self._layout.read(control)
+        self._skipped.write(control)
+        self._missing.write(control)
+        if self._layout.relations is not self._known_relations:  # others may have looked before
+            self._known_relations = self._layout.relations
+            self._ledger.try_parked_again()
+            self._skipped.forget_added(control, self._known_relations)
+            self._missing.forget_made(control, self._known_relations)
+        self._recomputation.want(self._recomputed(control))
+        served = self._served(inbound)
+        self._requests.ask_for_backfills(self._mapping.owners, served)
+        if now >= self._stubs_due:
+            self._stubs_due = now + _STUBS_S
+            self._requests.ask_for_stubs(control, self._layout.relations, self._mapping.owners, served)
+        if now >= self._audit_due:
+            self._audit_due = now + _AUDIT_S
+            self._audit.write(control)
+        return made_anew
+
+    def _recomputed(self, control: Connection[Any]) -> dict[int, tuple[LeadColumns, Relation]]:
+        """Tenants whose lead signals are made by rules, and whose first inbox's partition is ours."""
+        relation = self._layout.relations.get(ANALYTICS)
+        if relation is None or not relation.has_leads or not self._ledger.progress:
+            return {}
+        first: dict[int, int] = {}
+        for inbox, owner in self._mapping.owners.items():
+            first[owner.tenant] = min(inbox, first.get(owner.tenant, inbox))
+        ours = self._ledger.progress.keys()
+        mine = sorted(t for t, inbox in first.items() if partition_of(inbox, self._ledger.partitions) in ours)
+        found = {tenant: self._leads.of(control, tenant) for tenant in mine}
+        return {tenant: (each, relation) for tenant, each in found.items() if each.origin in (None, "rules")}
+
+    def _served(self, inbound: Inbound) -> dict[int, tuple[int, int]]:
+        """Inboxes whose partitions are ours, with how far their log was read, and where it ends.
+
+        Without those of parked tenants: what answered a request would not be read before they have caught up.
+        """
+        ends = {
+            partition: (known.next_offset, inbound.end(partition)) for partition, known in self._ledger.progress.items()
+        }
+        if not ends:
+            return {}
+        places = {
+            inbox: (owner.tenant, partition_of(inbox, self._ledger.partitions))
+            for inbox, owner in self._mapping.owners.items()
+        }
+        parked = self._ledger.parked
+        return {inbox: ends[place[1]] for inbox, place in places.items() if place[1] in ends and place not in parked}
