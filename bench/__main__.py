@@ -19,11 +19,11 @@ import orjson
 import psutil
 from rich.console import Console
 
-from bench import freshness, path, view
+from bench import freshness, path, signals, view
 from demo.programs import CommandFailed
 from demo.servers import ServersUnavailable, server_folder, servers
 
-PARTS = {"view": view.measure, "freshness": freshness.measure}
+PARTS = {"view": view.measure, "freshness": freshness.measure, "signals": signals.measure}
 RESULTS = Path(__file__).parents[1] / ".cache" / "bench"
 SERVER_SETTINGS = {"max_slot_wal_keep_size": "10GB"}
 

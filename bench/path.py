@@ -10,13 +10,14 @@ from typing import Any, Final
 import psycopg
 
 from demo.options import Options
-from demo.programs import Program
+from demo.programs import Program, command
 from demo.servers import Servers
 from demo.servers.guardian import GuardedFolder
 from demo.stage import Stage, prepare
 
 LOAD_SECONDS: Final = 1200.0
 LOOK_SECONDS: Final = 0.1
+ANALYTICS: Final = "conversations_analytics"
 Say = Callable[[str], None]
 
 
@@ -61,6 +62,26 @@ def running(folder: GuardedFolder, stage: Stage, say: Say) -> Iterator[Program]:
         raise NotMeasured("; ".join(faults))
 
 
+@contextmanager
+def backfills(stage: Stage, folder: GuardedFolder, replicator: Program) -> Iterator[Callable[[], float]]:
+    """What backfills the analytics view alone, everything else being there, and says its speed in rows/s.
+
+    Until the rows that it brings last to each partition are written: to look for all would cost what is measured.
+    """
+    with psycopg.connect(stage.target_dsn, autocommit=True) as target:
+        rows, last = _written_since(target, "-infinity"), target.execute(_LAST).fetchall()
+
+        def backfill() -> float:
+            began, since = time.monotonic(), one(target, "SELECT clock_timestamp() AT TIME ZONE 'UTC'")
+            command(folder, ["replicator", "backfill", "--all", "--table", ANALYTICS], stage.replicator)
+            wait(replicator, lambda: _all_since(target, last, since), "the end of a backfill")
+            took = time.monotonic() - began
+            wait(replicator, lambda: _written_since(target, since) >= rows, "all rows of a backfill")
+            return rows / took
+
+        yield backfill
+
+
 def wait(replicator: Program, condition: Callable[[], bool], what: str) -> None:
     """Raises NotMeasured if it does not come about, or if the replicator ends."""
     end = time.monotonic() + LOAD_SECONDS
@@ -80,3 +101,20 @@ def one(connection: psycopg.Connection[Any], query: str, *given: object) -> Any:
 
 def _is_loaded(target: psycopg.Connection[Any]) -> bool:
     return bool(one(target, "SELECT NOT EXISTS (SELECT FROM inbox_tenant_mapping WHERE backfilled_at IS NULL)"))
+
+
+_LAST: Final = "SELECT tenant_id, max(conversation_id) FROM conversations_analytics GROUP BY tenant_id, inbox_id"
+"""A backfill goes by key."""
+
+
+def _all_since(target: psycopg.Connection[Any], rows: list[tuple[int, int]], since: object) -> bool:
+    written = (
+        "SELECT count(*) FROM unnest(%s::bigint[], %s::bigint[]) AS k (tenant, id) JOIN conversations_analytics AS c"
+        " ON c.tenant_id = k.tenant AND c.conversation_id = k.id WHERE c.etl_updated_at > %s"
+    )
+    tenants, ids = zip(*rows, strict=True)
+    return bool(one(target, written, list(tenants), list(ids), since) == len(rows))
+
+
+def _written_since(target: psycopg.Connection[Any], since: object) -> int:
+    return int(one(target, "SELECT count(*) FROM conversations_analytics WHERE etl_updated_at > %s", since))

@@ -1,25 +1,31 @@
-"""`python -m bench.signals`: what the lead signals of a conversation cost a worker, with the default rules.
+"""What the lead signals of a conversation cost, with the shipped rules: a worker's own time, and the whole path's.
 
-Conversations of 13 messages of some 190 bytes, 2.5 kB of text, made of the sentences of
+The worker's: conversations of 13 messages of some 190 bytes, 2.5 kB of text, made of the sentences of
 tests/golden/lead_conversations.txt, so that nearly every message hits rules: in life fewer do. Each step alone and all
-together, in one thread.
+together, in one thread. The whole path's: backfills of the view, in turns with signals left alone and derived.
 """
 
 from __future__ import annotations
 
+import argparse
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, Final
 
 import orjson
-from rich.console import Console
+import psycopg
 
-from bench.measured import Measured, Part
+from bench import path
+from bench.measured import Measured, Part, Ratio
+from bench.path import Say
 from consumers.conversation_texts import Message, texts
 from consumers.lead_rules import RuleSet
 from consumers.rules_file import shipped_rules
 from consumers.signals import Signals, evaluate
+from demo.servers import Servers
+from demo.servers.guardian import GuardedFolder
+from demo.stage import Stage
 from tests.lead_conversations import conversations
 
 CONVERSATIONS: Final = 5_000
@@ -28,8 +34,11 @@ MESSAGE_BYTES: Final = 190
 ROUNDS: Final = 5
 
 
-def measure() -> Part:
-    """All of it; a few seconds."""
+PATH_CONVERSATIONS: Final = 10_000
+
+
+def measure(servers: Servers, folder: GuardedFolder, options: argparse.Namespace, say: Say) -> Part:
+    """All of it. Raises NotMeasured."""
     rules = shipped_rules()
     ready = RuleSet(rules)
     documents = _documents()
@@ -50,13 +59,40 @@ def measure() -> Part:
         "all three": _rates(whole, documents),
     }
     measured = [Measured(what=what, unit="conversations/s", values=values) for what, values in steps.items()]
+    say("the worker's own steps are measured")
+    stage = path.stage(servers, folder, options.conversations or PATH_CONVERSATIONS, options.messages, say)
+    through = dict(_through(stage, folder, options.rounds, say))
+    measured += [Measured(what=f"the view through, {what}", unit="rows/s", values=v) for what, v in through.items()]
+    left, derived = measured[-2:]
     speeds = tuple(rate * size / len(documents) / 1e6 for rate in steps["all three"])
     return Part(
         name="signals",
         on=f"{len(rules)} rules, {size / len(documents):,.0f} bytes of text in {MESSAGES} messages",
         measured=[*measured, Measured(what="all three", unit="MB/s of text", values=speeds)],
-        ratios=[],
+        ratios=[Ratio(what="the view through, signals derived / left alone", value=derived.median / left.median)],
     )
+
+
+def _through(stage: Stage, folder: GuardedFolder, rounds: int, say: Say) -> Iterator[tuple[str, tuple[float, ...]]]:
+    """Speeds in rows/s, by what is done about signals."""
+    ways = {"signals left alone": "external", "signals derived": "rules"}
+    found: dict[str, list[float]] = {what: [] for what in ways}
+    with path.running(folder, stage, say) as replicator, path.backfills(stage, folder, replicator) as backfill:
+        for number in range(1, rounds + 1):
+            for what, origin in ways.items():
+                _decide(stage, origin)
+                found[what].append(backfill())
+                say(f"the view through, {what}, {number} of {rounds}: {found[what][-1]:,.0f} rows/s")
+    return ((what, tuple(speeds)) for what, speeds in found.items())
+
+
+def _decide(stage: Stage, origin: str) -> None:
+    with psycopg.connect(stage.target_dsn, autocommit=True) as target:
+        target.execute(
+            "INSERT INTO tenant_settings (tenant_id, lead_signals) SELECT id, %s FROM tenants"
+            " ON CONFLICT (tenant_id) DO UPDATE SET lead_signals = EXCLUDED.lead_signals",
+            [origin],
+        )
 
 
 def _documents() -> list[bytes]:
@@ -82,7 +118,3 @@ def _rates(step: Callable[[Any], Any], given: list[Any]) -> tuple[float, ...]:
             step(each)
         found.append(len(given) / (time.perf_counter() - began))
     return tuple(found)
-
-
-if __name__ == "__main__":
-    Console().print(measure().table())

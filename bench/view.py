@@ -19,7 +19,6 @@ import psycopg
 from bench import path
 from bench.measured import Measured, Part, Ratio
 from bench.path import NotMeasured, Say
-from demo.programs import command
 from demo.servers import Servers
 from demo.servers.guardian import GuardedFolder
 from demo.stage import PREFIX, VIEW, Stage
@@ -33,7 +32,6 @@ CONVERSATIONS: Final = 100_000
 SIZES: Final = (1, 100, 1000)
 POLLED: Final = 100
 """Rows that the poll by time is to find; what it costs does not depend on that."""
-RELATION: Final = "conversations_analytics"
 SESSION: Final = "-c jit=off -c TimeZone=UTC -c application_name=bench"
 
 
@@ -89,7 +87,7 @@ class _Ways:
         self._ours = Source(settings)
         self._ours.plan_once()
         self._derived = self._definition(settings)
-        origin = Origin(topic_prefix=PREFIX, database="chatwoot", schema="public", table=RELATION)
+        origin = Origin(topic_prefix=PREFIX, database="chatwoot", schema="public", table=path.ANALYTICS)
         self._table = self._derived.table(origin)
         self._theirs = psycopg.connect(stage.source_dsn, options=SESSION, autocommit=True)
         found = self._theirs.execute("SELECT id FROM conversations WHERE inbox_id IS NOT NULL ORDER BY id").fetchall()
@@ -116,9 +114,9 @@ class _Ways:
         yield _poll(), self._poll("conversation_updated_at > %s", self._recent(), None)
 
     def _definition(self, settings: Any) -> Derived:
-        found = read_definitions(self._ours, captured_by(settings)).relations[RELATION]
+        found = read_definitions(self._ours, captured_by(settings)).relations[path.ANALYTICS]
         if isinstance(found, str):
-            raise NotMeasured(f"{RELATION} can't be read: {found}")
+            raise NotMeasured(f"{path.ANALYTICS} can't be read: {found}")
         return found
 
     def _keys(self, n: int) -> list[int]:
@@ -156,31 +154,8 @@ def _since(began: float, rows: int, expected: int | None) -> float:
 
 def _through(stage: Stage, folder: GuardedFolder, options: argparse.Namespace, say: Say) -> Iterator[float]:
     """View rows per second through Kafka into the target, one backfill of it after another."""
-    with path.running(folder, stage, say) as replicator, psycopg.connect(stage.target_dsn, autocommit=True) as target:
-        rows, last = _written_since(target, "-infinity"), target.execute(_LAST).fetchall()
+    with path.running(folder, stage, say) as replicator, path.backfills(stage, folder, replicator) as backfill:
         for number in range(1, options.rounds + 1):
-            began, since = time.monotonic(), path.one(target, "SELECT clock_timestamp() AT TIME ZONE 'UTC'")
-            command(folder, ["replicator", "backfill", "--all", "--table", RELATION], stage.replicator)
-            path.wait(replicator, lambda since=since: _all_since(target, last, since), "the end of a backfill")
-            took = time.monotonic() - began
-            path.wait(replicator, lambda since=since: _written_since(target, since) >= rows, "all rows of a backfill")
-            say(f"a backfill of the view's {rows:,} rows, {number} of {options.rounds}: {took:.1f} s")
-            yield rows / took
-
-
-_LAST: Final = "SELECT tenant_id, max(conversation_id) FROM conversations_analytics GROUP BY tenant_id, inbox_id"
-"""The rows that a backfill, which goes by key, brings last to each partition. To look for all would cost what is
-measured."""
-
-
-def _all_since(target: psycopg.Connection[Any], rows: list[tuple[int, int]], since: object) -> bool:
-    written = (
-        "SELECT count(*) FROM unnest(%s::bigint[], %s::bigint[]) AS k (tenant, id) JOIN conversations_analytics AS c"
-        " ON c.tenant_id = k.tenant AND c.conversation_id = k.id WHERE c.etl_updated_at > %s"
-    )
-    tenants, ids = zip(*rows, strict=True)
-    return bool(path.one(target, written, list(tenants), list(ids), since) == len(rows))
-
-
-def _written_since(target: psycopg.Connection[Any], since: object) -> int:
-    return int(path.one(target, "SELECT count(*) FROM conversations_analytics WHERE etl_updated_at > %s", since))
+            speed = backfill()
+            say(f"a backfill of the view, {number} of {options.rounds}: {speed:,.0f} rows/s")
+            yield speed

@@ -89,7 +89,7 @@ def _run(options: Options) -> int:
         finally:
             display.stop()  # before anything else ends, so that the last words stand on the user's own screen
         faults = outcome.faults + ([] if options.keep else play.stop_programs())
-        verdict = judge(outcome.comparisons, stage.tenants, faults)
+        verdict = judge(outcome.comparisons, outcome.leads, stage.tenants, faults)
         report(Console(), outcome, verdict, board.elapsed)
         if options.keep:
             return _keep(stage, folder.path, play) or verdict.exit_code

@@ -6,10 +6,13 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import psycopg
+
 from demo.board import Board
 from demo.compare import Comparison, all_equal, compare
 from demo.display import Display
 from demo.figures import Delays, summed_up
+from demo.leads import Leads, are_back, look, take_away
 from demo.options import Options
 from demo.probes import Probes
 from demo.programs import Program
@@ -23,6 +26,7 @@ LOAD_SECONDS = 900.0
 TAKE_OVER_SECONDS = 90.0
 CATCH_UP_SECONDS = 120.0
 COMPARE_SECONDS = 60.0
+SIGNALS_SECONDS = 180.0
 KILL_AT = 0.4  # of the live part
 CALM_SECONDS = 3.0  # at least, after each turn of the play
 TICK = 0.1
@@ -38,6 +42,8 @@ class Outcome:
     """What the play brought."""
 
     comparisons: list[Comparison]
+    leads: list[Leads]
+    """Of each tenant, after all signals were made anew."""
     faults: list[str]
     load_rows: int
     backfills: int
@@ -88,8 +94,10 @@ class Play:
             self._display.event(str(fault).splitlines()[0])
         self._end_writing()
         comparisons = self._compare()
+        leads = self._make_signals_anew()
         return Outcome(
             comparisons=comparisons,
+            leads=leads,
             faults=self._faults,
             load_rows=self._watch.load.rows,
             backfills=self._watch.load.backfills,
@@ -189,6 +197,20 @@ class Play:
             except ProgramFell as fault:
                 self._faults.append(str(fault))
                 return results
+
+    def _make_signals_anew(self) -> list[Leads]:
+        """Takes every conversation's lead signals away, waits until the workers have made them anew, and looks."""
+        with psycopg.connect(self._stage.target_dsn, autocommit=True) as connection:
+            if not self._faults:
+                self._watch.begin("lead signals made anew")
+                self._display.event("taking every conversation's lead signals away")
+                take_away(connection)
+                try:
+                    self._until(lambda: are_back(connection), "the lead signals are made anew", SIGNALS_SECONDS)
+                    self._display.event("the lead signals are made anew")
+                except (GaveUp, ProgramFell) as fault:
+                    self._faults.append(str(fault))
+            return look(connection) if not self._faults else []
 
     def _start(self, program: Program) -> None:
         program.start()

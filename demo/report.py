@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from demo import leads
 from demo.compare import render
 from demo.figures import milliseconds
 from demo.play import Outcome
@@ -21,6 +22,11 @@ def report(console: Console, outcome: Outcome, verdict: Verdict, seconds: float)
     console.print()
     console.print(render(outcome.comparisons))
     console.print()
+    if outcome.leads:
+        console.print(leads.render(outcome.leads))
+        for each in outcome.leads:
+            console.print(Text(f"tenant {each.tenant}, {each.example}"))
+        console.print()
     console.print(_delays(outcome))
     console.print()
     console.print(_figures(outcome, seconds))
@@ -29,6 +35,7 @@ def report(console: Console, outcome: Outcome, verdict: Verdict, seconds: float)
         console.print(Text(f"{program} warned: {told}", style="yellow"))
     if verdict.exit_code == 0:
         console.print(Text("every row of every tenant is equal in source and target", style="bold green"))
+        console.print(Text("every conversation has lead signals, the same when made anew", style="bold green"))
     for reason in verdict.reasons:
         console.print(Text(reason, style="bold red"))
 

@@ -31,6 +31,8 @@ PREFIX = "demo"
 # A worker that was killed says no goodbye: so long its partitions wait (the least that brokers allow by default).
 GROUP = {"session.timeout.ms": 6000, "heartbeat.interval.ms": 1000}
 COMMANDS_AT_ONCE = 2
+ELSEWHERE = "America/New_York"
+"""Where the last tenant lives."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,6 +69,10 @@ def prepare(servers: Servers, folder: GuardedFolder, options: Options, say: Call
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
+    with psycopg.connect(servers.target.dsn_of(target.database), autocommit=True) as connection:
+        connection.execute(
+            "INSERT INTO tenant_settings (tenant_id, time_zone) VALUES (%s, %s)", [max(tenants), ELSEWHERE]
+        )
     say(f"the target has its tables, roles and {len(tenants)} tenants with {options.inboxes} inboxes each")
     return Stage(
         source_dsn=source_dsn,

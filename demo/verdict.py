@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 from demo.compare import Comparison
+from demo.leads import Leads
 
 NEVER_EMPTY = ("messages", "contacts", "conversations_analytics")
 
@@ -18,10 +19,13 @@ class Verdict:
     reasons: tuple[str, ...]
 
 
-def judge(comparisons: Sequence[Comparison], tenants: Collection[int], faults: Sequence[str]) -> Verdict:
+def judge(
+    comparisons: Sequence[Comparison], leads: Sequence[Leads], tenants: Collection[int], faults: Sequence[str]
+) -> Verdict:
     """0 only if every row of every tenant was compared and is the same, and nothing else went wrong.
 
-    A comparison of nothing with nothing proves nothing: each tenant must have equal rows of what none is without.
+    A comparison of nothing with nothing proves nothing: each tenant must have equal rows of what none is without, and
+    leads of every kind.
     """
     reasons = list(faults)
     reasons += [_amiss(result) for result in comparisons if not result.same]
@@ -32,7 +36,22 @@ def judge(comparisons: Sequence[Comparison], tenants: Collection[int], faults: S
         for table in NEVER_EMPTY
         if (tenant, table) not in compared
     ]
+    reasons += [f"lead signals of tenant {each.tenant}: {amiss}" for each in leads for amiss in _wrong(each)]
+    seen = {each.tenant for each in leads if each.leads and each.visits and each.example}
+    if not faults:
+        reasons += [f"tenant {tenant} has no leads and visits" for tenant in sorted(set(tenants) - seen)]
     return Verdict(1 if reasons else 0, tuple(reasons))
+
+
+def _wrong(leads: Leads) -> Iterator[str]:
+    if leads.empty:
+        yield f"{leads.empty:,} are empty"
+    if leads.late_hours:
+        yield f"{leads.late_hours:,} conversations have not the local hour of {leads.zone}"
+    if leads.changed is None:
+        yield "they were not all made anew"
+    elif leads.changed:
+        yield f"{leads.changed:,} are others when made anew"
 
 
 def _amiss(result: Comparison) -> str:

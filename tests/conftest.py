@@ -20,6 +20,7 @@ from confluent_kafka.admin import AdminClient
 from demo.servers import PostgresServer, Servers, ServersUnavailable, wait_until
 from demo.servers import servers as start_servers
 from demo.source.installation import SCHEMA, install
+from tests.server_settings import QUICK
 
 UNIT = Path(__file__).parent / "unit"
 TOPIC_SECONDS = 30.0
@@ -33,7 +34,7 @@ def pytest_sessionstart(session: pytest.Session) -> None:
     if hasattr(config, "workerinput") or config.option.collectonly or _only_unit_tests(config):
         return
     try:
-        running = _started.enter_context(start_servers())
+        running = _started.enter_context(start_servers(settings=QUICK))
     except ServersUnavailable as error:
         pytest.exit(str(error), returncode=1)
     os.environ.update(running.environment())
@@ -52,7 +53,7 @@ def _only_unit_tests(config: pytest.Config) -> bool:
 @pytest.fixture(scope="session")
 def servers() -> Iterator[Servers]:
     """The shared servers. Nobody may stop them."""
-    with start_servers() as running:
+    with start_servers(settings=QUICK) as running:
         yield running
 
 
@@ -60,7 +61,9 @@ def servers() -> Iterator[Servers]:
 def own_servers() -> Iterator[Callable[..., Servers]]:
     """`own_servers(kafka=…, postgres=(…), settings=…)` starts servers that this test may stop, freeze and kill."""
     with ExitStack() as stack:
-        yield lambda **wanted: stack.enter_context(start_servers(own=True, **wanted))
+        yield lambda **wanted: stack.enter_context(
+            start_servers(own=True, **{**wanted, "settings": {**QUICK, **wanted.get("settings", {})}})
+        )
 
 
 @pytest.fixture

@@ -20,6 +20,7 @@ CREATE FUNCTION pg_temp.phrase(x float8) RETURNS text LANGUAGE sql IMMUTABLE
 RETURN pg_temp.pick(ARRAY[
     'Bom dia! Gostaria de saber mais sobre os planos.', 'Qual é o valor da mensalidade?', 'Vocês abrem aos sábados?',
     'Posso agendar uma visita para amanhã às 15h?', 'Ainda não recebi a confirmação da matrícula.', 'Obrigada 😊',
+    'Matrícula confirmada, seja bem-vinda!',
     'Perfeito, fico no aguardo.', 'O boleto venceu ontem; consigo pagar hoje?', 'Só um instante, vou verificar.',
     'A visita ficou marcada para quinta-feira.', 'Segue o endereço: Rua das Acácias, 0 (inventada).', 'Não entendi.',
     'Prefiro falar por telefone.', 'Tem estacionamento no local?', 'Enviei os documentos "assinados" em anexo.',

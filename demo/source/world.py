@@ -32,6 +32,7 @@ PHRASES = (
     "Só um instante, vou verificar.\nJá volto.",
     "Caminho: C:\\recibos\\maio",
     "Perfeito, fico no aguardo.",
+    "Matrícula confirmada, seja bem-vinda!",
 )
 LABELS = ("lead", "visita", "aluno", "financeiro", "sem interesse")
 

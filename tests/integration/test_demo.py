@@ -22,7 +22,7 @@ from demo.servers import wait_until
 pytestmark = [pytest.mark.xdist_group("demo"), pytest.mark.timeout(300)]
 
 ROOT = Path(__file__).parents[2]
-SMALL = ["--conversations", "300", "--seconds", "1"]
+SMALL = ["--conversations", "120", "--seconds", "1", "--rate", "60"]
 RUN_SECONDS = 150.0
 STEP_SECONDS = 120.0
 END_SECONDS = 30.0

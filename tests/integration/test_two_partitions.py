@@ -18,7 +18,7 @@ from tests.integration.programs import Program
 from tests.integration.whole import PARTITIONS, Whole
 from tests.integration.written import Written
 
-ROWS = 12_000
+ROWS = 6_000
 WITHIN, OTHER = 10, 20
 """Tenants."""
 PATIENT = '{"session.timeout.ms": 45000}'

@@ -14,17 +14,18 @@ from demo.source.installation import install
 from demo.source.seed import seed
 from demo.source.traffic import Traffic
 from tests.integration.whole import Whole, whole
+from tests.server_settings import QUICK
 
 pytestmark = pytest.mark.xdist_group("whole_outages")
 
-RATE = 200
-AWAY_S = 20.0
+RATE = 80
+AWAY_S = 10.0
 
 
 @pytest.fixture(scope="module")
 def outage_servers() -> Iterator[Servers]:
     """Servers that only the tests of this file use, one after another."""
-    with start_servers(own=True) as running:
+    with start_servers(own=True, settings=QUICK) as running:
         yield running
 
 
