@@ -14,12 +14,13 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final, get_args
 
 import re2
 
 from consumers import conversation_texts
-from consumers.conversation_texts import Message, normalise
+from consumers.conversation_texts import REMEMBERED, SHORT, Message, normalise
 from consumers.errors import RulesRefused
 
 SIGNALS: Final = ("lead", "visit", "conversion")
@@ -80,7 +81,7 @@ class RuleSet:
             for speaker in get_args(conversation_texts.Speaker)
         }
 
-    def hits(self, message: Message) -> list[Rule]:
+    def hits(self, message: Message) -> tuple[Rule, ...]:
         """The rules that match what this speaker wrote, by name."""
         return self._by_speaker[message.speaker].hits(message.text)
 
@@ -88,10 +89,11 @@ class RuleSet:
 class _Compiled:
     """Rules that are searched for together, in one pass over a text."""
 
-    __slots__ = ("_rules", "_set")
+    __slots__ = ("_remembered", "_rules", "_set")
 
     def __init__(self, rules: Sequence[Rule]) -> None:
         self._rules = rules
+        self._remembered = lru_cache(REMEMBERED)(self._match)
         self._set = re2.Set.SearchSet(_options(SET_BYTES))
         for rule in rules:
             self._set.Add(rule.pattern)
@@ -102,12 +104,15 @@ class _Compiled:
                 reason = f"RE2 can't hold the rules together in {SET_BYTES >> 20} MiB: {len(rules)} rules"
                 raise RulesRefused([(rule.name, reason) for rule in rules]) from None
 
-    def hits(self, text: str) -> list[Rule]:
+    def hits(self, text: str) -> tuple[Rule, ...]:
+        return self._remembered(text) if len(text) <= SHORT else self._match(text)
+
+    def _match(self, text: str) -> tuple[Rule, ...]:
         if not self._rules:
-            return []
+            return ()
         # As bytes, since re2 would refuse the half of a surrogate pair, which JSON may hold.
         found = self._set.Match(text.encode(errors="replace"))
-        return [self._rules[index] for index in sorted(found)] if found else []
+        return tuple(self._rules[index] for index in sorted(found)) if found else ()
 
 
 def _options(size: int) -> re2.Options:

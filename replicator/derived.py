@@ -104,7 +104,7 @@ def read_rows(connection: Connection[Any], derived: Derived, table: Table, keys:
     """At most one row of each key at each inbox; rows without an inbox concern nobody. Raises Redefined."""
     found: dict[tuple[bytes, int], tuple[tuple[bool, int, bytes], RenderedRow]] = {}
     newest = table.position_of(derived.relation.newest)
-    result = connection.execute(_read_statement(derived), ([key for (key,) in keys],)).pgresult
+    result = connection.execute(_read_statement(derived), ([key for (key,) in keys],), prepare=True).pgresult
     if result is None or columns_of(result) != derived.columns:
         raise Redefined(f"{derived.relation.name} has other columns than before")
     for raw in raw_rows(result):

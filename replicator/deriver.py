@@ -145,6 +145,7 @@ class Deriver(SourceThread):
         except Redefined:
             self._watch_due = 0.0
             self._calls.run(lambda: self._work.put_back(reading, 0.1))
+            source.forget_plans()
         except SourceRefused as error:
             self._watch_due = 0.0  # the definition may be another by now
             self._halve(reading, str(error))

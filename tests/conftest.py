@@ -34,7 +34,7 @@ def pytest_sessionstart(session: pytest.Session) -> None:
     if hasattr(config, "workerinput") or config.option.collectonly or _only_unit_tests(config):
         return
     try:
-        running = _started.enter_context(start_servers(settings=QUICK))
+        running = _started.enter_context(start_servers(settings=QUICK, brief=True))
     except ServersUnavailable as error:
         pytest.exit(str(error), returncode=1)
     os.environ.update(running.environment())
@@ -62,7 +62,7 @@ def own_servers() -> Iterator[Callable[..., Servers]]:
     """`own_servers(kafka=…, postgres=(…), settings=…)` starts servers that this test may stop, freeze and kill."""
     with ExitStack() as stack:
         yield lambda **wanted: stack.enter_context(
-            start_servers(own=True, **{**wanted, "settings": {**QUICK, **wanted.get("settings", {})}})
+            start_servers(own=True, brief=True, **{**wanted, "settings": {**QUICK, **wanted.get("settings", {})}})
         )
 
 

@@ -74,13 +74,15 @@ def servers(
     postgres_bin: Path | None = None,
     settings: Mapping[str, str] = NO_SETTINGS,
     own: bool = False,
+    brief: bool = False,
     folder: GuardedFolder | None = None,
 ) -> Iterator[Servers]:
     """The servers, all started at the same time.
 
-    `postgres_bin` and `settings` (PostgreSQL parameters over ours) hold for servers that are started here. `own`
-    passes over given addresses: for whoever wants to stop, freeze or kill them. Local processes live and end with
-    `folder` if one is given (`server_folder()`), else with this context.
+    `postgres_bin` and `settings` (PostgreSQL parameters over ours) hold for servers that are started here, and so does
+    `brief`: what runs for some minutes under little load is to cost little, not to be fast. `own` passes
+    over given addresses: for whoever wants to stop, freeze or kill them. Local processes live and end with `folder` if
+    one is given (`server_folder()`), else with this context.
     """
     given = None if own else _given(kafka, postgres)
     if given is not None:
@@ -91,11 +93,11 @@ def servers(
         with containers(kafka, postgres, settings) as (databases, broker):
             yield Servers(postgres=databases, broker=broker)
     elif folder is not None:
-        yield _processes(folder, kafka, postgres, postgres_bin, settings)
+        yield _processes(folder, kafka, postgres, postgres_bin, settings, brief)
     else:
         folder = server_folder()
         try:
-            yield _processes(folder, kafka, postgres, postgres_bin, settings)
+            yield _processes(folder, kafka, postgres, postgres_bin, settings, brief)
         finally:
             folder.close()
 
@@ -139,13 +141,14 @@ def _processes(
     postgres: Sequence[str],
     postgres_bin: Path | None,
     settings: Mapping[str, str],
+    brief: bool,
 ) -> Servers:
     named = os.environ.get("INBOX_TEST_POSTGRES_BIN")
     jars = kafka_jars(folder) if kafka else None
     programs = postgres_binaries(folder, postgres_bin or (Path(named) if named else None))
     with ThreadPoolExecutor() as pool:
         databases = {n: pool.submit(LocalPostgres, folder, n, programs, settings) for n in postgres}
-        broker = None if jars is None else pool.submit(LocalKafka, folder, jars)
+        broker = None if jars is None else pool.submit(LocalKafka, folder, jars, brief=brief)
     return Servers(
         postgres={name: started.result() for name, started in databases.items()},
         broker=None if broker is None else broker.result(),

@@ -108,8 +108,8 @@ class LocalKafka(KafkaServer):
 
     log: Path
 
-    def __init__(self, folder: GuardedFolder, jars: Path) -> None:
-        self._folder = folder
+    def __init__(self, folder: GuardedFolder, jars: Path, *, brief: bool = False) -> None:
+        self._folder, self._brief = folder, brief
         self._jars = jars
         self._home = folder.path / "kafka"
         self._process: subprocess.Popen[bytes] | None = None
@@ -134,7 +134,9 @@ class LocalKafka(KafkaServer):
     def _java(self, main: str, *args: str | Path) -> list[str | Path]:
         logging = f"-Dlog4j2.configurationFile={self._home / 'log4j2.properties'}"
         # A small heap and the serial collector start fastest and leave the machine to what is tested.
-        small = ["-Xmx512m", "-XX:+UseSerialGC", "-Xshare:auto", "-XX:TieredStopAtLevel=1"]
+        small = ["-Xmx512m", "-XX:+UseSerialGC", "-Xshare:auto"]
+        # C2 takes more time to compile than some minutes give back: 30 s of CPU against 18 for seven tests.
+        small += ["-XX:TieredStopAtLevel=1"] if self._brief else []
         # A killed JVM leaves its unpacked libraries and its counters behind: in our folder they go with it.
         tidy = [f"-Djava.io.tmpdir={self._home}", "-XX:-UsePerfData"]
         return ["java", *small, *tidy, logging, "-cp", f"{self._jars}/*", main, *args]

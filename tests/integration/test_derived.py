@@ -8,11 +8,16 @@ from pathlib import Path
 
 import pytest
 
+import replicator.source
 from demo.servers import wait_until
 from demo.source.seed import seed
+from replicator.definitions import captured_by, read_definitions
+from replicator.derived import Redefined, read_rows
+from replicator.errors import SourceRefused
+from replicator.event import Origin
 from tests.integration.chatwoot import Source, add_message
 from tests.integration.derived_rows import VIEW, expected, wait_until_derived
-from tests.integration.programs import RUN, Program, started
+from tests.integration.programs import RUN, Program, settings_of, started
 from tests.integration.replayed import Replayed
 
 
@@ -283,3 +288,34 @@ def test_what_changed_while_the_view_was_away_from_the_start_is_read_when_it_ret
         source.execute(f"ALTER VIEW elsewhere RENAME TO {VIEW}".encode())
         wait_until_derived(replayed, source)
         assert third.stop() == 0
+
+
+def test_a_read_is_planned_once_for_as_long_as_the_view_is_the_same(
+    environment: dict[str, str], source: Source
+) -> None:
+    """Planning the analytics view takes ten times as long as reading a row of it."""
+    settings = settings_of(environment)
+    planned = "SELECT generic_plans, custom_plans FROM pg_prepared_statements WHERE statement LIKE '%%OFFSET 0%%'"
+    with replicator.source.Source(settings) as session:
+        session.plan_once()
+        derived = read_definitions(session, captured_by(settings)).relations["conversations_analytics"]
+        assert not isinstance(derived, str)
+        table = derived.table(Origin(topic_prefix="t", database="d", schema="public", table="t"))
+
+        def read() -> None:
+            with session.reading():
+                read_rows(session.connection, derived, table, [(1,)])
+
+        for _ in range(12):
+            read()
+        assert session.rows(planned) == [(12, 0)]
+        ((definition,),) = source.execute("SELECT pg_get_viewdef(%s::regclass)", (VIEW,)).fetchall()
+        source.execute(
+            f"CREATE OR REPLACE VIEW {VIEW} AS SELECT *, 1 AS one FROM ({definition.rstrip(';')}) AS v".encode()
+        )
+        for _ in range(2):
+            with pytest.raises(SourceRefused, match="FeatureNotSupported"):
+                read()
+        session.forget_plans()
+        with pytest.raises(Redefined):
+            read()

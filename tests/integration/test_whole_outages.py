@@ -25,7 +25,7 @@ AWAY_S = 10.0
 @pytest.fixture(scope="module")
 def outage_servers() -> Iterator[Servers]:
     """Servers that only the tests of this file use, one after another."""
-    with start_servers(own=True, settings=QUICK) as running:
+    with start_servers(own=True, settings=QUICK, brief=True) as running:
         yield running
 
 
