@@ -27,9 +27,9 @@ CONVERSATION_CHARACTERS: Final = 20_000
 MESSAGES: Final = 1_000
 """Of one conversation, the largest known has 375."""
 SHORT: Final = 500
-REMEMBERED: Final = 8_192
+REMEMBERED: Final = 16_384
 """A conversation is evaluated anew at each of its messages: what was made of so many texts, of so many characters at
-the most, is remembered (11 µs each; 30 MB at the worst)."""
+the most, is remembered (11 µs each; 60 MB at the worst)."""
 
 _BY_TYPE: Final[dict[int, Speaker]] = {0: "client", 1: "agent"}
 _BY_SENDER: Final[dict[str, Speaker]] = {"contact": "client", "agent": "agent", "bot": "agent"}

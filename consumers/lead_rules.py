@@ -89,11 +89,10 @@ class RuleSet:
 class _Compiled:
     """Rules that are searched for together, in one pass over a text."""
 
-    __slots__ = ("_remembered", "_rules", "_set")
+    __slots__ = ("_rules", "_set")
 
     def __init__(self, rules: Sequence[Rule]) -> None:
         self._rules = rules
-        self._remembered = lru_cache(REMEMBERED)(self._match)
         self._set = re2.Set.SearchSet(_options(SET_BYTES))
         for rule in rules:
             self._set.Add(rule.pattern)
@@ -105,14 +104,19 @@ class _Compiled:
                 raise RulesRefused([(rule.name, reason) for rule in rules]) from None
 
     def hits(self, text: str) -> tuple[Rule, ...]:
-        return self._remembered(text) if len(text) <= SHORT else self._match(text)
+        return _remembered(self, text) if len(text) <= SHORT else self.match(text)
 
-    def _match(self, text: str) -> tuple[Rule, ...]:
+    def match(self, text: str) -> tuple[Rule, ...]:
         if not self._rules:
             return ()
         # As bytes, since re2 would refuse the half of a surrogate pair, which JSON may hold.
         found = self._set.Match(text.encode(errors="replace"))
         return tuple(self._rules[index] for index in sorted(found)) if found else ()
+
+
+@lru_cache(REMEMBERED)  # of all sets together, so that many tenants' rules take no more than one's
+def _remembered(rules: _Compiled, text: str) -> tuple[Rule, ...]:
+    return rules.match(text)
 
 
 def _options(size: int) -> re2.Options:

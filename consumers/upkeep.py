@@ -74,7 +74,8 @@ class Upkeep:
             if notice.channel == tenants.CHANNEL:
                 self._mapping.expire()
             else:
-                self._leads.expire(int(notice.payload))
+                # Anybody may notify; the triggers name the tenant.
+                self._leads.expire(int(notice.payload) if notice.payload.isdecimal() else None)
                 self._due = 0.0
         now = time.monotonic()
         if now < self._due:

@@ -139,6 +139,7 @@ def test_a_running_worker_makes_the_rows_anew_when_rules_change(path: Whole, sou
         return dict(path.target.rows("SELECT conversation_id, is_lead FROM conversations_analytics"))
 
     wait_until(lambda: leads() == dict.fromkeys(range(1, 7), False), "signals of all", 30)
+    path.target.execute("NOTIFY lead_rules, 'nobody'")
     path.target.execute(
         "INSERT INTO lead_rules (tenant_id, name, signal, speaker, weight, pattern)"
         " VALUES (1, 'capivaras', 'lead', 'any', 30, 'capivaras')"
