@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 from psycopg.conninfo import conninfo_to_dict
-from psycopg.types.json import Jsonb
 from typer.testing import CliRunner
 
 from demo.servers import Servers
@@ -28,7 +27,6 @@ from replicator.source import Source as Session
 from replicator.view_columns import LEAD_SIGNALS
 from replicator.view_difference import differences
 from replicator.view_inspection import read_views
-from tests.integration import four_conversations as four
 from tests.integration.chatwoot import Source, connect, role
 
 VIEW = "vw_conversations_analytics_final"
@@ -241,63 +239,6 @@ def _nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
     yield plan
     for below in plan.get("Plans", ()):
         yield from _nodes(below)
-
-
-TRUTHS = [
-    *((True, True), ("true", True), (False, False), ("false", False)),
-    *((value, None) for value in ("sim", "TRUE", "", " true", 1, 0, None, [True], {"true": True})),
-]
-SCORES = [
-    *((0, 0), (100, 100), (33.3, "33.3"), ("7", 7), ("87.50", "87.50"), ("100.0", "100.0"), ("00", 0)),
-    *((value, None) for value in (-1, 101, 100.5, "100.1", 1e300, 10**400, "1e2", "NaN", "Infinity", "٣", " 5", "")),
-    *((value, None) for value in ("5\n", True, None, [5], {"5": 5}, "alto", "1" * 100_000, "1." + "1" * 100_000)),
-]
-
-
-@pytest.mark.parametrize("by", ["reference", "extension"])
-def test_what_is_recorded_comes_through_and_other_kinds_are_null(settings: Settings, source: Source, by: str) -> None:
-    if by == "extension":
-        _make(source, settings, "in order")
-    _apply(settings)
-    four.insert(source, "accounts", id=1, name="a")
-    recorded: list[Any] = [{name: given} for name in FIVE[:3] for given, _ in TRUTHS]
-    expected: list[tuple[Any, ...]] = [
-        tuple(truth if each == name else None for each in FIVE) for name in FIVE[:3] for _, truth in TRUTHS
-    ]
-    for given, score in SCORES:
-        recorded.append({"ai_probability_score": given})
-        expected.append((None, None, None, _label(score), score))
-    labels = (("Quente", "Quente"), ("  Alto ", "Alto"), ("é" * 50, "é" * 50), ("é" * 51, None), (" ", None))
-    for given, label in labels:
-        recorded.append({"ai_probability_label": given})
-        expected.append((None, None, None, label, None))
-    for given in (70, None, True, ["Alto"]):
-        recorded.append({"ai_probability_label": given, "ai_probability_score": 39.99})
-        expected.append((None, None, None, "Baixo", "39.99"))
-    recorded += [[1, 2], "text", 5, None, {}]
-    expected += [(None,) * 5] * 5
-    for number, attributes in enumerate(recorded, 1):
-        four.conversation(source, number, custom_attributes=Jsonb(attributes))
-    four.conversation(source, len(recorded) + 1, custom_attributes=None)
-    found = [(*row[:4], None if row[4] is None else str(row[4])) for row in _five(source)]
-    assert found == [(*row[:4], None if row[4] is None else str(row[4])) for row in [*expected, (None,) * 5]]
-
-
-def _label(score: Any) -> str | None:
-    """Of those above, none of which is a middling one."""
-    if score is None:
-        return None
-    if not float(score):
-        return "Nenhum"
-    return "Alto" if float(score) >= 70 else "Baixo"
-
-
-def test_labels_meet_at_their_scores(settings: Settings, source: Source) -> None:
-    _apply(settings)
-    four.insert(source, "accounts", id=1, name="a")
-    for number, score in enumerate((70, 69.99, 40, 39.99, 0.01, 0), 1):
-        four.conversation(source, number, custom_attributes=Jsonb({"ai_probability_score": score}))
-    assert [row[3] for row in _five(source)] == ["Alto", "Médio", "Médio", "Baixo", "Baixo", "Nenhum"]
 
 
 def test_check_says_what_setup_adds_and_is_content_afterwards(
