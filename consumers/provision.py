@@ -22,7 +22,7 @@ from consumers.identifiers import quoted
 from consumers.migrations import Migration, tables
 from consumers.plan import Item, Step, finding, note
 from consumers.surroundings import READERS
-from consumers.upsert import OWN_COLUMNS
+from consumers.upsert import LEAD_SIGNALS, OWN_COLUMNS
 from replicator import REPLICATED, TableSchema
 
 _TEXT: Final = "text"
@@ -173,7 +173,7 @@ def _shipped(migrations: tuple[Migration, ...]) -> TableSchema:
     """The analytics view's relation as its numbered file and the reference view have it."""
     found = dict(column for migration in migrations for column in _columns(migration, live.ANALYTICS))
     clock = {column.name for column in live.CLOCK}
-    kept = {*OWN_COLUMNS, *live.LOCAL_ONLY}
+    kept = {*OWN_COLUMNS, *live.LOCAL_ONLY} - set(LEAD_SIGNALS)
     own = {name: kind for name, kind in found.items() if name not in kept and not name.startswith("etl_")}
     return TableSchema(
         table=live.ANALYTICS,

@@ -10,7 +10,8 @@ way; stubs (synced_at IS NULL) are not rows yet; everything else that it holds i
 
 What the clock alone changes has no single right value: it is read in the source, then in the target, then in the
 source again, and the target must say what the source said before or after, or a number in between. For that the
-servers' clocks must agree.
+servers' clocks must agree. What the source may say of leads must be the target's where it says anything; where it says
+nothing, the target finds it out itself.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -28,6 +29,7 @@ CLOCK = (
     *("waiting_time_seconds", "is_snoozed", "is_waiting_long", "days_since_creation"),
     *("is_today", "is_yesterday", "is_this_week", "is_this_month", "is_this_year"),
 )
+LEADS = ("is_lead", "visit_scheduled", "crm_converted", "ai_probability_label", "ai_probability_score")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,6 +46,7 @@ class Compared:
     read: str = ""
     """What shows the rows in the target, if not the table itself."""
     clock: tuple[str, ...] = ()
+    leads: tuple[str, ...] = ()
     inbox: str = "inbox_id"
     """Its column in the target; empty: what refers to the row says it."""
 
@@ -79,6 +82,7 @@ COMPARED = {
         key="conversation_id",
         read="conversations_analytics_live",
         clock=CLOCK,
+        leads=LEADS,
     ),
 }
 TABLES = tuple(COMPARED)
@@ -120,7 +124,16 @@ class _Inboxes:
 
 
 Row = tuple[str | None, ...]
-"""The digest of a row's columns, then those that the clock changes."""
+"""The digest of a row's columns, what is said of leads, then the columns that the clock changes."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Columns:
+    """Of a table, as far as the source has them."""
+
+    settled: Sequence[str]
+    leads: Sequence[str]
+    clock: Sequence[str]
 
 
 def compare(
@@ -153,14 +166,17 @@ def _compare_one(
 ) -> Comparison:
     shown = COMPARED[table]
     clock = [column for column in shown.clock if column in columns]
-    settled = [column for column in columns if column not in clock]
-    expected = _expected(source, shown, settled, clock, inboxes)
-    present = _present(target, schema, table, settled, clock, tenant, inboxes)
+    leads = [column for column in shown.leads if column in columns]
+    settled = [column for column in columns if column not in (*clock, *leads)]
+    read = _Columns(settled=settled, leads=leads, clock=clock)
+    expected = _expected(source, shown, read, inboxes)
+    present = _present(target, schema, table, read, tenant, inboxes)
     if not clock:
         return _compared(tenant, table, expected, present, expected)
     source.commit()  # now() stands still in a transaction
     target.commit()
-    return _compared(tenant, table, expected, present, _expected(source, shown, (), clock, inboxes))
+    again = _expected(source, shown, _Columns(settled=(), leads=(), clock=clock), inboxes)
+    return _compared(tenant, table, expected, present, again)
 
 
 def all_equal(results: Iterable[Comparison]) -> bool:
@@ -234,21 +250,25 @@ def _columns_of(source: psycopg.Connection, shown: Compared) -> list[str]:
     return [*found, *shown.beside]
 
 
-def _values(settled: Sequence[str], clock: Sequence[str]) -> sql.Composed:
-    texts = sql.SQL(", ").join(sql.SQL("{}::text").format(sql.Identifier(column)) for column in settled)
-    clocks = [sql.SQL("{}::text").format(sql.Identifier(column)) for column in clock]
-    return sql.SQL(", ").join([sql.SQL("md5(ROW({})::text)").format(texts), *clocks])
+def _values(columns: _Columns) -> sql.Composed:
+    settled, leads, clock = (
+        [sql.SQL("{}::text").format(sql.Identifier(column)) for column in kind]
+        for kind in (columns.settled, columns.leads, columns.clock)
+    )
+    said: sql.Composable = sql.SQL("NULL")
+    if leads:
+        said = sql.SQL("CASE WHEN num_nonnulls({0}) > 0 THEN ROW({0})::text END").format(sql.SQL(", ").join(leads))
+    return sql.SQL(", ").join([sql.SQL("md5(ROW({})::text)").format(sql.SQL(", ").join(settled)), said, *clock])
 
 
 def _expected(
     source: psycopg.Connection,
     shown: Compared,
-    settled: Sequence[str],
-    clock: Sequence[str],
+    columns: _Columns,
     inboxes: _Inboxes,
 ) -> dict[int, Row]:
     query = sql.SQL("SELECT {}, {} FROM ({}) AS r").format(
-        sql.Identifier(shown.key), _values(settled, clock), sql.SQL(shown.expected)
+        sql.Identifier(shown.key), _values(columns), sql.SQL(shown.expected)
     )
     return {key: tuple(values) for key, *values in source.execute(query, {"inboxes": inboxes.active})}
 
@@ -257,8 +277,7 @@ def _present(
     target: psycopg.Connection,
     schema: str,
     table: str,
-    settled: Sequence[str],
-    clock: Sequence[str],
+    columns: _Columns,
     tenant: int,
     inboxes: _Inboxes,
 ) -> dict[int, Row]:
@@ -269,7 +288,7 @@ def _present(
         " AND stored.synced_at IS NOT NULL)"
     ).format(
         key=sql.Identifier(shown.key),
-        values=_values(settled, clock),
+        values=_values(columns),
         read=sql.Identifier(schema, shown.read or table),
         table=sql.Identifier(schema, table),
         inactive=_of_inactive(schema, shown),
@@ -291,7 +310,8 @@ def _of_inactive(schema: str, shown: Compared) -> sql.Composed:
 
 
 def _is_same(before: Row, found: Row, after: Row) -> bool:
-    return before[0] == found[0] and all(map(_is_between, before[1:], found[1:], after[1:]))
+    is_settled = before[0] == found[0] and before[1] in (None, found[1])
+    return is_settled and all(map(_is_between, before[2:], found[2:], after[2:]))
 
 
 def _is_between(before: str | None, found: str | None, after: str | None) -> bool:

@@ -89,20 +89,28 @@ def setup(
     replace_view: Annotated[
         bool, typer.Option("--replace-view", help="Give the analytics view that is there our definition.")
     ] = False,
+    keep_view: Annotated[
+        bool,
+        typer.Option("--keep-view", help="Leave the analytics view that is there without the columns that it lacks."),
+    ] = False,
 ) -> None:
     """Publication, replica identities, analytics view: what is missing, as a plan, or done with --apply."""
     from replicator import setup as preparing
+    from replicator.view_preparation import Existing
 
+    if replace_view and keep_view:
+        raise typer.BadParameter("give --replace-view or --keep-view, not both")
+    existing: Existing = "replaced" if replace_view else "kept" if keep_view else "extended"
     with _faults():
         settings = load()
-        steps = preparing.plan(settings, replace_view=replace_view)
+        steps = preparing.plan(settings, existing_view=existing)
         if as_json:
             print(json.dumps(preparing.to_json(steps), indent=2))
         else:
             Console().print(preparing.render(steps), soft_wrap=True)  # broken lines could not be copied
         if apply and steps:
             said = Console(stderr=True)
-            preparing.apply(settings, steps, lambda step: said.print(f"done: {step.why}"), replace_view=replace_view)
+            preparing.apply(settings, steps, lambda step: said.print(f"done: {step.why}"), existing_view=existing)
             if replace_view and any(step.by_hand for step in steps):
                 raise typer.Exit(1)
 

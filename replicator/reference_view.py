@@ -15,6 +15,8 @@ import pglast
 from pglast import ast
 
 FOLDER: Final = Path(__file__).resolve().parent.parent / "sql" / "source"
+LEADS: Final = "vw_conversations_analytics_leads"
+"""The one that says what is recorded of leads, by conversation_id."""
 _CREATE: Final = re.compile(r"CREATE VIEW (?P<name>\w+) AS\s+(?P<query>SELECT\s.*)", re.DOTALL)
 
 

@@ -26,7 +26,7 @@ from replicator.remedies import Difference, Step, table_name
 from replicator.runtime import GrowingPause
 from replicator.source import Source, source_errors
 from replicator.view_inspection import read_views
-from replicator.view_preparation import view_steps
+from replicator.view_preparation import Existing, view_steps
 
 QUEUED_SECONDS: Final = 3.0
 """While a statement waits for an ACCESS EXCLUSIVE lock, every reader and writer of the table waits behind it."""
@@ -35,16 +35,16 @@ PATIENT_SECONDS: Final = 12 * 3600
 """Enough to build an index over some hundred million rows on a slow disk."""
 
 
-def plan(settings: Settings, *, replace_view: bool = False) -> list[Step]:
-    """Only what is missing; with `replace_view` also what makes an existing analytics view ours.
+def plan(settings: Settings, *, existing_view: Existing = "extended") -> list[Step]:
+    """Only what is missing; of an analytics view that exists, what `existing_view` says.
 
     Raises SourceRefused if a table to capture does not exist or is another than we know.
     """
-    return _missing(read_source(settings), settings) + _view_steps(settings, replace_view)
+    return _missing(read_source(settings), settings) + _view_steps(settings, existing_view)
 
 
 def apply(
-    settings: Settings, steps: list[Step], on_step: Callable[[Step], None], *, replace_view: bool = False
+    settings: Settings, steps: list[Step], on_step: Callable[[Step], None], *, existing_view: Existing = "extended"
 ) -> None:
     """Runs the plan, but for what is to be done by hand; `on_step` hears of each step that is done.
 
@@ -57,7 +57,7 @@ def apply(
         )
         if not alone:
             raise SourceBusy("another `replicator setup` is under way on this source")
-        if plan(settings, replace_view=replace_view) != steps:
+        if plan(settings, existing_view=existing_view) != steps:
             raise SourceBusy("the source has changed since the plan was made; look at the new plan first")
         for step in steps:
             if step.by_hand:
@@ -102,11 +102,12 @@ def _shortened(text: str, width: int = 160) -> str:
     return text if len(text) <= width else text[: width - 1] + "…"
 
 
-def _view_steps(settings: Settings, replacing: bool) -> list[Step]:
+def _view_steps(settings: Settings, existing_view: Existing) -> list[Step]:
     if not settings.view:
         return []
     ours = load(settings.view)
-    return view_steps(read_views(settings, ours, replacing=replacing), ours, settings, replacing=replacing)
+    facts = read_views(settings, ours, replacing=existing_view == "replaced")
+    return view_steps(facts, ours, settings, wanted_of_it=existing_view)
 
 
 def _missing(facts: SourceFacts, settings: Settings) -> list[Step]:

@@ -1,6 +1,7 @@
 """The columns of the analytics view that dashboards read, by the kind of their values.
 
-Pure data. The reference view of sql/source has exactly these; another definition may have more.
+Pure data. The reference view of sql/source has exactly these, and after them the five of leads; another definition may
+have more.
 """
 
 from __future__ import annotations
@@ -25,6 +26,11 @@ KINDS: Final = {
     "uuid": "uuid",
 }
 """By a type's name, without its length."""
+
+
+def kind_of(type_name: str) -> str:
+    """The kind of a type as format_type prints it; one that is of no kind is its own."""
+    return KINDS.get(type_name.partition("(")[0], type_name)
 
 
 def _names(text: str) -> tuple[str, ...]:
@@ -69,5 +75,11 @@ COLUMNS: Final = {
 }
 """By kind."""
 
-LEAD_SIGNALS: Final = ("is_lead", "visit_scheduled", "crm_converted", "ai_probability_label", "ai_probability_score")
-"""What a view may have beside them."""
+LEAD_SIGNALS: Final = {
+    "is_lead": "boolean",
+    "visit_scheduled": "boolean",
+    "crm_converted": "boolean",
+    "ai_probability_label": "character varying(50)",
+    "ai_probability_score": "numeric",
+}
+"""What a view may have beside them, where the target derives them otherwise; with the types that ours gives them."""

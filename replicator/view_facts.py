@@ -25,6 +25,9 @@ class ViewFacts:
     name: str
     kind: str
     """`pg_class.relkind`: v view, m materialized view, r table, …"""
+    owner: str
+    owner_reads_conversations: bool
+    """So that the view may, whose rights are its owner's."""
     owned: bool
     """Our role may replace it."""
     readable: bool
@@ -33,6 +36,11 @@ class ViewFacts:
     columns: tuple[ViewColumn, ...]
     definition: str
     """As pg_get_viewdef prints it, names of the source schema without it; empty if it is no view."""
+
+    @property
+    def reads_as_invoker(self) -> bool:
+        """It reads with the rights of whoever reads it, not of its owner."""
+        return any(o.startswith("security_invoker=") and o != "security_invoker=false" for o in self.options)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,7 +14,7 @@ from psycopg import errors
 from replicator.config import Settings
 from replicator.errors import SourceRefused
 from replicator.reference_view import ReferenceView, tables
-from replicator.remedies import quoted
+from replicator.remedies import quoted, table_name
 from replicator.source import Source, source_errors
 from replicator.view_facts import AnalyticsViewFacts, ViewColumn, ViewFacts
 
@@ -45,7 +45,8 @@ _NESTED: Final = """
             AND d.refclassid = 'pg_class'::regclass
         JOIN pg_class c ON c.oid = d.refobjid AND c.relkind IN ('v', 'm')
     )
-    SELECT c.oid::bigint, n.nspname, c.relname, c.relkind::text, pg_has_role(c.relowner, 'USAGE'),
+    SELECT c.oid::bigint, n.nspname, c.relname, c.relkind::text, pg_get_userbyid(c.relowner)::text,
+        coalesce(has_table_privilege(c.relowner, to_regclass(%s), 'SELECT'), false), pg_has_role(c.relowner, 'USAGE'),
         has_table_privilege(c.oid, 'SELECT'), coalesce(c.reloptions, '{}'),
         CASE WHEN c.relkind IN ('v', 'm') THEN pg_get_viewdef(c.oid) ELSE '' END
     FROM made_of JOIN pg_class c ON c.oid = made_of.oid JOIN pg_namespace n ON n.oid = c.relnamespace
@@ -86,7 +87,7 @@ def _named(source: Source, settings: Settings, names: list[str]) -> dict[tuple[s
     with source.reading():
         _look_in(source, settings.source_schema)
         found = source.rows(_NAMED, (settings.source_schema, names))
-        return {(view.schema, view.name): view for view in _described(source, found)}
+        return {(view.schema, view.name): view for view in _described(source, settings, found)}
 
 
 def _understood(source: Source, settings: Settings, ours: tuple[ReferenceView, ...]) -> dict[str, ViewFacts]:
@@ -101,7 +102,7 @@ def _understood(source: Source, settings: Settings, ours: tuple[ReferenceView, .
                 raise SourceRefused(
                     "setup compares views in temporary ones, which our role may not make: GRANT TEMPORARY ON DATABASE …"
                 ) from None
-        temporary = _described(source, source.rows(_TEMPORARY, ([view.name for view in ours],)))
+        temporary = _described(source, settings, source.rows(_TEMPORARY, ([view.name for view in ours],)))
         return {view.name: replace(view, schema=settings.source_schema) for view in temporary}
 
 
@@ -110,9 +111,9 @@ def _look_in(source: Source, schema: str) -> None:
     source.rows("SELECT set_config('search_path', %s, true)", (quoted(schema),))
 
 
-def _described(source: Source, found: list[tuple[Any, ...]]) -> list[ViewFacts]:
+def _described(source: Source, settings: Settings, found: list[tuple[Any, ...]]) -> list[ViewFacts]:
     """These relations, and the views that they are made of."""
-    rows = source.rows(_NESTED, ([oid for (oid,) in found],))
+    rows = source.rows(_NESTED, ([oid for (oid,) in found], table_name(settings, "conversations")))
     columns: dict[int, list[ViewColumn]] = {row[0]: [] for row in rows}
     for oid, name, type_name in source.rows(_COLUMNS, (list(columns),)):
         columns[oid].append(ViewColumn(name=name, type_name=type_name))
@@ -121,11 +122,13 @@ def _described(source: Source, found: list[tuple[Any, ...]]) -> list[ViewFacts]:
             schema=schema,
             name=name,
             kind=kind,
+            owner=owner,
+            owner_reads_conversations=owner_reads,
             owned=owned,
             readable=readable,
             options=tuple(options),
             columns=tuple(columns[oid]),
             definition=definition,
         )
-        for oid, schema, name, kind, owned, readable, options, definition in rows
+        for oid, schema, name, kind, owner, owner_reads, owned, readable, options, definition in rows
     ]

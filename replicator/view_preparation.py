@@ -1,5 +1,5 @@
-"""What the source lacks of the analytics view, as steps of `setup`: made where there is none, replaced where a person
-asked for it.
+"""What the source lacks of the analytics view, as steps of `setup`: made where there is none, else given the columns of
+leads that it lacks, or replaced where a person asked for it.
 
 Pure: facts in, steps out. Nothing is ever dropped. CREATE OR REPLACE VIEW keeps the view's rights and whatever depends
 on it, and takes all of the change or nothing; what it cannot do, and what our role may not, is left to a person.
@@ -7,28 +7,34 @@ on it, and takes all of the change or nothing; what it cannot do, and what our r
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Final
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Final, Literal
 
 from replicator.config import Settings
-from replicator.reference_view import ReferenceView
+from replicator.reference_view import LEADS, ReferenceView
 from replicator.remedies import Difference, Step, create_views, grant_select, quoted, rename_view, script, table_name
+from replicator.view_columns import LEAD_SIGNALS
 from replicator.view_difference import differences, is_same, may_replace
+from replicator.view_extension import extended, lacking
 from replicator.view_facts import AnalyticsViewFacts, ViewFacts
 
 Ours = Sequence[ReferenceView]
+Existing = Literal["extended", "kept", "replaced"]
+"""What a person wants of a view that is there: the columns of leads that it lacks, nothing, our definition."""
 _COST: Final = "none now; the columns that a view reads can't be dropped or given another type while it is there"
 _BRIEF_LOCK: Final = "an ACCESS EXCLUSIVE lock on the view for a moment; given up and tried again if others hold it"
 
 
-def view_steps(facts: AnalyticsViewFacts, ours: Ours, settings: Settings, *, replacing: bool) -> list[Step]:
+def view_steps(facts: AnalyticsViewFacts, ours: Ours, settings: Settings, *, wanted_of_it: Existing) -> list[Step]:
     """Everything about the view that a person's `--apply` would run, and what is left to be done by hand.
 
-    `ours` ends in the view that is read. `replacing`: a person allowed that existing views get our definition.
+    `ours` ends in the view that is read.
     """
     existing, understood = facts.existing, facts.reference or {}
+    replacing = wanted_of_it == "replaced"
     if settings.view in existing and not replacing:
-        return _granting(facts, settings)
+        extending = _extending(facts, ours, settings) if wanted_of_it == "extended" else []
+        return extending + _granting(facts, settings)
     others = [view for view in ours if view.name in understood and _differs(view, facts, understood)]
     if stuck := [
         view for view in others if not (replacing and may_replace(existing[view.name], understood[view.name]))
@@ -70,6 +76,39 @@ def _reason(facts: AnalyticsViewFacts, settings: Settings, others: Ours) -> str:
     if not others:
         return "views that it reads are missing"
     return "replaces the definition that is there by ours, as --replace-view says"
+
+
+def _extending(facts: AnalyticsViewFacts, ours: Ours, settings: Settings) -> list[Step]:
+    """The columns of leads in place, by whoever owns the view."""
+    view = facts.existing[settings.view]
+    added = lacking(view)
+    if not added:
+        return []
+    name, read = table_name(settings, view.name), table_name(settings, "conversations")
+    (leads,) = (each for each in ours if each.name == LEADS)
+    new = ReferenceView(name=view.name, query=extended(view, leads))
+    sql = create_views(settings, [new], {view.name: view.options})
+    faults = _faults_of_role(facts, settings, [view])
+    if not view.owner_reads_conversations:
+        # The view would fail for everybody as soon as it reads what its owner may not.
+        faults.append(f"the view's owner {view.owner} can't read {read}")
+        sql = script(grant_select(settings, "conversations", view.owner), sql).removesuffix(";")
+    if view.reads_as_invoker:
+        faults.append(f"whoever reads the view needs SELECT on {read}, because it reads with its reader's rights")
+    rights = f"CREATE on schema {quoted(settings.source_schema)}, the owner of {name}"
+    return [
+        Step(
+            subject=name,
+            sql=sql,
+            why=f"has no {', '.join(added)}: adds what conversations.custom_attributes say; --keep-view leaves it so",
+            cost=f"{_BRIEF_LOCK}; SELECT * of it has more columns, and no view loses a column again",
+            needs="; ".join([rights, *faults]),
+            by_hand=bool(faults),
+            differences=tuple(
+                Difference(view=view.name, column=column, change="added", then=LEAD_SIGNALS[column]) for column in added
+            ),
+        )
+    ]
 
 
 def _left_as_is(
@@ -121,14 +160,17 @@ def _lacking(facts: AnalyticsViewFacts, settings: Settings, others: Ours) -> str
     """Why our role can't do it; empty: it can."""
     faults = [f"{table_name(settings, table)} does not exist" for table in facts.absent]
     faults += [f"our role {facts.role} can't read {table_name(settings, table)}" for table in facts.unreadable]
+    return "; ".join(faults + _faults_of_role(facts, settings, [facts.existing[view.name] for view in others]))
+
+
+def _faults_of_role(facts: AnalyticsViewFacts, settings: Settings, replaced: Iterable[ViewFacts]) -> list[str]:
+    faults = []
     if not facts.may_create:
         faults.append(f"our role {facts.role} may not create views in {quoted(settings.source_schema)}")
     faults += [
-        f"our role {facts.role} does not own {table_name(settings, view.name)}"
-        for view in others
-        if not facts.existing[view.name].owned
+        f"our role {facts.role} does not own {table_name(settings, view.name)}" for view in replaced if not view.owned
     ]
-    return "; ".join(faults)
+    return faults
 
 
 def _differences(facts: AnalyticsViewFacts, settings: Settings, others: Ours) -> tuple[Difference, ...]:

@@ -12,7 +12,7 @@ from replicator.config import Settings
 from replicator.facts import ServerFacts, ViewReading
 from replicator.findings import Finding, note, ok, warning
 from replicator.remedies import table_name
-from replicator.view_columns import COLUMNS, KINDS, LEAD_SIGNALS
+from replicator.view_columns import COLUMNS, LEAD_SIGNALS, kind_of
 
 _EXPENSIVE_MS: Final = 50.0
 """A conversation is read some fifty times in its life."""
@@ -22,10 +22,14 @@ _OURS: Final = "replicator setup --replace-view shows what our definition would 
 def judge_view(view: ViewReading, server: ServerFacts, settings: Settings) -> Iterable[Finding]:
     """Of a view that can be read."""
     name = table_name(settings, settings.view)
-    kinds = {column: KINDS.get(type_name.partition("(")[0], type_name) for column, type_name in view.columns.items()}
+    kinds = {column: kind_of(type_name) for column, type_name in view.columns.items()}
     yield from _judge_columns(name, view.columns, kinds)
     if absent := [column for column in LEAD_SIGNALS if column not in kinds]:
-        yield note("view", name, f"has no {', '.join(absent)}: these stay the target's own")
+        reason = (
+            f"has no {', '.join(absent)}: where it says nothing of a lead, the target derives it from what was written;"
+            " replicator setup adds what conversations.custom_attributes say (--keep-view leaves the view alone)"
+        )
+        yield note("view", name, reason)
     if view.surveyed_twice:
         reason = f"{view.surveyed_twice:,} conversations were surveyed more than once: the newest answer is taken"
         yield note("view", name, reason)
@@ -41,7 +45,12 @@ def judge_view(view: ViewReading, server: ServerFacts, settings: Settings) -> It
 def _judge_columns(name: str, types: Mapping[str, str], kinds: Mapping[str, str]) -> Iterable[Finding]:
     wanted = {column: kind for kind, columns in COLUMNS.items() for column in columns}
     lacking = [column for column in wanted if column not in kinds]
-    unlike = [f"{column} ({types[column]})" for column in wanted if column in kinds and kinds[column] != wanted[column]]
+    leads = {column: kind_of(type_name) for column, type_name in LEAD_SIGNALS.items()}
+    unlike = [
+        f"{column} ({types[column]})"
+        for column, kind in {**wanted, **leads}.items()
+        if column in kinds and kinds[column] != kind
+    ]
     if lacking:
         yield warning("view", name, f"lacks {', '.join(lacking)}: dashboards find NULL there", _OURS)
     if unlike:

@@ -1,4 +1,4 @@
--- The analytics view of conversations, for a Chatwoot that has none: seven views, each in a file of its own, that end in
+-- The analytics view of conversations, for a Chatwoot that has none: eight views, each in a file of its own, that end in
 -- vw_conversations_analytics_final. They are made in the schema that comes first in search_path, where Chatwoot's tables
 -- are; `replicator setup` does so. PostgreSQL 13 and later.
 --

@@ -1,7 +1,7 @@
--- One row for each conversation, as the source's analytics view gives it: its 118 columns in its order. Those that the
+-- One row for each conversation, as the source's analytics view gives it: the 118 columns in its order. Those that the
 -- clock alone changes are never sent and stay NULL: conversations_analytics_live, which `consumers setup` makes,
--- computes them. Then the tenant's own 16 columns, which no event names: what was written there is never overwritten,
--- and outlives the row (012). etl_inserted_at and etl_updated_at: when the row was written here, in UTC.
+-- computes them. Then the tenant's own 16 columns, the first five of which the source may name too: what was written
+-- there outlives the row (012). etl_inserted_at and etl_updated_at: when the row was written here, in UTC.
 
 CREATE TABLE IF NOT EXISTS conversations_analytics (
     tenant_id integer NOT NULL,

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import psycopg
@@ -23,6 +26,20 @@ def connect(dsn: str) -> Source:
     for name, value in PINNED_SETTINGS.items():
         connection.execute("SELECT set_config(%s, %s, false)", (name, value))
     return connection
+
+
+@contextmanager
+def role(source: Source, dsn: str, *rights: str) -> Iterator[str]:
+    """The address of a new role with these rights, {role} in them."""
+    name = f"role_{uuid.uuid4().hex[:8]}"
+    source.execute(f"CREATE ROLE {name} LOGIN PASSWORD 'x'".encode())
+    try:
+        for right in rights:
+            source.execute(right.format(role=name).encode())
+        yield psycopg.conninfo.make_conninfo(dsn, user=name, password="x")
+    finally:
+        source.execute(f"DROP OWNED BY {name} CASCADE".encode())
+        source.execute(f"DROP ROLE {name}".encode())
 
 
 def fill(source: Source, *, conversations: int = 60, messages: int = 2) -> None:

@@ -12,6 +12,8 @@ from decimal import Decimal
 from typing import Any, Final
 from uuid import UUID
 
+from psycopg.types.json import Jsonb
+
 from tests.integration.chatwoot import Source
 
 GROUP, BOTS, BARE, LONG = 11, 12, 13, 14
@@ -85,6 +87,9 @@ def _write_group(source: Source) -> None:
         waiting_since="2024-03-01 08:00:00",
         contact_last_seen_at="2024-03-01 07:00:00",
         agent_last_seen_at="2024-03-01 08:30:00",
+        custom_attributes=Jsonb(
+            {"is_lead": True, "visit_scheduled": "true", "crm_converted": False, "ai_probability_score": 70}
+        ),
     )
     agent = {"sender_type": "User", "sender_id": 21, "message_type": 1}
     bot = {"sender_type": "AgentBot", "sender_id": 1, "message_type": 1}
@@ -111,6 +116,9 @@ def _write_bots(source: Source) -> None:
         created_at="2022-01-01 23:59:59",
         updated_at="2022-01-02 23:59:58.5",
         first_reply_created_at="2022-01-02 01:10:00",
+        custom_attributes=Jsonb(
+            {"is_lead": "sim", "visit_scheduled": 1, "crm_converted": [True], "ai_probability_score": "100.1"}
+        ),
     )
     message(source, 211, BOTS, "2022-01-01 23:59:59", content="Oi", sender_type="Captain::Assistant", message_type=1)
     message(source, 212, BOTS, "2022-01-02 00:00:00.9", content="Resolvida por automação", message_type=2)
@@ -130,6 +138,15 @@ def _write_long(source: Source) -> None:
         contact_id=99,
         created_at="2023-10-10 20:15:00",
         updated_at="2023-10-11 00:00:00",
+        custom_attributes=Jsonb(
+            {
+                "is_lead": "false",
+                "visit_scheduled": False,
+                "crm_converted": "true",
+                "ai_probability_label": "Morno",
+                "ai_probability_score": "12.50",
+            }
+        ),
     )
     for minute, number in enumerate(LONG_MESSAGES, 15):
         message(source, number, LONG, f"2023-10-10 20:{minute}:00", content="Oi", sender_type="Contact", sender_id=99)
@@ -300,5 +317,10 @@ EXPECTED: Final[dict[str, tuple[Any, Any, Any, Any]]] = {
     ),
     "conversation_year_month": ("2024-02", "2022-01", "2023-07", "2023-10"),
     "conversation_year_week": ("2024-W09", "2021-W52", "2023-W26", "2023-W41"),
+    "is_lead": (True, None, None, False),
+    "visit_scheduled": (True, None, None, False),
+    "crm_converted": (False, None, None, True),
+    "ai_probability_label": ("Alto", None, None, "Morno"),
+    "ai_probability_score": (Decimal(70), None, None, Decimal("12.50")),
 }
 """By hand, but for the seven columns that say how long ago something was: those depend on the day of the test."""

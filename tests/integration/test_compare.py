@@ -237,6 +237,31 @@ def test_a_column_that_the_target_lacks_is_named(replicated: tuple[str, str]) ->
         compare(source, target)
 
 
+def test_what_the_source_says_of_leads_must_be_the_targets_and_the_rest_is_its_own(
+    replicated: tuple[str, str],
+) -> None:
+    source, target = replicated
+    said = (
+        "CASE WHEN c.id % 3 = 0 THEN true END AS is_lead, CASE WHEN c.id % 3 = 0 THEN 70.5 END AS ai_probability_score"
+    )
+    with psycopg.connect(source) as connection:
+        connection.execute(f"DROP VIEW {witness.VIEW}".encode())
+        connection.execute(SOURCE_VIEW.replace("\n    FROM", f", {said}\n    FROM").encode())
+    with psycopg.connect(target) as connection:
+        connection.execute(
+            "ALTER TABLE conversations_analytics ADD is_lead bool DEFAULT true,"
+            " ADD ai_probability_score numeric DEFAULT 70.5"
+        )
+        shown = TARGET_VIEW[TARGET_VIEW.index("CREATE VIEW") :].replace("CREATE", "CREATE OR REPLACE")
+        shown = shown.replace("\n    FROM", ", is_lead, ai_probability_score\n    FROM")
+        connection.execute(shown.encode())
+    assert all_equal(compare(source, target))
+    change(target, "UPDATE conversations_analytics SET ai_probability_score = 70 WHERE conversation_id = 3")
+    change(target, "UPDATE conversations_analytics SET is_lead = NULL WHERE conversation_id = 4")
+    found = [result for result in compare(source, target) if not result.same]
+    assert [(result.table, result.different_ids) for result in found] == [("conversations_analytics", (3,))]
+
+
 def test_the_witness_knows_nothing_of_the_product() -> None:
     tree = ast.parse(Path(witness.__file__).read_text())
     named = [node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]

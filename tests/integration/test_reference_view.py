@@ -1,4 +1,4 @@
-"""The reference view on a real PostgreSQL: its 118 columns, what each of them says, and what a row costs the source."""
+"""The reference view on a real PostgreSQL: its 123 columns, what each of them says, and what a row costs the source."""
 
 from __future__ import annotations
 
@@ -45,13 +45,15 @@ COLUMNS = """
     conversation_quarter int, conversation_day_name text, conversation_month_name text, conversation_period text,
     is_weekday bool, is_weekend bool, is_business_hours bool, is_night_time bool, days_since_creation int, is_today
     bool, is_yesterday bool, is_this_week bool, is_this_month bool, is_this_year bool, conversation_date_formatted
-    text, conversation_datetime_formatted text, conversation_year_month text, conversation_year_week text
+    text, conversation_datetime_formatted text, conversation_year_month text, conversation_year_week text,
+    is_lead bool, visit_scheduled bool, crm_converted bool, ai_probability_label label, ai_probability_score numeric
 """
 TYPES = {
     "int": "integer",
     "ts": "timestamp without time zone",
     "varchar": "character varying",
     "bool": "boolean",
+    "label": "character varying(50)",
 }
 AGES = (
     *("waiting_time_seconds", "days_since_creation"),
@@ -101,14 +103,14 @@ def _names() -> list[str]:
 
 
 def test_the_columns_are_those_that_dashboards_know(source: Source) -> None:
-    """118 by name, type and order."""
+    """118, and the five of leads after them, by name, type and order."""
     wanted = [tuple(column.split()) for column in COLUMNS.split(",")]
     found = source.execute(
         "SELECT attname, format_type(atttypid, atttypmod) FROM pg_attribute"
         " WHERE attrelid = %s::regclass AND attnum > 0 ORDER BY attnum",
         (VIEW,),
     ).fetchall()
-    assert len(wanted) == 118
+    assert len(wanted) == 123
     assert found == [(name, TYPES.get(kind, kind)) for name, kind in wanted]
 
 

@@ -22,7 +22,7 @@ TYPES = {
     "uuid": "uuid",
 }
 WHOLE = {column: TYPES[kind] for kind, columns in COLUMNS.items() for column in columns}
-READY = ViewReading(columns={**WHOLE, **dict.fromkeys(LEAD_SIGNALS, "boolean")}, surveyed_twice=0, one_read_ms=3.0)
+READY = ViewReading(columns={**WHOLE, **LEAD_SIGNALS}, surveyed_twice=0, one_read_ms=3.0)
 
 
 def _found(view: ViewReading, time_zone: str = "UTC") -> list[Finding]:
@@ -48,6 +48,19 @@ def test_a_view_with_all_columns_is_well() -> None:
         ),
         (replace(READY, columns={**READY.columns, "status": "text"}), "UTC", "warning", "status (text)"),
         (replace(READY, columns=WHOLE), "UTC", "note", "has no is_lead, visit_scheduled"),
+        (
+            replace(READY, columns={n: t for n, t in READY.columns.items() if n != "crm_converted"}),
+            "UTC",
+            "note",
+            "has no crm_converted: where it says nothing of a lead",
+        ),
+        (replace(READY, columns={**READY.columns, "is_lead": "text"}), "UTC", "warning", "is_lead (text)"),
+        (
+            replace(READY, columns={**READY.columns, "ai_probability_score": "character varying(9)"}),
+            "UTC",
+            "warning",
+            "ai_probability_score (character varying(9))",
+        ),
         (replace(READY, surveyed_twice=1_200), "UTC", "note", "1,200 conversations were surveyed more than once"),
         (READY, "America/Sao_Paulo", "note", "TimeZone America/Sao_Paulo"),
         (replace(READY, one_read_ms=900.0), "UTC", "warning", "900.0 ms"),

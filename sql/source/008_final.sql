@@ -1,5 +1,5 @@
--- The row of a conversation: 118 columns, in the order in which dashboards know them. A conversation without a message
--- has none of everything; one with two survey answers has two rows.
+-- The row of a conversation: 118 columns, in the order in which dashboards know them, then the five of leads. A
+-- conversation without a message has none of everything; one with two survey answers has two rows.
 --
 -- Each aggregate over messages stands behind a GROUP BY conversation_id of its own, so that the planner can look up one
 -- conversation in both: conversation_id = 42, or LATERAL (SELECT ... WHERE conversation_id = k.id OFFSET 0).
@@ -123,10 +123,16 @@ SELECT
     calendar.conversation_date_formatted,
     calendar.conversation_datetime_formatted,
     calendar.conversation_year_month,
-    calendar.conversation_year_week
+    calendar.conversation_year_week,
+    lead.is_lead,
+    lead.visit_scheduled,
+    lead.crm_converted,
+    lead.ai_probability_label,
+    lead.ai_probability_score
 FROM vw_conversations_analytics_base AS base
 JOIN vw_conversations_analytics_metrics AS metrics ON metrics.conversation_id = base.conversation_id
 JOIN vw_conversations_analytics_temporal AS calendar ON calendar.conversation_id = base.conversation_id
+JOIN vw_conversations_analytics_leads AS lead ON lead.conversation_id = base.conversation_id
 LEFT JOIN vw_conversations_analytics_messages AS written ON written.conversation_id = base.conversation_id
 LEFT JOIN vw_conversations_analytics_message_stats AS stats ON stats.conversation_id = base.conversation_id
 LEFT JOIN vw_conversations_analytics_csat AS answer ON answer.conversation_id = base.conversation_id;
