@@ -94,7 +94,7 @@ class Upkeep:
             self._skipped.forget_added(control, self._known_relations)
             self._missing.forget_made(control, self._known_relations)
         self._recomputation.want(self._recomputed(control))
-        served = self._served(inbound)
+        served = self.served(inbound)
         self._requests.ask_for_backfills(self._mapping.owners, served)
         if now >= self._stubs_due:
             self._stubs_due = now + _STUBS_S
@@ -117,7 +117,7 @@ class Upkeep:
         found = {tenant: self._leads.of(control, tenant) for tenant in mine}
         return {tenant: (each, relation) for tenant, each in found.items() if each.origin in (None, "rules")}
 
-    def _served(self, inbound: Inbound) -> dict[int, tuple[int, int]]:
+    def served(self, inbound: Inbound) -> dict[int, tuple[int, int]]:
         """Inboxes whose partitions are ours, with how far their log was read, and where it ends.
 
         Without those of parked tenants: what answered a request would not be read before they have caught up.

@@ -9,6 +9,7 @@ from rich.console import Console
 
 from demo import compare as witness
 from demo.compare import Comparison, all_equal, compare, render
+from demo.leads import Leads
 from demo.source.seed import seed
 from demo.verdict import judge
 
@@ -29,6 +30,24 @@ TARGET_VIEW = """
         created_at::date = timezone('UTC', now())::date AS is_today
     FROM conversations_analytics"""
 INBOXES = {"inboxes": "id", "contacts": "(SELECT min(inbox_id) FROM contact_inboxes WHERE contact_id = t.id)"}
+
+LEADS = [
+    Leads(
+        tenant=tenant,
+        conversations=1,
+        empty=0,
+        leads=1,
+        visits=1,
+        conversions=0,
+        high=0,
+        example="conversation 1",
+        zone="UTC",
+        late_hours=0,
+        changed=0,
+    )
+    for tenant in (10, 20)
+]
+"""Nothing amiss there."""
 
 
 @pytest.fixture
@@ -105,7 +124,7 @@ def change(dsn: str, *statements: str) -> None:
 def test_equal_sides_are_equal(replicated: tuple[str, str]) -> None:
     results = compare(*replicated)
     assert all_equal(results)
-    assert judge(results, [10, 20], []).exit_code == 0
+    assert judge(results, LEADS, [10, 20], []).exit_code == 0
     assert [(result.tenant, result.table) for result in results] == [(t, table) for t in (10, 20) for table in TABLES]
     assert one(results, 10, "messages").equal > 100
     assert one(results, 20, "inboxes").equal == 1  # the other one is not active
@@ -134,7 +153,7 @@ def test_a_missing_an_extra_and_a_different_row_are_seen(replicated: tuple[str, 
     assert found.equal == len(expected_ids(source)) - 2
     assert [result for result in results if not result.same] == [found]
     assert not all_equal(results)
-    verdict = judge(results, [10, 20], [])
+    verdict = judge(results, LEADS, [10, 20], [])
     assert verdict.exit_code == 1
     assert verdict.reasons == ("messages of tenant 10: 1 missing, 1 extra, 1 different",)
     console = Console(record=True, width=140, force_terminal=False)

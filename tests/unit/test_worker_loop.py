@@ -116,12 +116,11 @@ def test_a_loop_that_completes_no_turn_is_not_healthy(settings: Settings, monkey
     assert not loop._status()["healthy"]
 
 
-def test_nothing_is_asked_for_a_tenant_where_it_is_parked(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_is_asked_for_a_tenant_where_it_is_parked(settings: Settings) -> None:
     loop = Worker(settings, Stop())
     partitions = 2
     here = [inbox for inbox in range(1, 50) if partition_of(inbox, partitions) == 0]
     there = [inbox for inbox in range(1, 50) if partition_of(inbox, partitions) == 1]
-    monkeypatch.setattr(loop, "_inbound", Ending(at=9))
     loop._mapping.owners = {
         here[0]: Owner(1, "", False),
         there[0]: Owner(1, "", False),
@@ -130,7 +129,7 @@ def test_nothing_is_asked_for_a_tenant_where_it_is_parked(settings: Settings, mo
     loop._ledger.partitions = partitions
     loop._ledger.progress = {partition: Progress("topic", 5) for partition in range(partitions)}
     loop._ledger.parked = {(1, 0): Parked(3)}
-    assert loop._served() == {there[0]: (5, 9), here[1]: (5, 9)}
+    assert loop._upkeep.served(Ending(at=9)) == {there[0]: (5, 9), here[1]: (5, 9)}
 
 
 def messages(partition: int, offsets: Iterable[int]) -> list[Message]:
