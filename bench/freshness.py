@@ -35,9 +35,9 @@ NOW: Final = "now() AT TIME ZONE 'UTC'"
 
 
 class Write(NamedTuple):
-    """A change in the source, and what the tenant of this account then sees."""
+    """A change in the source, and what the tenant then sees."""
 
-    account: int
+    tenant: int
     change: str
     given: tuple[object, ...]
     seen: str
@@ -90,12 +90,14 @@ class _Writes:
 
     def __init__(self, stage: Stage) -> None:
         self._stage, self._random, self._numbers = stage, random.Random(1), count(1)
+        # Conversations move to inboxes of other accounts too: whose they are, the inbox says.
+        self._owners = {inbox: tenant for tenant, owned in stage.tenants.items() for inbox in owned}
         self._stack = ExitStack()
 
     def __enter__(self) -> Self:
         self._source = self._stack.enter_context(psycopg.connect(self._stage.source_dsn, autocommit=True))
         self._readers = {
-            tenant // 10: self._stack.enter_context(
+            tenant: self._stack.enter_context(
                 psycopg.connect(self._stage.reader_dsn, options=f"-c app.current_tenant_id={tenant}", autocommit=True)
             )
             for tenant in self._stage.tenants
@@ -120,7 +122,7 @@ class _Writes:
                     yield what, took
 
     def _time(self, what: str, write: Write) -> float | None:
-        reader = self._readers[write.account]
+        reader = self._readers[write.tenant]
         began = time.perf_counter()
         if self._source.execute(write.change.encode(), write.given).rowcount != 1:
             raise NotMeasured(f"{what}: the row that was to be written is gone")
@@ -140,13 +142,13 @@ class _Writes:
         return found
 
     def _edited(self) -> Write:
-        message, conversation, account = self._pick(
-            "SELECT m.id, m.conversation_id, c.account_id FROM messages m JOIN conversations c"
+        message, conversation, inbox = self._pick(
+            "SELECT m.id, m.conversation_id, c.inbox_id FROM messages m JOIN conversations c"
             " ON c.id = m.conversation_id AND c.inbox_id = m.inbox_id WHERE m.content IS NOT NULL"
         )
         text = f"edited for the {next(self._numbers)}th time"
         return Write(
-            account=account,
+            tenant=self._owners[inbox],
             change="UPDATE messages SET content = %s WHERE id = %s",
             given=(text, message),
             seen="SELECT EXISTS (SELECT FROM conversations_analytics WHERE conversation_id = %s"
@@ -164,7 +166,7 @@ class _Writes:
         )
         name = f"Agent {next(self._numbers)}"
         return Write(
-            account=account,
+            tenant=10 * account,
             change="UPDATE users SET name = %s WHERE id = %s",
             given=(name, agent),
             seen="SELECT NOT EXISTS (SELECT FROM conversations_analytics"
@@ -175,13 +177,13 @@ class _Writes:
         )
 
     def _answered(self) -> Write:
-        message, conversation, contact, account = self._pick(
-            "SELECT m.id, c.id, c.contact_id, c.account_id FROM messages m JOIN conversations c"
+        message, conversation, contact, account, inbox = self._pick(
+            "SELECT m.id, c.id, c.contact_id, c.account_id, c.inbox_id FROM messages m JOIN conversations c"
             " ON c.id = m.conversation_id AND c.inbox_id = m.inbox_id WHERE c.contact_id IN (SELECT id FROM contacts)"
             " AND NOT EXISTS (SELECT FROM csat_survey_responses a WHERE a.conversation_id = c.id)"
         )
         return Write(
-            account=account,
+            tenant=self._owners[inbox],
             change="INSERT INTO csat_survey_responses (account_id, conversation_id, message_id, rating, contact_id,"
             f" created_at, updated_at) VALUES (%s, %s, %s, 5, %s, {NOW}, {NOW})",
             given=(account, conversation, message, contact),
@@ -194,9 +196,9 @@ class _Writes:
         )
 
     def _deleted(self) -> Write:
-        conversation, account = self._pick("SELECT id, account_id FROM conversations WHERE inbox_id IS NOT NULL")
+        conversation, inbox = self._pick("SELECT id, inbox_id FROM conversations WHERE inbox_id IS NOT NULL")
         return Write(
-            account=account,
+            tenant=self._owners[inbox],
             change="DELETE FROM conversations WHERE id = %s",
             given=(conversation,),
             seen="SELECT NOT EXISTS (SELECT FROM conversations_analytics WHERE conversation_id = %s)",
