@@ -27,7 +27,7 @@ demo: $(STAMP) ## run the whole path for about a minute and compare source and t
 	KEEP=$(KEEP) $(BIN)/python -m demo
 
 test: $(STAMP) ## every test, on real servers
-	$(BIN)/pytest -n $(WORKERS) --dist loadgroup -m 'not soak'
+	$(BIN)/pytest -n $(WORKERS) --dist loadgroup -m 'not soak' --durations 20
 
 soak: $(STAMP) ## N random kills under traffic (N=20, SEED= repeats a run), and Kafka away for long
 	SOAK_KILLS=$(N) SOAK_SEED=$(SEED) $(BIN)/pytest -m soak -s

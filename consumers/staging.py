@@ -6,7 +6,7 @@ here, before a transaction begins. Pure.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Final
 
 import orjson
@@ -24,6 +24,7 @@ Schemas = Callable[[str, str], TableSchema]
 _ESCAPES: Final = ((b"\\", b"\\\\"), (b"\n", b"\\n"), (b"\r", b"\\r"), (b"\t", b"\\t"))
 """What stands for itself nowhere in COPY's text format."""
 _NULL: Final = b"\\N"
+_PIECE_BYTES: Final = 1 << 20
 
 
 def pack(
@@ -83,15 +84,23 @@ def _lead(table: str, row: Upsert, leads: LeadColumns) -> bytes | None:
     return leads.of(after) if isinstance(after, dict) else None
 
 
-def readable(lines: bytes) -> bytes:
-    """What PostgreSQL would refuse with a word on all lines together."""
-    if b"\0" in lines:
-        raise BadEvent("an event's body has a NUL byte")
-    try:
-        lines.decode()
-    except UnicodeDecodeError:
-        raise BadEvent("an event's body is not UTF-8") from None
-    return lines
+def readable(lines: Iterable[bytes]) -> Iterator[bytes]:
+    """The lines in pieces of about a mebibyte. Raises BadEvent for what PostgreSQL would refuse with a word on all."""
+    piece: list[bytes] = []
+    size = 0
+    for line in lines:
+        if b"\0" in line:
+            raise BadEvent("an event's body has a NUL byte")
+        try:
+            line.decode()  # one by one: an emoji makes four bytes of every character
+        except UnicodeDecodeError:
+            raise BadEvent("an event's body is not UTF-8") from None
+        piece.append(line)
+        size += len(line)
+        if size >= _PIECE_BYTES:
+            yield b"".join(piece)
+            piece, size = [], 0
+    yield b"".join(piece)
 
 
 def _form(relation: Relation, row: Upsert, schemas: Schemas, *, with_leads: bool) -> Form:

@@ -153,8 +153,10 @@ class Session:
         self._staged += len(rows) + len(deletes)  # before: what fails half-way leaves dead rows behind
         self._staged_bytes += sum(map(len, rows)) + sum(map(len, deletes))
         if rows:
+            pieces = list(readable(rows))
             with self.connection.cursor() as cursor, cursor.copy(upsert.STAGE_ROWS) as copy:
-                copy.write(readable(b"".join(rows)))
+                for piece in pieces:
+                    copy.write(piece)
         if deletes:
             packed = b"".join((b"[", b",".join(deletes), b"]")).decode()
             self._execute(upsert.STAGE_DELETES, load=self._load, rows=packed)

@@ -121,7 +121,7 @@ def _late_hours(connection: psycopg.Connection, tenant: int, zone: ZoneInfo) -> 
 
 def render(found: list[Leads]) -> Table:
     """For a terminal of 80 columns."""
-    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
+    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 1, 0, 0))
     for heading in ("tenant", "zone"):
         table.add_column(heading, no_wrap=True)
     for heading in ("rows", "leads", "visits", "enrolled", "Alto", "empty", "changed", "hours off"):

@@ -37,7 +37,7 @@ def parse(arguments: Sequence[str], environment: Mapping[str, str]) -> Options:
     add = parser.add_argument
     add("--tenants", type=_count, default=3, help="schools, each with its own inboxes")
     add("--inboxes", type=_count, default=4, help="of each tenant")
-    add("--conversations", type=_count, default=20_000, help="in the source when the demo begins")
+    add("--conversations", type=_count, default=5_000, help="in the source when the demo begins")
     add("--messages", type=_count, default=12, help="of each conversation, on average")
     add("--rate", type=_count, default=200, help="row changes per second of the live traffic")
     add("--seconds", type=_count, default=25, help="of live traffic after the initial load, at least")

@@ -10,7 +10,7 @@ from demo.stage import tenants_of
 
 def test_the_usual_demo_needs_no_words() -> None:
     options = parse([], {})
-    assert (options.tenants, options.conversations, options.keep) == (3, 20_000, False)
+    assert (options.tenants, options.conversations, options.keep) == (3, 5_000, False)
 
 
 @pytest.mark.parametrize(("kept", "expected"), [("1", True), ("yes", True), ("", False), ("0", False), ("no", False)])
