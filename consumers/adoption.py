@@ -16,6 +16,7 @@ from consumers import audit
 from consumers.catalogue import Catalogue, ForeignKey
 from consumers.identifiers import quoted
 from consumers.plan import Finding, finding, refusal
+from consumers.upsert import LEAD_COLUMNS
 
 Change = tuple[str, str]
 """What it does, in words, and as SQL."""
@@ -85,7 +86,8 @@ class _Adoption:
             found = self._present[name].type
             says = f"column {self._table}.{name} is {found}, narrower than or unlike {expected}"
             if "synced_at" not in self._wanted or not holds(expected, found):
-                yield finding(f"{says}; it stays so")
+                lead = ", and lead signals are not made while it does" if name in LEAD_COLUMNS else ""
+                yield finding(f"{says}; it stays so{lead}")
             elif name in held:
                 users = ", ".join(held[name])
                 yield finding(f"{says}; {users} must be dropped and made again for setup to widen it")

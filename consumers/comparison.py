@@ -161,8 +161,8 @@ class _Comparison:
             yield self._step(f"replace {kind} {name}", sql)
 
     def call(self, statement: Statement) -> Iterator[Item]:
-        """SELECT function(): what is done to the rows that are there, once for each text of its file."""
-        if not self._is_recorded:
+        """SELECT function(): what is done once to the rows that were there before its file."""
+        if self._migration.version not in self._now.applied:
             called: Any = statement.node.targetList[0].val
             yield self._step(f"call {called.funcname[-1].sval}(), once", statement.sql)
 

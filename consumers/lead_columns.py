@@ -17,7 +17,7 @@ import orjson
 from consumers.conversation_texts import texts
 from consumers.lead_rules import Rule, RuleSet
 from consumers.signals import evaluate
-from consumers.upsert import LEAD_SIGNALS
+from consumers.upsert import LEAD_COLUMNS, LEAD_SIGNALS
 
 Origin = Literal["source", "rules", "external"]
 """Where a tenant's signals come from. None instead: the source's where it has any, else by the rules."""
@@ -28,6 +28,8 @@ FROM_SOURCE: Final = "source"
 _ENGINE: Final = "1"
 """To be raised when the same rules and messages come to give another result."""
 _UNKNOWN: Final[dict[str, object]] = dict.fromkeys(LEAD_SIGNALS)
+_LATER: Final = orjson.dumps(dict.fromkeys(LEAD_COLUMNS))
+"""Without a digest: a row that rules have still to be asked about."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,10 +41,11 @@ class LeadColumns:
     digest: str
     """Of the rules."""
 
-    def of(self, after: Mapping[str, Any]) -> bytes | None:
+    def of(self, after: Mapping[str, Any], *, in_time: bool = True) -> bytes | None:
         """The columns of a row, as a JSON object; None: they stay as they are.
 
-        `after`: the row of a change event, whose documents are JSON texts.
+        `after`: the row of a change event, whose documents are JSON texts. Not `in_time`: what rules would say is
+        unknown, and to be made later.
         """
         if self.origin == "external":
             return None
@@ -51,7 +54,9 @@ class LeadColumns:
             if self.origin == "source" or any(value is not None for value in given.values()):
                 notes = {"lead_evidence": None, "lead_rules_digest": FROM_SOURCE}
                 return orjson.dumps({**_UNKNOWN, **given, **notes}) if given else None
-        return self.derived(after[MESSAGES]) if MESSAGES in after else None
+        if MESSAGES not in after:
+            return None
+        return self.derived(after[MESSAGES]) if in_time else _LATER
 
     def derived(self, document: str | None) -> bytes:
         """What the rules make of one `message_compiled`."""

@@ -20,20 +20,24 @@ from typing import Final, get_args
 import re2
 
 from consumers import conversation_texts
-from consumers.conversation_texts import REMEMBERED, SHORT, Message, normalise
+from consumers.conversation_texts import SHORT, Message, normalise
 from consumers.errors import RulesRefused
 
 SIGNALS: Final = ("lead", "visit", "conversion")
 SPEAKERS: Final = ("client", "agent", "any")
 
 RULES: Final = 500
+NAME_CHARACTERS: Final = 100
 WEIGHT: Final = 100
 PATTERN_CHARACTERS: Final = 1_000
 PATTERN_BYTES: Final = 128 << 10
 """What RE2 may take for one pattern, to tell a counted repetition that explodes from one that does not."""
 INSTRUCTIONS: Final = 20_000
-"""Of all rules together, as RE2 counts them. The worst rules and text take 10 ns for each of them and each character:
-4 s for the longest conversation."""
+"""Of all rules together, as RE2 counts them. The worst take 30 ns for each of them and each character of a text."""
+OWN_INSTRUCTIONS: Final = 3_000
+"""Of the rules that are a tenant's own: 2 s for the longest conversation at the worst."""
+REMEMBERED_HITS: Final = 2_048
+"""Texts of which a set remembers what they hit: it goes with the set."""
 SET_BYTES: Final = 8 << 20
 """What RE2 may take for the rules of one speaker, its cache of states included; a larger one saves time."""
 
@@ -89,10 +93,11 @@ class RuleSet:
 class _Compiled:
     """Rules that are searched for together, in one pass over a text."""
 
-    __slots__ = ("_rules", "_set")
+    __slots__ = ("_remembered", "_rules", "_set")
 
     def __init__(self, rules: Sequence[Rule]) -> None:
         self._rules = rules
+        self._remembered = lru_cache(REMEMBERED_HITS)(self._match)
         self._set = re2.Set.SearchSet(_options(SET_BYTES))
         for rule in rules:
             self._set.Add(rule.pattern)
@@ -104,19 +109,14 @@ class _Compiled:
                 raise RulesRefused([(rule.name, reason) for rule in rules]) from None
 
     def hits(self, text: str) -> tuple[Rule, ...]:
-        return _remembered(self, text) if len(text) <= SHORT else self.match(text)
+        return self._remembered(text) if len(text) <= SHORT else self._match(text)
 
-    def match(self, text: str) -> tuple[Rule, ...]:
+    def _match(self, text: str) -> tuple[Rule, ...]:
         if not self._rules:
             return ()
         # As bytes, since re2 would refuse the half of a surrogate pair, which JSON may hold.
         found = self._set.Match(text.encode(errors="replace"))
         return tuple(self._rules[index] for index in sorted(found)) if found else ()
-
-
-@lru_cache(REMEMBERED)  # of all sets together, so that many tenants' rules take no more than one's
-def _remembered(rules: _Compiled, text: str) -> tuple[Rule, ...]:
-    return rules.match(text)
 
 
 def _options(size: int) -> re2.Options:
@@ -148,8 +148,8 @@ def _faults(rules: Sequence[Rule]) -> list[tuple[str, str]]:
 
 def _form(rule: Rule) -> str:
     """What is wrong with a rule before RE2 has seen it: "" if nothing."""
-    if not isinstance(rule.name, str) or not rule.name:
-        return "a rule needs a name"
+    if not isinstance(rule.name, str) or not 0 < len(rule.name) <= NAME_CHARACTERS:
+        return f"a rule needs a name, of {NAME_CHARACTERS} characters at the most"
     if rule.signal not in SIGNALS:
         return f"the signal must be one of {', '.join(SIGNALS)}"
     if rule.speaker not in SPEAKERS:
@@ -180,6 +180,11 @@ def _never(pattern: str) -> str:
             return "there are no two spaces in a row in any text: write one"
         before = piece
     return ""
+
+
+def instructions(pattern: str) -> int:
+    """RE2's, of one pattern; 0 for what it can't take."""
+    return _compiled(pattern)[0]
 
 
 def _compiled(pattern: str) -> tuple[int, str]:

@@ -6,14 +6,16 @@ Says in `lead_rules.refused` why a rule is left out. Belongs to one thread; what
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Final
 
+import orjson
+import psycopg
 import structlog
 from psycopg import Connection
 
 from consumers.lead_columns import LeadColumns, Origin
-from consumers.lead_rules import Rule
+from consumers.lead_rules import RULES, Rule
 from consumers.rules_file import shipped_rules
 from consumers.tenant_rules import Own, tenant_rules
 
@@ -21,6 +23,9 @@ log = structlog.get_logger(__name__)
 
 CHANNEL: Final = "lead_rules"
 """Where triggers tell of a tenant whose rules or setting have changed."""
+_LIMITS: Final = {"lock_timeout": "200ms", "statement_timeout": "2s"}
+_NAMED: Final = 10
+"""Refused rules that a line of the log names."""
 
 
 class Leads:
@@ -29,29 +34,45 @@ class Leads:
     def __init__(self, longest_s: float) -> None:
         self._longest_s = longest_s
         self._shipped = shipped_rules()
-        self._known: dict[int, tuple[float, LeadColumns]] = {}
+        self._known: dict[int, tuple[float, LeadColumns | None]] = {}
+        self._refused: dict[int, dict[str, str]] = {}
 
     def expire(self, tenant: int | None = None) -> None:
         """Something changed: to be read again before the next use. None: of all tenants."""
         if tenant is None:
-            self._known.clear()
-        else:
-            self._known.pop(tenant, None)
+            self._known = {each: (float("-inf"), found) for each, (_, found) in self._known.items()}
+        elif tenant in self._known:
+            self._known[tenant] = float("-inf"), self._known[tenant][1]
 
-    def of(self, connection: Connection[Any], tenant: int) -> LeadColumns:
-        """Raises psycopg.Error."""
+    def of(self, connection: Connection[Any], tenant: int) -> LeadColumns | None:
+        """None: what stands there stays, to be made later. Raises psycopg.Error.
+
+        Who may write a tenant's rules may also lock them: nobody waits for that.
+        """
         read_at, found = self._known.get(tenant, (float("-inf"), None))
-        if found is None or time.monotonic() - read_at > self._longest_s:
+        if time.monotonic() - read_at > self._longest_s:
             began = time.monotonic()
-            found = self._read(connection, tenant)
+            try:
+                found = self._read(connection, tenant)
+            except (psycopg.errors.LockNotAvailable, psycopg.errors.QueryCanceled):
+                log.warning(
+                    "rules.not_read", tenant=tenant, advice="A session locks them: see pg_locks. Older ones hold."
+                )
             self._known[tenant] = began, found
         return found
 
     def _read(self, connection: Connection[Any], tenant: int) -> LeadColumns:
         with connection.transaction():
+            for limit in ("lock_timeout", "statement_timeout"):
+                connection.execute("SELECT set_config(%s, %s, true)", [limit, _LIMITS[limit]])
             found, refused, noted = read(connection, tenant, self._shipped)
             if refused != noted:
                 _note(connection, tenant, noted.keys() | refused.keys(), refused)
+            if refused and refused != self._refused.get(tenant):
+                some = sorted(refused)[:_NAMED]
+                advice = "See `consumers rules list`."
+                log.warning("rules.refused", tenant=tenant, count=len(refused), rules=some, advice=advice)
+            self._refused[tenant] = refused
         return found
 
 
@@ -65,10 +86,15 @@ def read(
 
 
 def read_own(connection: Connection[Any], tenant: int) -> tuple[Own, dict[str, str]]:
-    """A tenant's own rules, and by name why some are left out, in the transaction that is open."""
+    """A tenant's own rules, and by name why some are left out, in the transaction that is open.
+
+    The first RULES by name: whoever may write more of them has no use for the rest.
+    """
     connection.execute("SELECT set_config('app.current_tenant_id', %s, true)", [str(tenant)])
     found = connection.execute(
-        "SELECT name, pattern, signal, weight, speaker, refused FROM lead_rules WHERE tenant_id = %s", [tenant]
+        "SELECT name, pattern, signal, weight, speaker, refused FROM lead_rules WHERE tenant_id = %s"
+        " ORDER BY name LIMIT %s",
+        [tenant, RULES],
     ).fetchall()
     own = {name: Rule(name, *rule) if rule[0] is not None else None for name, *rule, _ in found}
     return own, {name: refused for name, *_, refused in found if refused is not None}
@@ -79,10 +105,12 @@ def read_origin(connection: Connection[Any], tenant: int) -> Origin | None:
     return found[0] if found else None
 
 
-def _note(connection: Connection[Any], tenant: int, names: set[str], refused: Any) -> None:
-    for name in sorted(names):
-        connection.execute(
-            "UPDATE lead_rules SET refused = %s WHERE tenant_id = %s AND name = %s", [refused.get(name), tenant, name]
-        )
-    if refused:
-        log.warning("rules.refused", tenant=tenant, rules=sorted(refused), advice="See `consumers rules list`.")
+def _note(connection: Connection[Any], tenant: int, names: Collection[str], refused: Mapping[str, str]) -> None:
+    """Rows that somebody has locked are noted at another time."""
+    said = orjson.dumps([{"name": name, "reason": refused.get(name)} for name in sorted(names)]).decode()
+    connection.execute(
+        "UPDATE lead_rules AS l SET refused = f.reason FROM (SELECT o.name, x.reason FROM lead_rules AS o"
+        " JOIN json_to_recordset(%s::json) AS x (name text, reason text) ON x.name = o.name"
+        " WHERE o.tenant_id = %s FOR UPDATE OF o SKIP LOCKED) AS f WHERE l.tenant_id = %s AND l.name = f.name",
+        [said, tenant, tenant],
+    )

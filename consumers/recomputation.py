@@ -1,9 +1,9 @@
 """Lead signals of rows that older rules have made, made anew beside the stream.
 
 A thread with a session of its own. Some rows at a time are read, evaluated, and written under the tenant's lock where
-they still are what was read; as much time as that takes is left to others before the next. Which rows are still to be
-done stands in the rows themselves (`lead_rules_digest`), so a restart goes on. Who asks is the worker that reads the
-partition of the tenant's first inbox.
+they still are what was read and nobody holds them; as much time as that takes is left to others before the turn of the
+next tenant. Which rows are still to be done stands in the rows themselves (`lead_rules_digest`), so a restart goes on.
+Who asks is the worker that reads the partition of the tenant's first inbox.
 """
 
 from __future__ import annotations
@@ -25,15 +25,17 @@ from consumers.lead_columns import FROM_SOURCE, LeadColumns
 from consumers.live import ANALYTICS
 from consumers.parking import Reason
 from consumers.upsert import LEAD_COLUMNS, Relation
-from replicator.runtime import GrowingPause
 
 log = structlog.get_logger(__name__)
 
-_AT_ONCE: Final = 100
+_AT_ONCE: Final = 50
 """Rows; the longest conversation known has 150 kB."""
 _LOOK_S: Final = 10.0
 """Between two looks for rows that are to be done."""
 _STOP_S: Final = 3.0
+_LOCK_LIMIT: Final = "500ms"
+"""Whoever waits for the tenant's lock behind us waits so much longer at the most."""
+_BEFORE_ALL: Final = -(2**63)
 
 _OUTDATED: Final = f"""
     FROM {ANALYTICS} AS t
@@ -42,9 +44,13 @@ _OUTDATED: Final = f"""
         AND (%(source_too)s OR t.lead_rules_digest IS DISTINCT FROM '{FROM_SOURCE}')"""
 _READ: Final = f"""
     SELECT t.conversation_id, t.source_epoch, t.source_point, t.source_ordinal, t.message_compiled::text {_OUTDATED}
-    LIMIT %(limit)s"""
+        AND t.conversation_id > %(after)s
+    ORDER BY t.conversation_id LIMIT %(limit)s"""
 _COUNT: Final = f"SELECT count(*) FROM (SELECT {_OUTDATED} LIMIT %(limit)s) AS found"
 MOST_COUNTED: Final = 100_000
+
+Wanted = Mapping[int, tuple[LeadColumns, Relation]]
+"""By tenant: its rules, and the table."""
 
 
 class Recomputation:
@@ -52,15 +58,14 @@ class Recomputation:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._wanted: dict[int, tuple[LeadColumns, Relation]] = {}
+        self._wanted: Wanted = {}
         self._changed = threading.Event()
         self._ended = threading.Event()
         self._connection: Connection[Any] | None = None
-        self._pause = GrowingPause(first=1.0, longest=60.0)
         self._thread = threading.Thread(target=self._work, name="recomputation", daemon=True)
         self._thread.start()
 
-    def want(self, wanted: Mapping[int, tuple[LeadColumns, Relation]]) -> None:
+    def want(self, wanted: Wanted) -> None:
         """From now on of these tenants, by these rules, in this table."""
         if dict(wanted) != self._wanted:
             self._wanted = dict(wanted)
@@ -81,36 +86,40 @@ class Recomputation:
 
     def _work(self) -> None:
         while not self._ended.is_set():
-            try:
-                for tenant, (leads, relation) in self._wanted.items():
-                    self._tenant(tenant, leads, relation)
-            except psycopg.Error as error:
-                if not self._ended.is_set():
-                    self._wait_out(error)
-            else:
-                self._pause.reset()
-                self._changed.wait(_LOOK_S)
-                self._changed.clear()
+            self._round(dict(self._wanted))
+            self._changed.wait(_LOOK_S)
+            self._changed.clear()
         if self._connection is not None:
             self._connection.close()
 
-    def _wait_out(self, error: psycopg.Error) -> None:
-        """Nothing here is worth stopping for: the worker says what it can't do without."""
-        reason = Reason.of(error, classify(error))
-        log.warning("signals.recomputation_waits", reason=reason.says, advice=reason.advice)
-        self._ended.wait(self._pause.next())
+    def _round(self, wanted: Wanted) -> None:
+        """Some rows of each tenant in turn, until none has any left. What one tenant's rows fail of is its own."""
+        after = dict.fromkeys(wanted, _BEFORE_ALL)
+        done = dict.fromkeys(wanted, 0)
+        while after and not self._ended.is_set():
+            for tenant in list(after):
+                began = time.monotonic()
+                try:
+                    last, written = recompute(self._session(), tenant, *wanted[tenant], _AT_ONCE, after[tenant])
+                except Exception as error:  # whatever it is: the others go on, and it is tried again at the next look
+                    last, written = None, 0
+                    self._failed(tenant, error)
+                done[tenant] += written
+                if last is None:
+                    del after[tenant]
+                else:
+                    after[tenant] = last
+                if self._ended.wait(time.monotonic() - began):
+                    return
+        for tenant, rows in done.items():
+            if rows:
+                log.info("signals.recomputed", tenant=tenant, rows=rows)
 
-    def _tenant(self, tenant: int, leads: LeadColumns, relation: Relation) -> None:
-        done = 0
-        while not self._ended.is_set() and not self._changed.is_set():
-            began = time.monotonic()
-            written = recompute(self._session(), tenant, leads, relation, _AT_ONCE)
-            done += written
-            if not written:
-                break
-            self._ended.wait(time.monotonic() - began)
-        if done:
-            log.info("signals.recomputed", tenant=tenant, rows=done)
+    def _failed(self, tenant: int, error: Exception) -> None:
+        """Nothing here is worth stopping for: the worker says what it can't do without."""
+        if not self._ended.is_set():
+            reason = Reason.of(error, classify(error))
+            log.warning("signals.not_recomputed", tenant=tenant, reason=reason.says, advice=reason.advice)
 
     def _session(self) -> Connection[Any]:
         if self._connection is None or self._connection.broken:
@@ -118,19 +127,32 @@ class Recomputation:
         return self._connection
 
 
-def recompute(connection: Connection[Any], tenant: int, leads: LeadColumns, relation: Relation, limit: int) -> int:
-    """Makes some rows anew that other rules have made: their number, 0 if there are none (or others are faster)."""
+def recompute(
+    connection: Connection[Any],
+    tenant: int,
+    leads: LeadColumns,
+    relation: Relation,
+    limit: int,
+    after: int = _BEFORE_ALL,
+) -> tuple[int | None, int]:
+    """Makes some rows anew that other rules have made: the last one's key (None: there are none), and how many.
+
+    Rows that others hold, or have altered since they were read, are left for another time.
+    """
+    given = {**_asked(tenant, leads, limit), "after": after}
     with connection.transaction():
         connection.execute("SELECT set_config('app.current_tenant_id', %s, true)", [str(tenant)])
-        found = connection.execute(_READ.encode(), _asked(tenant, leads, limit)).fetchall()
+        found = connection.execute(_READ.encode(), given).fetchall()
     if not found:
-        return 0
+        return None, 0
     rows = [b'{"id":%d,"e":%d,"p":%d,"o":%d,"l":%b}' % (*place, leads.derived(document)) for *place, document in found]
     packed = b"".join((b"[", b",".join(rows), b"]")).decode()
     with connection.transaction():
         connection.execute("SELECT set_config('app.current_tenant_id', %s, true)", [str(tenant)])
+        connection.execute("SELECT set_config('lock_timeout', %s, true)", [_LOCK_LIMIT])
         connection.execute("SELECT pg_advisory_xact_lock(%s, %s)", [tenants.TENANT_LOCK, tenant])
-        return connection.execute(_write(relation).encode(), {"tenant": tenant, "rows": packed}).rowcount
+        written = connection.execute(_write(relation).encode(), {"tenant": tenant, "rows": packed}).rowcount
+    return found[-1][0], written
 
 
 def outdated(connection: Connection[Any], tenant: int, leads: LeadColumns) -> int:
@@ -146,12 +168,15 @@ def _asked(tenant: int, leads: LeadColumns, limit: int) -> dict[str, object]:
 
 
 def _write(relation: Relation) -> str:
+    table = quoted(relation.name)
     kinds = ", ".join(f"{quoted(name)} {relation.columns[name]}" for name in LEAD_COLUMNS)
-    sets = ", ".join(f"{quoted(name)} = l.{quoted(name)}" for name in LEAD_COLUMNS)
+    sets = ", ".join(f"{quoted(name)} = n.{quoted(name)}" for name in LEAD_COLUMNS)
     return (
-        f"UPDATE {quoted(relation.name)} AS t SET {sets}"
-        " FROM json_to_recordset(%(rows)s::json) AS x (id bigint, e bigint, p bigint, o bigint, l json)"
+        f"UPDATE {table} AS t SET {sets} FROM ("
+        f"SELECT h.conversation_id, l.* FROM {table} AS h"
+        " JOIN json_to_recordset(%(rows)s::json) AS x (id bigint, e bigint, p bigint, o bigint, l json)"
+        " ON h.conversation_id = x.id AND (h.source_epoch, h.source_point, h.source_ordinal) = (x.e, x.p, x.o)"
         f" CROSS JOIN LATERAL json_to_record(x.l) AS l ({kinds})"
-        " WHERE t.tenant_id = %(tenant)s AND t.conversation_id = x.id"
-        " AND (t.source_epoch, t.source_point, t.source_ordinal) = (x.e, x.p, x.o)"
+        " WHERE h.tenant_id = %(tenant)s FOR UPDATE OF h SKIP LOCKED"
+        ") AS n WHERE t.tenant_id = %(tenant)s AND t.conversation_id = n.conversation_id"
     )

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from consumers.config import load
 from consumers.errors import Refused
@@ -104,7 +105,7 @@ def _show(listing: Listing) -> None:
         rule = each.rule
         details = (rule.signal, rule.speaker, str(rule.weight)) if rule else ("", "", "")
         fate = f"refused: {each.refused}" if each.refused else "" if rule else "off"
-        table.add_row(each.name, each.whose, *details, fate)
+        table.add_row(Text(each.name), each.whose, *details, Text(fate))  # a tenant's words are no markup
     Console().print(f"tenant {listing.tenant}: lead signals from {listing.origin or 'the source, else by these rules'}")
     Console().print(table)
 

@@ -1,11 +1,12 @@
 """The rows of one step → lines of COPY's text format for the staging table, and the forms that they have.
 
 (https://www.postgresql.org/docs/current/sql-copy.html#SQL-COPY-FILE-FORMATS). What cannot be sent, or read, is found
-here, before a transaction begins. Pure.
+here, before a transaction begins. Pure, but for the time that lead signals take.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Final
 
@@ -25,6 +26,9 @@ _ESCAPES: Final = ((b"\\", b"\\\\"), (b"\n", b"\\n"), (b"\r", b"\\r"), (b"\t", b
 """What stands for itself nowhere in COPY's text format."""
 _NULL: Final = b"\\N"
 _PIECE_BYTES: Final = 1 << 20
+LEADS_S: Final = 2.0
+"""For the lead signals of one step: a tenant's rules must not hold up the others'. What is left is made later, by the
+recomputation."""
 
 
 def pack(
@@ -43,8 +47,13 @@ def pack(
     found: list[Form] = []
     for table in upsert.parents_first(relations):
         led = leads if relations[table].has_leads else None
+        spent = 0.0
         for row in step.upserts.get(table, ()):
-            lead = _lead(table, row, led) if led is not None and row.body else None
+            lead = None
+            if led is not None and row.body:
+                began = time.perf_counter()
+                lead = _lead(table, row, led, in_time=spent < LEADS_S)
+                spent += time.perf_counter() - began
             kind = (table, row.schema, row.absent, row.is_lost, not row.body, lead is not None)
             index = forms.get(kind)
             if index is None:
@@ -76,12 +85,12 @@ def _escaped(text: bytes) -> bytes:
     return text
 
 
-def _lead(table: str, row: Upsert, leads: LeadColumns) -> bytes | None:
+def _lead(table: str, row: Upsert, leads: LeadColumns, *, in_time: bool) -> bytes | None:
     try:
         after = orjson.loads(row.body)["after"]
     except (ValueError, KeyError, TypeError):
         raise BadEvent(f"an event of {table} has no row") from None
-    return leads.of(after) if isinstance(after, dict) else None
+    return leads.of(after, in_time=in_time) if isinstance(after, dict) else None
 
 
 def readable(lines: Iterable[bytes]) -> Iterator[bytes]:

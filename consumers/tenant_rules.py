@@ -6,14 +6,14 @@ ones are never left out for the sake of a tenant's own.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final
 
 from consumers.errors import RulesRefused
 from consumers.lead_columns import digest
-from consumers.lead_rules import Rule, RuleSet
+from consumers.lead_rules import OWN_INSTRUCTIONS, Rule, RuleSet, instructions
 
 Own = Mapping[str, Rule | None]
 """A tenant's own rules by name; None: the shipped one of this name is switched off."""
@@ -39,10 +39,19 @@ def tenant_rules(shipped: Iterable[Rule], own: Own) -> TenantRules:
     return _tenant_rules(tuple(shipped), tuple(sorted(own.items())))
 
 
+def _too_large(own: Iterable[tuple[str, Rule | None]]) -> Iterator[tuple[str, str]]:
+    """Own rules, by name, from where all before come to more than a worker has time for."""
+    total = 0
+    for name, rule in own:
+        total += instructions(rule.pattern) if rule is not None and isinstance(rule.pattern, str) else 0
+        if rule is not None and total > OWN_INSTRUCTIONS:
+            yield name, f"a tenant's rules up to this one, by name, have {total} RE2 instructions of {OWN_INSTRUCTIONS}"
+
+
 @lru_cache(_COMPILED)
 def _tenant_rules(shipped: tuple[Rule, ...], own: tuple[tuple[str, Rule | None], ...]) -> TenantRules:
     """Every round refuses one rule at least, so it ends."""
-    refused: dict[str, str] = {}
+    refused = dict(_too_large(own))
     while True:
         given = {name: rule for name, rule in own if name not in refused}
         merged = {rule.name: rule for rule in shipped} | given

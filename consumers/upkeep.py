@@ -31,6 +31,8 @@ from replicator import partition_of
 UPKEEP_S: Final = 2.0
 _STUBS_S: Final = 10.0
 _AUDIT_S: Final = 10.0
+_MOST_DIGITS: Final = 10
+"""Of a tenant, which is an integer."""
 
 
 class Upkeep:
@@ -74,8 +76,9 @@ class Upkeep:
             if notice.channel == tenants.CHANNEL:
                 self._mapping.expire()
             else:
-                # Anybody may notify; the triggers name the tenant.
-                self._leads.expire(int(notice.payload) if notice.payload.isdecimal() else None)
+                # Anybody may notify, of anything; the triggers name the tenant.
+                is_tenant = notice.payload.isdecimal() and len(notice.payload) <= _MOST_DIGITS
+                self._leads.expire(int(notice.payload) if is_tenant else None)
                 self._due = 0.0
         now = time.monotonic()
         if now < self._due:
@@ -115,7 +118,7 @@ class Upkeep:
         ours = self._ledger.progress.keys()
         mine = sorted(t for t, inbox in first.items() if partition_of(inbox, self._ledger.partitions) in ours)
         found = {tenant: self._leads.of(control, tenant) for tenant in mine}
-        return {tenant: (each, relation) for tenant, each in found.items() if each.origin in (None, "rules")}
+        return {tenant: (each, relation) for tenant, each in found.items() if each and each.origin in (None, "rules")}
 
     def served(self, inbound: Inbound) -> dict[int, tuple[int, int]]:
         """Inboxes whose partitions are ours, with how far their log was read, and where it ends.

@@ -13,6 +13,7 @@ Pure: knows the shape of the target's tables, never a connection.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from graphlib import TopologicalSorter
@@ -27,6 +28,19 @@ OWN_COLUMNS: Final = frozenset({"tenant_id", "source_epoch", "source_point", "so
 LEAD_SIGNALS: Final = ("is_lead", "visit_scheduled", "crm_converted", "ai_probability_label", "ai_probability_score")
 """What dashboards read of a lead. The source may send them; what the table holds, `lead_columns` decides."""
 LEAD_COLUMNS: Final = (*LEAD_SIGNALS, "lead_evidence", "lead_rules_digest")
+_TRUTH: Final = r"boolean|text|character varying(\((\d{2,}|[5-9])\))?"
+_LEAD_TYPES: Final = {
+    "is_lead": re.compile(_TRUTH),
+    "visit_scheduled": re.compile(_TRUTH),
+    "crm_converted": re.compile(_TRUTH),
+    "ai_probability_label": re.compile(r"text|character varying(\((\d{2,}|[6-9])\))?"),
+    "ai_probability_score": re.compile(
+        r"numeric(\((\d{2,}|[3-9])(,0)?\))?|smallint|integer|bigint|real|double precision"
+    ),
+    "lead_evidence": re.compile(r"jsonb?"),
+    "lead_rules_digest": re.compile(r"text|character varying(\((\d{3,}|[2-9]\d|1[6-9])\))?"),
+}
+"""Of an adopted table, whoever made it: types, as format_type prints them, that hold whatever we write."""
 
 STAGING: Final = (
     """CREATE TEMPORARY TABLE IF NOT EXISTS staged_rows (load integer, step integer, form integer, id bigint,
@@ -86,8 +100,8 @@ class Relation:
 
     @property
     def has_leads(self) -> bool:
-        """Whether rows have lead signals, which are not written as the event has them."""
-        return self.columns.keys() >= set(LEAD_COLUMNS)
+        """Whether rows have lead signals, which are not written as the event has them, in columns that take ours."""
+        return all(fits.fullmatch(self.columns.get(name, "")) for name, fits in _LEAD_TYPES.items())
 
     @property
     def data(self) -> tuple[str, ...]:

@@ -314,8 +314,6 @@ class Worker:
             holders=lambda table, ids: target.holders(control, table, ids) if table in self._layout.relations else {},
         )
         batch = sort_out(flight.messages, view)
-        self._flight = flight  # from here on it is not made again
-        flight.batch = batch
         marks = dict(self._ledger.marks)
         led = {name for name, relation in self._layout.relations.items() if relation.has_leads}
         leads = {
@@ -323,6 +321,9 @@ class Worker:
             for tenant, events in batch.events.items()
             if any(event.table in led for event in events)
         }
+        # From here on it is not made again. After all that may fail: without its jobs a batch would count as applied.
+        self._flight = flight
+        flight.batch = batch
         flight.jobs = [
             self._threads.submit(
                 self._applier.run,

@@ -48,7 +48,7 @@ $$;
 CREATE OR REPLACE TRIGGER replication_set_aside AFTER DELETE ON conversations_analytics
     REFERENCING OLD TABLE AS gone FOR EACH STATEMENT EXECUTE FUNCTION replication_set_aside();
 
--- What the insert has brought itself is newer, and stays.
+-- What the insert has brought itself is newer, and stays; so does what it says of a lead as a whole.
 CREATE OR REPLACE FUNCTION replication_take_back() RETURNS trigger
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
 AS $$
@@ -63,11 +63,11 @@ BEGIN
         RETURNING a.tenant_id, a.conversation_id, a.kept, a.set_aside_at
     )
     UPDATE :"schema".conversations_analytics AS t SET
-        is_lead = COALESCE(t.is_lead, k.is_lead),
-        visit_scheduled = COALESCE(t.visit_scheduled, k.visit_scheduled),
-        crm_converted = COALESCE(t.crm_converted, k.crm_converted),
-        ai_probability_label = COALESCE(t.ai_probability_label, k.ai_probability_label),
-        ai_probability_score = COALESCE(t.ai_probability_score, k.ai_probability_score),
+        is_lead = CASE WHEN t.lead_rules_digest IS NULL THEN COALESCE(t.is_lead, k.is_lead) ELSE t.is_lead END,
+        visit_scheduled = CASE WHEN t.lead_rules_digest IS NULL THEN COALESCE(t.visit_scheduled, k.visit_scheduled) ELSE t.visit_scheduled END,
+        crm_converted = CASE WHEN t.lead_rules_digest IS NULL THEN COALESCE(t.crm_converted, k.crm_converted) ELSE t.crm_converted END,
+        ai_probability_label = CASE WHEN t.lead_rules_digest IS NULL THEN COALESCE(t.ai_probability_label, k.ai_probability_label) ELSE t.ai_probability_label END,
+        ai_probability_score = CASE WHEN t.lead_rules_digest IS NULL THEN COALESCE(t.ai_probability_score, k.ai_probability_score) ELSE t.ai_probability_score END,
         nome_mapeado_bot = COALESCE(t.nome_mapeado_bot, k.nome_mapeado_bot),
         tipo_conversa = COALESCE(t.tipo_conversa, k.tipo_conversa),
         analise_ia = COALESCE(t.analise_ia, k.analise_ia),

@@ -9,7 +9,7 @@ CREATE TABLE IF NOT EXISTS lead_rules (
     signal text CHECK (signal IN ('lead', 'visit', 'conversion')),
     speaker text CHECK (speaker IN ('client', 'agent', 'any')),
     weight integer CHECK (weight BETWEEN -100 AND 100 AND weight <> 0),
-    pattern text CHECK (pattern IS NULL OR num_nulls(signal, speaker, weight) = 0),
+    pattern text CHECK (pattern IS NULL OR num_nulls(signal, speaker, weight) = 0 AND length(pattern) <= 1000),
     refused text,
     CONSTRAINT lead_rules_pkey PRIMARY KEY (tenant_id, name),
     CONSTRAINT lead_rules_tenant FOREIGN KEY (tenant_id) REFERENCES tenants (id) ON DELETE CASCADE
@@ -56,6 +56,27 @@ CREATE OR REPLACE TRIGGER replication_rules_changed
 CREATE OR REPLACE TRIGGER replication_signals_changed
     AFTER INSERT OR DELETE OR UPDATE OF lead_signals ON tenant_settings
     FOR EACH ROW EXECUTE FUNCTION replication_rules_changed();
+
+-- Whoever else writes signals has other reasons for them than a rule's.
+CREATE OR REPLACE FUNCTION replication_signals_written() RETURNS trigger
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    NEW.lead_evidence := NULL;
+    NEW.lead_rules_digest := NULL;
+    RETURN NEW;
+END
+$$;
+CREATE OR REPLACE TRIGGER replication_signals_written BEFORE UPDATE ON conversations_analytics
+    FOR EACH ROW WHEN (
+        NEW.lead_rules_digest IS NOT NULL
+        AND NEW.lead_rules_digest = OLD.lead_rules_digest
+        AND NEW.lead_evidence IS NOT DISTINCT FROM OLD.lead_evidence
+        AND (NEW.is_lead, NEW.visit_scheduled, NEW.crm_converted, NEW.ai_probability_label, NEW.ai_probability_score)
+            IS DISTINCT FROM
+            (OLD.is_lead, OLD.visit_scheduled, OLD.crm_converted, OLD.ai_probability_label, OLD.ai_probability_score)
+        AND NEW.lead_rules_digest <> 'source'
+    ) EXECUTE FUNCTION replication_signals_written();
 
 -- Rows whose signals are of other rules than the tenant's, looked for now and then.
 CREATE INDEX IF NOT EXISTS conversations_analytics_rules ON conversations_analytics (tenant_id, lead_rules_digest);

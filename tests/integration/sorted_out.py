@@ -62,6 +62,10 @@ class Applied:
     def relations(self) -> TableMapping[str, Relation]:
         return self._layout.relations
 
+    def look_again(self) -> None:
+        """The tables have been altered."""
+        self._layout.read(self.control)
+
     def close(self) -> None:
         self._applier.close()
         self.control.close()

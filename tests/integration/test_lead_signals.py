@@ -65,8 +65,11 @@ def recomputed(log: Applied, tenant: int) -> int:
     """How many rows, all told."""
     log.leads.expire()
     leads, done = log.leads.of(log.control, tenant), 0
-    while some := recompute(log.control, tenant, leads, log.relations[TABLE], 10):
-        done += some
+    assert leads is not None
+    last, written = recompute(log.control, tenant, leads, log.relations[TABLE], 10)
+    while last is not None:
+        done += written
+        last, written = recompute(log.control, tenant, leads, log.relations[TABLE], 10, last)
     return done
 
 
@@ -151,9 +154,10 @@ def test_what_a_row_became_meanwhile_is_not_overwritten(log: Applied) -> None:
             return super().derived(document)
 
     real = log.leads.of(log.control, 1)
+    assert real is not None
     slow = Slow(None, real.rules, "another")
     with closing(psycopg.connect(log.target.dsn("applier"), autocommit=True)) as session:
-        assert recompute(session, 1, slow, log.relations[TABLE], 10) == 0
+        assert recompute(session, 1, slow, log.relations[TABLE], 10) == (1, 0)
     assert five(log, 1) == [NO_LEAD]
 
 
@@ -178,3 +182,73 @@ def test_editors_write_the_rules_of_their_tenant_alone(log: Applied) -> None:
         with pytest.raises(psycopg.errors.InsufficientPrivilege):
             session.execute("UPDATE lead_rules SET refused = 'x'")
     assert log.target.rows("SELECT name FROM lead_rules", what="editor", tenant=2) == []
+
+
+def test_rows_that_somebody_holds_are_left_for_another_time(log: Applied) -> None:
+    for conversation in (1, 2, 3):
+        put(log, conversation, 1, SILENT, conversation)
+    log.target.execute(OWN, 1, "capivaras", "lead", "client", 30, "capivaras")
+    with log.target.connected() as session, session.transaction():
+        session.execute(f"SELECT FROM {TABLE} WHERE conversation_id = 2 FOR UPDATE")
+        assert recomputed(log, 1) == 2
+    assert recomputed(log, 1) == 1
+
+
+def test_what_comes_back_is_never_mixed_with_what_is_said_anew(log: Applied) -> None:
+    put(log, 1, 1, ASKS, 1)
+    log.apply(*log.nowhere(TABLE, 1, 2))
+    put(log, 1, 1, ASKS, 3, is_lead=False, **dict.fromkeys(LEAD_SIGNALS[1:]))
+    assert five(log, 1) == [(False, None, None, None, None)]
+    decide(log, 1, "external")
+    log.target.execute(f"UPDATE {TABLE} SET is_lead = true")
+    log.apply(*log.nowhere(TABLE, 1, 4))
+    put(log, 1, 1, ASKS, 5)
+    assert five(log, 1) == [(True, None, None, None, None)]
+
+
+def test_what_others_wrote_is_not_signed_by_our_rules(log: Applied) -> None:
+    put(log, 1, 1, ASKS, 1)
+    decide(log, 1, "external")
+    log.target.execute(f"UPDATE {TABLE} SET is_lead = false, ai_probability_score = 99")
+    assert log.rows(TABLE, "lead_evidence, lead_rules_digest", "conversation_id") == [(1, 1, None, None)]
+    decide(log, 1, None)
+    assert recomputed(log, 1) == 1
+    assert five(log, 1) == [LEAD_BY_PRICE]
+
+
+def test_a_tenants_slow_rules_hold_up_nobody(log: Applied, monkeypatch: pytest.MonkeyPatch) -> None:
+    log.target.execute(OWN, 1, "slow", "lead", "client", 30, "[a-m][a-z ]{900}zzq")
+    log.target.execute(OWN, 1, "too-slow", "lead", "client", 30, "([a-m][a-z ]{900}zzq|[b-n][a-z ]{900}zzq)")
+    monkeypatch.setattr("consumers.staging.LEADS_S", 1e-9)
+    put(log, 1, 1, ASKS, 1)
+    assert five(log, 1) == [LEAD_BY_PRICE], "the first one is always made"
+    rows = [
+        log.read(TABLE, n, 1, n, "conversation_id", inbox_id=1, message_compiled=json.dumps(ASKS)) for n in (2, 3, 4)
+    ]
+    log.apply(*rows)
+    assert five(log, 2, 3, 4) == [LEAD_BY_PRICE, (None,) * 5, (None,) * 5]
+    assert recomputed(log, 1) == 2
+    assert five(log, 3, 4) == [LEAD_BY_PRICE] * 2
+    ((name, refused),) = log.target.rows("SELECT name, refused FROM lead_rules WHERE refused IS NOT NULL")
+    assert (name, "RE2 instructions" in refused) == ("too-slow", True)
+
+
+@pytest.mark.parametrize(
+    ("column", "kind", "takes"),
+    [
+        ("is_lead", "integer", False),
+        ("is_lead", "text", True),
+        ("ai_probability_label", "varchar(5)", False),
+        ("ai_probability_score", "integer", True),
+        ("lead_rules_digest", "varchar(8)", False),
+    ],
+)
+def test_a_column_that_does_not_take_ours_is_left_alone(log: Applied, column: str, kind: str, takes: bool) -> None:
+    log.target.execute("DROP TRIGGER replication_signals_written ON conversations_analytics")
+    log.target.execute("DROP VIEW conversations_analytics_live")
+    log.target.execute(f"ALTER TABLE {TABLE} DROP COLUMN {column}")
+    log.target.execute(f"ALTER TABLE {TABLE} ADD COLUMN {column} {kind}")
+    log.look_again()
+    put(log, 1, 1, ASKS, 1)
+    assert log.relations[TABLE].has_leads is takes
+    assert [found is not None for (found,) in log.target.rows(f"SELECT ai_probability_score FROM {TABLE}")] == [takes]

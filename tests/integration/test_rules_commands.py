@@ -139,7 +139,7 @@ def test_a_running_worker_makes_the_rows_anew_when_rules_change(path: Whole, sou
         return dict(path.target.rows("SELECT conversation_id, is_lead FROM conversations_analytics"))
 
     wait_until(lambda: leads() == dict.fromkeys(range(1, 7), False), "signals of all", 30)
-    path.target.execute("NOTIFY lead_rules, 'nobody'")
+    path.target.execute("SELECT pg_notify('lead_rules', 'nobody'), pg_notify('lead_rules', repeat('9', 5000))")
     path.target.execute(
         "INSERT INTO lead_rules (tenant_id, name, signal, speaker, weight, pattern)"
         " VALUES (1, 'capivaras', 'lead', 'any', 30, 'capivaras')"
@@ -148,4 +148,66 @@ def test_a_running_worker_makes_the_rows_anew_when_rules_change(path: Whole, sou
     wait_until(lambda: worker.logged("signals.recomputed"), "the log says so", 20)
     assert [line["tenant"] for line in worker.logged("signals.recomputed")] == [1]
     path.wait_equal()
+    assert worker.stop() == 0
+
+
+def test_a_rule_of_any_name_and_reason_is_shown_as_it_is(log: Applied) -> None:
+    for name in ("a[/x]", "[bold]b"):
+        log.target.execute(
+            "INSERT INTO lead_rules (tenant_id, name, signal, speaker, weight, pattern)"
+            " VALUES (1, %s, 'lead', 'any', 1, '[[:^print:]')",
+            name,
+        )
+    shown = rules(log, "list", "--tenant", "1", exits=1)
+    assert all(name in shown for name in ("a[/x]", "[bold]b", "[:^print:]"))
+
+
+@pytest.fixture
+def two(path: Whole, source: Source) -> Whole:
+    """Two tenants, and what comes of them after the initial load."""
+    fill(source, conversations=6, messages=1)
+    path.map({1: (1, 2, 3), 2: (4, 5, 6)})
+    path.replicator()
+    return path
+
+
+def test_a_worker_that_cannot_read_the_rules_says_so_and_loses_nothing(two: Whole, source: Source) -> None:
+    worker = two.worker()
+    two.wait_backfilled()
+    role = two.target.role("applier")
+    two.target.execute(f"REVOKE SELECT ON lead_rules FROM {role}", what="owner")
+    two.target.execute("NOTIFY lead_rules, 'all'")
+    for number in range(20):
+        add_message(source, 1 + number % 6, f"number {number}")
+    wait_until(lambda: not worker.running, "the worker has stopped", 30)
+    assert worker.wait(1) == 1
+    assert "lacks a right" in worker.tail()
+    two.target.execute(f"GRANT SELECT ON lead_rules TO {role}", what="owner")
+    again = two.worker()
+    two.wait_equal()
+    assert again.stop() == 0
+
+
+def arrived(path: Whole, messages: list[int]) -> int:
+    ((count,),) = path.target.rows("SELECT count(*) FROM messages WHERE id = ANY (%s)", messages)
+    return int(count)
+
+
+def test_nobody_waits_for_a_tenants_rules_that_are_locked(two: Whole, source: Source) -> None:
+    worker = two.worker(CONSUMERS_LOCK_TIMEOUT_S="30")
+    two.wait_backfilled()
+    two.target.execute(
+        "INSERT INTO lead_rules (tenant_id, name, signal, speaker, weight, pattern)"
+        " VALUES (1, 'broken', 'lead', 'any', 1, '(a')"
+    )
+    wait_until(lambda: worker.logged("rules.refused"), "the log says that the rule is refused", 30)
+    locks = ("SELECT FROM lead_rules FOR UPDATE", "LOCK TABLE lead_rules IN ACCESS EXCLUSIVE MODE")
+    for number, lock in enumerate(locks):
+        with two.target.connected() as session, session.transaction():
+            session.execute(lock)
+            two.target.execute("NOTIFY lead_rules, 'all'")
+            written = [add_message(source, conversation, f"meanwhile {number}") for conversation in range(1, 7)]
+            wait_until(lambda ids=written: arrived(two, ids) == 6, f"all arrive in spite of {lock}", 20)
+    assert worker.logged("rules.not_read")
+    two.wait_equal()
     assert worker.stop() == 0

@@ -11,15 +11,17 @@ from typing import Any, cast
 import pytest
 
 from consumers import schemas, worker
-from consumers.batch import Message
+from consumers.batch import Batch, Message
 from consumers.config import Settings, load
 from consumers.errors import LogUnavailable, TargetRefused
+from consumers.ordering import Event
 from consumers.parking import Parked
 from consumers.schemas import Schemas
 from consumers.tenants import Owner
+from consumers.upsert import LEAD_COLUMNS, Relation
 from consumers.watermark import Progress
-from consumers.worker import Worker
-from replicator import partition_of
+from consumers.worker import Flight, Worker
+from replicator import NOWHERE, partition_of
 from replicator.runtime import Stop
 
 
@@ -187,3 +189,26 @@ def test_a_batch_that_does_not_begin_where_the_last_one_ended_is_read_again(sett
     assert flight is not None
     assert flight.messages == messages(1, [5, 6]), "what was fetched before a seek may still come"
     assert loop._recover == {0}
+
+
+def test_a_batch_that_could_not_be_sent_off_is_not_taken_as_applied(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loop = Worker(settings, Stop())
+    columns = dict.fromkeys(LEAD_COLUMNS, "text") | {"ai_probability_score": "numeric", "lead_evidence": "jsonb"}
+    loop._layout.relations = {
+        "t": Relation(name="t", columns=columns, documents=frozenset(), parents=(), children=()),
+    }
+    event = Event(0, 5, "c", "t", b"[1]", 1, NOWHERE, False, "", b"", b"{}", "", None, ())
+    monkeypatch.setattr(worker, "sort_out", lambda *_: Batch(events={1: [event]}))
+    monkeypatch.setattr(type(loop._mapping), "is_stale", False)
+
+    def unreadable(*_: object) -> None:
+        raise TargetRefused("no right to read the rules")
+
+    monkeypatch.setattr(loop._leads, "of", unreadable)
+    flight = loop._flight = Flight(messages(0, [5]))
+    with pytest.raises(TargetRefused):
+        loop._send_off(cast(Any, None), flight)
+    assert not flight.is_done
+    assert flight.batch is None, "it is made again"
