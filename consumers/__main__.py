@@ -5,23 +5,22 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
+from consumers.adopt_commands import adopting
 from consumers.config import Settings, load
 from consumers.rules_commands import rules
-from consumers.terminal import AGAIN, Apply, AsJson, faults, print_json
+from consumers.terminal import AGAIN, Apply, AsJson, carry_out, faults, print_json, say_done
 
 if TYPE_CHECKING:
     from consumers.mapping_admin import Listing
-    from consumers.plan import Plan, Step
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -31,27 +30,18 @@ app = typer.Typer(
 mapping = typer.Typer(no_args_is_help=True, help="Which inbox belongs to which tenant.")
 app.add_typer(mapping, name="map")
 app.add_typer(rules, name="rules")
+app.add_typer(adopting, name="adopt")
 
 
 @app.command()
 def setup(apply: Apply = False, as_json: AsJson = False) -> None:
     """Tables, policies, roles and functions in the target: what is missing, as a plan, or done with --apply."""
     from consumers import setup as preparing
-    from consumers.plan import Severity
 
     with faults():
         settings = load()
         plan = preparing.plan(settings)
-        refused = bool(plan.of(Severity.REFUSAL))
-        if not as_json:
-            _show_plan(plan, with_steps=not apply or refused)
-        if apply and plan.steps and not refused:
-            preparing.apply(settings, on_step=_say_done)
-        if as_json:
-            print_json(_plan_to_json(plan, applied=apply and not refused))
-        elif plan.steps and not apply:
-            print(AGAIN)
-        raise typer.Exit(1 if refused or plan.of(Severity.FINDING) else 0)
+        carry_out(plan, lambda: preparing.apply(settings, on_step=say_done), apply=apply, as_json=as_json)
 
 
 @app.command()
@@ -126,27 +116,6 @@ def map_add(
             print(f"inbox {inbox} belongs to tenant {tenant} already: nothing to do")
         elif not apply:
             print(AGAIN)
-
-
-def _show_plan(plan: Plan, *, with_steps: bool) -> None:
-    for step in plan.steps if with_steps else ():
-        print(f"{step.version:03d} {step.does}" if step.version else f"    {step.does}")
-    for finding in plan.findings:
-        print(f"{finding.severity.value}: {finding.says}")
-    if not plan.steps:
-        print("the target has everything: nothing to do")
-
-
-def _say_done(step: Step) -> None:
-    print(f"done: {step.does}", file=sys.stderr)
-
-
-def _plan_to_json(plan: Plan, *, applied: bool) -> dict[str, Any]:
-    return {
-        "steps": [{"version": step.version, "does": step.does, "sql": step.sql} for step in plan.steps],
-        "findings": [{"severity": found.severity.value, "says": found.says} for found in plan.findings],
-        "applied": applied,
-    }
 
 
 def _show_listing(listing: Listing) -> None:

@@ -176,6 +176,10 @@ class Catalogue:
         """The same for a table named as SQL."""
         return [str(role) for (role,) in self._rows(_SEEING_LESS, forced, name)]
 
+    def without_policy(self, table: str) -> list[str]:
+        """Roles that may read the table, and that row-level security shows no row of it, for want of a policy."""
+        return [str(role) for (role,) in self._rows(_WITHOUT_POLICY, self._name(table))]
+
     def _name(self, name: str) -> str:
         """Qualified and quoted, with a function's argument types left as they are."""
         plain, parenthesis, arguments = name.partition("(")
@@ -327,6 +331,19 @@ _SEEING_LESS: LiteralString = """
         AND has_table_privilege(r.oid, c.oid, 'SELECT, INSERT, UPDATE, DELETE')
         AND (soon.forced OR NOT pg_has_role(r.oid, c.relowner, 'USAGE'))
         AND NOT (c.relrowsecurity AND (c.relforcerowsecurity OR NOT pg_has_role(r.oid, c.relowner, 'USAGE')))
+    ORDER BY r.rolname"""
+
+_WITHOUT_POLICY: LiteralString = """
+    SELECT r.rolname
+    FROM pg_roles r, pg_class c
+    WHERE c.oid = %s::regclass AND c.relrowsecurity AND NOT r.rolsuper AND NOT r.rolbypassrls AND r.rolname !~ '^pg_'
+        AND has_any_column_privilege(r.oid, c.oid, 'SELECT')
+        AND (c.relforcerowsecurity OR NOT pg_has_role(r.oid, c.relowner, 'USAGE'))
+        AND NOT EXISTS (
+            SELECT FROM pg_policy p CROSS JOIN unnest(p.polroles) AS given (oid)
+            WHERE p.polrelid = c.oid AND p.polpermissive AND p.polcmd IN ('*', 'r')
+                AND CASE WHEN given.oid = 0 THEN true ELSE pg_has_role(r.oid, given.oid, 'USAGE') END
+        )
     ORDER BY r.rolname"""
 
 _USERS: LiteralString = """

@@ -123,6 +123,13 @@ class _Comparison:
         existing = self._now.policies.get((table, name))
         if existing is None:
             yield self._step(f"create policy {name} on {table}", statement.sql)
+            is_for_all = node.permissive and not any(role.rolename for role in node.roles)
+            is_new = not self._is_recorded and table in self._now.relations
+            if is_for_all and is_new and (gaining := self._now.without_policy(table)):
+                yield finding(
+                    f"on {table} these roles have rights and no policy, so that they see nothing; from now on they will"
+                    f" see the tenant that app.current_tenant_id names: {', '.join(gaining)}"
+                )
             return
         if not _same_policy(existing, node):
             yield refusal(f"{table} has another policy named {name}: rename it")

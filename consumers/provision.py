@@ -47,7 +47,7 @@ class Wanted:
 def wanted(schemas: Mapping[str, TableSchema], migrations: tuple[Migration, ...]) -> tuple[Wanted, ...]:
     """By their names; the analytics view's relation is always among them."""
     found = {name: Wanted(schema=schema, is_known=True) for name, schema in schemas.items() if schema.is_derived}
-    found.setdefault(live.ANALYTICS, Wanted(schema=_shipped(migrations), is_known=False))
+    found.setdefault(live.ANALYTICS, Wanted(schema=shipped(migrations), is_known=False))
     return tuple(found[name] for name in sorted(found))
 
 
@@ -169,7 +169,7 @@ def _columns(migration: Migration, table: str) -> list[tuple[str, str]]:
     ]
 
 
-def _shipped(migrations: tuple[Migration, ...]) -> TableSchema:
+def shipped(migrations: tuple[Migration, ...]) -> TableSchema:
     """The analytics view's relation as its numbered file and the reference view have it."""
     found = dict(column for migration in migrations for column in _columns(migration, live.ANALYTICS))
     clock = {column.name for column in live.CLOCK}

@@ -19,6 +19,7 @@ from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict
 
 from consumers import provision, schemas
+from consumers.batch_etl import about_running
 from consumers.catalogue import Catalogue
 from consumers.comparison import compare
 from consumers.config import Settings
@@ -94,6 +95,7 @@ def _plan(settings: Settings, told: _Told) -> Plan:
         steps = tuple(item for item in items if isinstance(item, Step))
         findings += about_roles(catalogue, settings.applier, kinds, pending=bool(steps))
         findings += about_access(catalogue, kinds)
+        findings += about_running(connection, catalogue)
     return Plan(steps=steps, findings=tuple(dict.fromkeys([*findings, *filter(None, [told.lacks])])))
 
 

@@ -1,0 +1,205 @@
+"""Adopting the batch ETL's database with data: nothing lost, nothing narrowed, nobody sees more; and the way back."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import psycopg
+import pytest
+
+from tests.integration import batch_etl
+from tests.integration.batch_etl import ANALYTICS, LOCAL, ROLES, TENANTS
+from tests.integration.targets import PASSWORD, Target, target_of
+
+TABLES = ("tenants", "inbox_tenant_mapping", "etl_control", ANALYTICS)
+OURS = (
+    *("source_epoch", "source_point", "source_ordinal", "synced_at", "lead_evidence", "lead_rules_digest"),
+    *("backfill_id", "backfilled_at"),
+)
+KEYS = {"inbox_tenant_mapping": "inbox_id"}
+WAYS = ("", *map(str, TENANTS), "9", "nonsense")
+"""What a session may say of its tenant."""
+
+
+@pytest.fixture
+def etl(target_dsn: str) -> Iterator[Target]:
+    with target_of(target_dsn) as target:
+        batch_etl.make(target)
+        batch_etl.fill(target)
+        yield target
+
+
+def consumers(target: Target, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "consumers", *arguments],
+        env={**os.environ, **target.environment(**environment)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def done(target: Target, *arguments: str, code: int = 0, **environment: str) -> str:
+    """What it printed; it says no value of a row and no secret."""
+    result = consumers(target, *arguments, **environment)
+    assert result.returncode == code, result.stdout + result.stderr
+    output = result.stdout + result.stderr
+    assert "Traceback" not in output
+    for word in (PASSWORD, "Contact 1", "text 1", "+0000", "analysis of"):
+        assert word not in output
+    return output
+
+
+def seen(target: Target, *roles: str) -> dict[tuple[str, str, str], Any]:
+    """Which rows of which table each role sees for each way to name a tenant; or why none."""
+    found: dict[tuple[str, str, str], Any] = {}
+    for role in roles:
+        with target.connected(role) as session:
+            for way in WAYS:
+                session.execute("SELECT set_config('app.current_tenant_id', %s, false)", [way])
+                for table in TABLES:
+                    query = f"SELECT {KEYS.get(table, 'id')} FROM {table} ORDER BY 1"
+                    try:
+                        found[role, way, table] = [key for (key,) in session.execute(query.encode())]
+                    except psycopg.Error as error:
+                        found[role, way, table] = error.sqlstate
+    return found
+
+
+def rows(target: Target) -> dict[str, list[tuple[Any, ...]]]:
+    """Everything in the ETL's columns, as text."""
+    found = {}
+    for table in TABLES:
+        columns = target.rows(
+            "SELECT string_agg(format('%%I::text', attname), ', ' ORDER BY attnum) FROM pg_attribute"
+            " WHERE attrelid = %s::regclass AND attnum > 0 AND NOT attisdropped AND attname <> ALL (%s)",
+            table,
+            list(OURS),
+        )
+        found[table] = target.rows(f"SELECT {columns[0][0]} FROM {table} ORDER BY 1")
+    return found
+
+
+def test_no_row_is_lost_or_altered_and_nobody_sees_more(etl: Target) -> None:
+    roles = (*ROLES, "outsider")
+    before, kept = seen(etl, *roles), rows(etl)
+    owned = seen(etl, "owner")
+    done(etl, "setup", "--apply")
+    assert rows(etl) == kept
+    after = seen(etl, *roles)
+    for place, found in after.items():
+        assert found == before[place] or (place[1] == "nonsense" and found == "22P02"), place
+    assert {found for (role, *_), found in after.items() if role == "outsider"} == {"42501"}
+    # FORCE binds the owner too; what it sees of the others is as before.
+    for (_, way, table), found in seen(etl, "owner").items():
+        if table != ANALYTICS:
+            assert found == owned["owner", way, table]
+        elif way.isdigit():
+            assert found == before["authenticated_users", way, table]
+    done(etl, "adopt", "back", "--apply")
+    assert seen(etl, *roles) == before
+    assert seen(etl, "owner") == owned
+    assert rows(etl) == kept
+
+
+def test_no_column_becomes_narrower_and_no_key_or_policy_goes(etl: Target) -> None:
+    shape = {
+        "constraints": "SELECT conrelid::regclass::text, conname, pg_get_constraintdef(oid) FROM pg_constraint"
+        " WHERE connamespace = 'public'::regnamespace",
+        "policies": "SELECT tablename, policyname, permissive, roles::text, cmd, qual, with_check FROM pg_policies",
+        "triggers": "SELECT tgrelid::regclass::text, tgname, pg_get_triggerdef(oid) FROM pg_trigger"
+        " WHERE NOT tgisinternal",
+        "defaults": "SELECT table_name, column_name, column_default, is_nullable FROM information_schema.columns"
+        " WHERE table_schema = 'public'",
+        "grants": "SELECT table_name, grantee, privilege_type FROM information_schema.role_table_grants"
+        " WHERE table_schema = 'public'",
+    }
+    before = {what: set(etl.rows(query)) for what, query in shape.items()}
+    lengths = "SELECT table_name, column_name, character_maximum_length FROM information_schema.columns"
+    had = {(table, column): length for table, column, length in etl.rows(lengths)}
+    done(etl, "setup", "--apply")
+    after = {what: set(etl.rows(query)) for what, query in shape.items()}
+    for what, found in before.items():
+        assert found <= after[what], what
+    now = {(table, column): length for table, column, length in etl.rows(lengths)}
+    assert all(now[place] is None or now[place] >= (length or 0) for place, length in had.items())
+    done(etl, "adopt", "back", "--apply")
+    back = {what: set(etl.rows(query)) for what, query in shape.items()}
+    for what in ("policies", "triggers"):
+        ours = {each for each in back[what] if each[0] not in TABLES}
+        assert back[what] - ours == before[what], what
+
+
+def test_a_role_that_has_a_right_and_no_policy_is_named_before_it_sees_anything(etl: Target) -> None:
+    etl.make_role("forgotten")
+    etl.execute(f"GRANT SELECT ON {ANALYTICS} TO {etl.role('forgotten')}", what="owner")
+    said = done(etl, "setup", code=1)
+    assert (
+        f"see nothing; from now on they will see the tenant that app.current_tenant_id names: {etl.role('forgotten')}"
+        in said
+    )
+
+
+def test_the_etl_can_write_again_after_going_back_and_not_before(etl: Target) -> None:
+    upsert = (
+        f"INSERT INTO {ANALYTICS} (tenant_id, conversation_id, message_compiled, is_lead) VALUES (2, %s, '[1]', true)"
+        " ON CONFLICT (tenant_id, conversation_id) DO UPDATE SET message_compiled = EXCLUDED.message_compiled"
+    )
+    done(etl, "setup", "--apply")
+    with pytest.raises(psycopg.errors.InsufficientPrivilege):
+        etl.execute(upsert, 3, what="owner")
+    etl.execute("UPDATE inbox_tenant_mapping SET backfilled_at = now()", what="applier")
+    etl.execute("INSERT INTO etl_control (tenant_id, status, triggered_by) VALUES (1, 'running', 'worker')")
+    planned = json.loads(done(etl, "adopt", "back", "--json"))
+    assert planned["applied"] is False
+    with etl.connected("applier"):
+        assert "stop the workers first" in done(etl, "adopt", "back", "--apply", code=1)
+    done(etl, "adopt", "back", "--apply")
+    for conversation in (3, 5001):
+        etl.execute(upsert, conversation, what="owner")
+        etl.execute(upsert, conversation, what="etl_service")
+    etl.execute("UPDATE inbox_tenant_mapping SET inbox_name = 'x'", what="owner")
+    etl.execute(f"DELETE FROM {ANALYTICS} WHERE conversation_id = 5001", what="owner")
+    etl.execute("INSERT INTO tenants (name, slug) VALUES ('Four', 'four')", what="owner")
+    assert etl.rows("SELECT count(*) FROM inbox_tenant_mapping WHERE backfilled_at IS NOT NULL") == [(0,)]
+    assert etl.rows("SELECT count(*) FROM etl_control WHERE status = 'running'") == [(0,)]
+    assert "nothing to do" in done(etl, "adopt", "back", "--apply")
+    done(etl, "setup", "--apply")
+    assert not etl.plan().steps
+
+
+def test_an_etl_at_work_is_not_adopted(etl: Target) -> None:
+    etl.execute("UPDATE etl_control SET status = 'running', started_at = now() WHERE tenant_id = 1", what="owner")
+    assert "the batch ETL is at work (etl_control.id 1)" in done(etl, "setup", "--apply", code=1)
+    assert etl.rows("SELECT to_regclass('messages')") == [(None,)]
+    etl.execute("UPDATE etl_control SET started_at = now() - interval '3 hours' WHERE tenant_id = 1", what="owner")
+    done(etl, "setup", "--apply")
+
+
+def test_back_is_only_for_what_was_set_up(etl: Target) -> None:
+    assert "was not set up" in done(etl, "adopt", "back", code=1)
+
+
+def test_local_columns_of_an_adopted_table_survive_what_happens_to_their_rows(etl: Target) -> None:
+    done(etl, "setup", "--apply")
+    local = (
+        f"SELECT conversation_id, {', '.join(LOCAL)} FROM {ANALYTICS} WHERE tenant_id = 1 AND analise_ia IS NOT NULL"
+    )
+    before = etl.rows(local + " ORDER BY 1")
+    assert before
+    with etl.connected("applier", 1) as applier:
+        applier.execute(f"UPDATE {ANALYTICS} SET status = 1, source_point = 10, synced_at = now()".encode())
+        assert etl.rows(local + " ORDER BY 1") == before
+        applier.execute(f"UPDATE {ANALYTICS} SET inbox_id = 2 WHERE inbox_id = 1".encode())
+        applier.execute(f"CREATE TEMP TABLE gone AS SELECT * FROM {ANALYTICS}".encode())
+        applier.execute(f"DELETE FROM {ANALYTICS}".encode())
+        applier.execute(
+            f"INSERT INTO {ANALYTICS} (tenant_id, conversation_id) SELECT 1, conversation_id FROM gone".encode()
+        )
+    assert etl.rows(local + " ORDER BY 1") == before
