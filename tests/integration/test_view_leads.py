@@ -68,8 +68,9 @@ def _settings(dsn: str) -> Settings:
 
 
 @pytest.fixture
-def settings(source_dsn: str) -> Settings:
-    return _settings(source_dsn)
+def settings(source_dsn: str, kafka_bootstrap: str) -> Settings:
+    # Each look would wait for a Kafka that is not there.
+    return _settings(source_dsn).model_copy(update={"kafka_bootstrap_servers": kafka_bootstrap})
 
 
 @pytest.fixture
@@ -86,9 +87,9 @@ def foreign(source: Source) -> str:
 
 
 @pytest.fixture
-def cli(source_dsn: str, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
+def cli(source_dsn: str, kafka_bootstrap: str, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
     monkeypatch.setenv("REPLICATOR_SOURCE_DSN", source_dsn)
-    monkeypatch.setenv("REPLICATOR_KAFKA_BOOTSTRAP_SERVERS", "127.0.0.1:1")
+    monkeypatch.setenv("REPLICATOR_KAFKA_BOOTSTRAP_SERVERS", kafka_bootstrap)
     monkeypatch.setenv("REPLICATOR_ACCEPT_DEFAULT_IDENTITY", "true")
     return lambda *arguments: CliRunner().invoke(app, arguments)
 
