@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Final
 
 import orjson
@@ -58,6 +59,8 @@ class Leads:
                 log.warning(
                     "rules.not_read", tenant=tenant, advice="A session locks them: see pg_locks. Older ones hold."
                 )
+                if found is not None:  # whose they are is no rule, and nobody may write a tenant's that was given away
+                    found = replace(found, origin=read_origin(connection, tenant))
             self._known[tenant] = began, found
         return found
 

@@ -20,8 +20,9 @@ from psycopg import Connection
 
 from consumers import tenants, upsert, watermark
 from consumers.config import Settings
-from consumers.errors import TargetRefused
+from consumers.errors import Overtaken, TargetRefused
 from consumers.lead_columns import LeadColumns
+from consumers.leads import read_origin
 from consumers.ordering import Begin, Rows, Step, Sweep, Truncate
 from consumers.staging import Schemas, pack, readable
 from consumers.upsert import Form, Relation
@@ -116,6 +117,8 @@ class Session:
             self.connection.execute("SELECT set_config('app.current_tenant_id', %s, true)", [str(work.tenant)])
             self.connection.execute("SELECT pg_advisory_xact_lock(%s, %s)", [tenants.TENANT_LOCK, work.tenant])
             tenants.verify(self.connection, work.tenant, work.inboxes)
+            if work.leads is not None and read_origin(self.connection, work.tenant) != work.leads.origin:
+                raise Overtaken(f"where the lead signals of tenant {work.tenant} come from has changed")
             for place, (expected, mark, source_ms) in sorted(work.marks.items(), key=lambda item: item[0]):
                 watermark.advance_mark(self.connection, work.topic_id, place, expected, mark, source_ms)
             for number, step in enumerate(work.steps):

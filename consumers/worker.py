@@ -392,6 +392,7 @@ class Worker:
     def _start_over(self, control: Connection[Any], flight: Flight) -> None:
         """Reads mapping, watermarks and progress again; what is applied by now is skipped by the watermarks."""
         self._mapping.read(control)
+        self._leads.expire()
         partitions = list(self._ledger.progress)
         self._ledger.read_again(control, partitions)
         stored = target_progress(control, self._settings.pool)

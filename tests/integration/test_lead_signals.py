@@ -11,8 +11,10 @@ from typing import Any
 import psycopg
 import pytest
 
+from consumers.errors import Overtaken
 from consumers.lead_columns import LeadColumns
 from consumers.recomputation import recompute
+from consumers.target import Session, Work
 from consumers.upsert import LEAD_SIGNALS
 from demo.servers import Servers
 from tests.integration.sorted_out import Applied, applied, prepared_target
@@ -252,3 +254,22 @@ def test_a_column_that_does_not_take_ours_is_left_alone(log: Applied, column: st
     put(log, 1, 1, ASKS, 1)
     assert log.relations[TABLE].has_leads is takes
     assert [found is not None for (found,) in log.target.rows(f"SELECT ai_probability_score FROM {TABLE}")] == [takes]
+
+
+def test_a_tenant_that_was_given_to_others_meanwhile_is_not_written(log: Applied) -> None:
+    leads = log.leads.of(log.control, 1)
+    work = Work(tenant=1, topic_id="t", steps=[], inboxes=frozenset(), marks={}, leads=leads)
+    with closing(Session(log.target.settings(), log.relations)) as session:
+        session.apply(work, lambda *_: None)  # type: ignore[arg-type,return-value]  # nothing is staged
+        log.target.execute("INSERT INTO tenant_settings (tenant_id, lead_signals) VALUES (1, 'external')")
+        with pytest.raises(Overtaken):
+            session.apply(work, lambda *_: None)  # type: ignore[arg-type,return-value]
+
+
+def test_rules_that_are_locked_hide_no_change_of_where_signals_come_from(log: Applied) -> None:
+    put(log, 1, 1, ASKS, 1)
+    with log.target.connected() as session, session.transaction():
+        session.execute("LOCK TABLE lead_rules IN ACCESS EXCLUSIVE MODE")
+        decide(log, 1, "external")
+        put(log, 1, 1, SILENT, 2)
+    assert five(log, 1) == [LEAD_BY_PRICE]
