@@ -20,6 +20,7 @@ from rich.live import Live
 
 from replicator.config import Settings, load
 from replicator.errors import ReplicatorError, SettingsError, action_for
+from replicator.modes import Mode
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -44,20 +45,24 @@ def _faults() -> Iterator[None]:
 
 
 @app.command()
-def run() -> None:
-    """The service: stream the source until SIGTERM."""
+def run(
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Compare what was published with the source, again and again, as a proof.")
+    ] = False,
+) -> None:
+    """The service: stream the source, or poll it while that is impossible, until SIGTERM."""
     from replicator import topics
     from replicator.pipeline import Pipeline
     from replicator.runtime import Health, Stop, configure_logging
 
     with _faults():
-        settings = load()
+        settings = load(verify=True) if verify else load()
         configure_logging(settings.log_level)
         log = structlog.get_logger("replicator")
         stop = Stop()
         stop.install()
         kafka = topics.kafka_base(settings)
-        pipeline = Pipeline(settings, kafka, stop, prepare=lambda: _prepare(settings, kafka))
+        pipeline = Pipeline(settings, kafka, stop, prepare=lambda mode: _prepare(settings, kafka, mode))
         health = Health(settings.http_host, settings.http_port, pipeline.status)
         health.start()
         log.info("replicator.starts", http_port=health.port, slot=settings.slot, topics=settings.topic_prefix)
@@ -166,12 +171,13 @@ def backfill(
         print(f"asked for backfill {request.id}; `replicator status --watch` shows its progress")
 
 
-def _prepare(settings: Settings, kafka: dict[str, Any]) -> None:
-    """What must hold before a run: topics, and a source without a refusal."""
+def _prepare(settings: Settings, kafka: dict[str, Any], mode: Mode) -> None:
+    """What must hold before a run: topics, and of a source that is streamed no refusal."""
     from replicator import check, topics
 
     topics.ensure(kafka, settings)
-    check.refuse(settings)
+    if mode is Mode.STREAM:
+        check.refuse(settings)
 
 
 def _watch(settings: Settings, kafka: dict[str, Any]) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import secrets
 import time
 import uuid
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from itertools import islice
 from typing import Literal
@@ -209,9 +209,9 @@ class Agenda:
         """A derived relation, if it can be read."""
         return self._derivation.derived(relation)
 
-    def errand(self, relation: str, keys: Sequence[Start], inboxes: Sequence[int]) -> Errand:
+    def errand(self, relation: str, keys: Iterable[tuple[Start, frozenset[int]]]) -> Errand:
         """Has keys of a derived relation read behind the live ones."""
-        return self._derivation.errand(relation, keys, inboxes)
+        return self._derivation.errand(relation, keys)
 
     def next_job(self) -> BackfillJob | None:
         """Fan-outs first: they are live changes. What can't be read now waits, and lets others pass."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import partial
 from typing import Protocol
@@ -74,7 +74,7 @@ class Work(Protocol):
     def derived(self, relation: str) -> Derived | None:
         """A derived relation, if it can be read."""
 
-    def errand(self, relation: str, keys: Sequence[Start], inboxes: Sequence[int]) -> Errand:
+    def errand(self, relation: str, keys: Iterable[tuple[Start, frozenset[int]]]) -> Errand:
         """Has these keys read behind the live ones."""
 
 
@@ -210,8 +210,8 @@ class Backfiller(SourceThread):
                 )
             else:
                 keys = keys_after(source.connection, derived, chunk.inbox, chunk.after, most)
-        inboxes = job.fan_out.inboxes if job.fan_out is not None else ()
-        errand = self._calls.run(lambda: self._work.errand(chunk.table, keys, inboxes))
+        inboxes = frozenset(job.fan_out.inboxes if job.fan_out is not None else ())
+        errand = self._calls.run(lambda: self._work.errand(chunk.table, [(key, inboxes) for key in keys]))
         self._wait(errand)
         return len(keys), job.advanced(len(keys), keys[-1] if len(keys) == most else None)
 

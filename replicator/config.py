@@ -6,7 +6,7 @@ Secrets are `SecretStr`, so that no log line and no error message can print them
 from __future__ import annotations
 
 import json
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, Literal
 
 import psycopg
 from psycopg.conninfo import conninfo_to_dict
@@ -165,6 +165,26 @@ class Settings(BaseSettings):
     backfill_rows_per_second: Annotated[int, Field(ge=1)] = 20_000
     backfill_chunk_rows: Annotated[int, Field(ge=1, le=100_000)] = 2_000
     backfill_chunk_bytes: Annotated[int, Field(ge=1 << 16)] = 8 << 20
+
+    mode: Literal["auto", "stream", "poll"] = "auto"
+    """auto: the source is streamed where that is possible, and polled as long as it is not."""
+    wal_budget_bytes: Annotated[int, Field(ge=1 << 20)] = 8 << 30
+    """WAL that our slot may keep on the source; beyond that it is dropped, and the source polled for a while."""
+    stream_retry_s: Annotated[float, Field(gt=0)] = 60
+    """How long the source is polled at least before the stream is tried again; doubled each time that this fails."""
+    poll_tables: bool = False
+    """While polling, read the tables too, not only the view; the role needs SELECT on them."""
+    poll_interval_s: Annotated[float, Field(gt=0)] = 5
+    poll_share: Annotated[float, Field(gt=0, le=1)] = 0.1
+    """Of the time that polling may spend in queries on the source."""
+    poll_clock_margin_s: Annotated[float, Field(ge=0)] = 5
+    """How far apart the clocks may be that write `updated_at`."""
+    digest_keys_per_second: Annotated[int, Field(ge=1)] = 2_000
+    """The pace of the rolling pass that finds what `updated_at` does not show."""
+    digest_entries: Annotated[int, Field(ge=1_000)] = 1_000_000
+    """Rows of one relation of which it is remembered what was published last; beyond that, neighbours together."""
+    verify: bool = False
+    """Run the rolling pass beside the stream too, as a proof that it misses nothing."""
 
     connect_timeout_s: Annotated[int, Field(ge=1)] = 10
     statement_timeout_s: Annotated[float, Field(gt=0)] = 30

@@ -17,7 +17,7 @@ from replicator.derived import BaseTable, Derived
 from replicator.errors import SourceRefused
 from replicator.facts import MadeOf
 from replicator.lineage import Catalog, Name, Path, derive
-from replicator.relations import CONTACTS, SURVEY_ANSWERS, Captured, DerivedRelation, analytics
+from replicator.relations import CONTACTS, POLLED_TABLES, SURVEY_ANSWERS, Captured, DerivedRelation, analytics
 from replicator.remedies import quoted
 from replicator.source import Source, source_errors
 from replicator.values import INTEGERS
@@ -60,7 +60,17 @@ def _made_of(derived: Derived) -> tuple[MadeOf, ...]:
 
 
 def captured_by(settings: Settings) -> Captured:
-    """Every relation that these settings name."""
+    """Every relation that these settings name, where the source is streamed."""
+    return Captured([CONTACTS, SURVEY_ANSWERS, *_views(settings)])
+
+
+def polled_by(settings: Settings) -> Captured:
+    """And where it is polled: the view, what the operator added, and the tables if a setting says so."""
+    tables = [*POLLED_TABLES, CONTACTS, SURVEY_ANSWERS] if settings.poll_tables else []
+    return Captured([*tables, *_views(settings)], streamed={})
+
+
+def _views(settings: Settings) -> list[DerivedRelation]:
     view = [analytics(quoted(settings.view), _by_hand(settings.view_paths, settings))] if settings.view else []
     own = [
         DerivedRelation(
@@ -74,7 +84,7 @@ def captured_by(settings: Settings) -> Captured:
         )
         for name, each in settings.derived.items()
     ]
-    return Captured([CONTACTS, SURVEY_ANSWERS, *view, *own])
+    return [*view, *own]
 
 
 def _by_hand(paths: Iterable[OwnPath], settings: Settings) -> tuple[Path, ...]:

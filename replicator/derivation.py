@@ -19,6 +19,8 @@ from replicator.causes import WHOLE, Fingerprints, Reach
 from replicator.causes import Cause as Touch
 from replicator.changes import RenderedRow, Table
 from replicator.derived import BaseTable, Derived, reaches
+from replicator.digest_memory import DigestMemory
+from replicator.digests import Seen
 from replicator.dirty import KEY, DirtyKeys, Errand, Item, Reading, Start
 from replicator.event import Cause, Origin, Position, pack_key
 from replicator.memory import Memory
@@ -49,15 +51,20 @@ class Derivation:
         origin: Callable[[str], Origin],
         read_whole: Callable[[str, str, Batch], None],
         fan_out: Callable[[str, FanOut, Batch], None],
+        digests: DigestMemory | None = None,
         *,
         most_dirty: int,
         fingerprints: int,
     ) -> None:
-        """`read_whole(relation, reason, batch)` and `fan_out` ask for backfills, durable with their batch."""
+        """`read_whole(relation, reason, batch)` and `fan_out` ask for backfills, durable with their batch.
+
+        `digests`: kept of what is published, where rows are read with their hashes.
+        """
         self._captured = captured
         self._memory, self._outlet, self._progress = memory, outlet, progress
         self._announce, self._origin = announce, origin
         self._read_whole, self._fan_out = read_whole, fan_out
+        self._digests = digests
         self._dirty = DirtyKeys(most_dirty)
         self.fingerprints = Fingerprints(fingerprints)
         self._available: dict[str, Derived] = {}
@@ -130,6 +137,16 @@ class Derivation:
     def derived(self, relation: str) -> Derived | None:
         return self._available.get(relation)
 
+    @property
+    def available(self) -> tuple[str, ...]:
+        """The relations that can be read, in their order."""
+        return tuple(self._available)
+
+    @property
+    def readable(self) -> tuple[Derived, ...]:
+        """As they are now."""
+        return tuple(self._available.values())
+
     # --- what is dirty
 
     def begin_transaction(self) -> None:
@@ -166,9 +183,9 @@ class Derivation:
             if relation in self._available and not self._dirty.is_full and type(key[0]) is int:
                 self._dirty.touch(relation, KEY, key, [inbox], 0, now, transaction=0)
 
-    def errand(self, relation: str, keys: Sequence[Start], inboxes: Iterable[int]) -> Errand:
-        """Keys to be read behind the live ones."""
-        errand = Errand(relation, list(keys), frozenset(inboxes))
+    def errand(self, relation: str, keys: Iterable[tuple[Start, frozenset[int]]]) -> Errand:
+        """Keys to be read behind the live ones, each with the inboxes where it is expected."""
+        errand = Errand(relation, list(keys))
         self._dirty.send(errand)
         return errand
 
@@ -189,6 +206,8 @@ class Derivation:
         """Every item of a relation goes, and the whole of it is read."""
         self._read_whole(relation, reason, batch)
         self._dirty.release(relation, batch)
+        if self._digests is not None:
+            self._digests.forget(relation, batch)
         for record in self._memory.under(f"dirty/{relation}/"):
             self._memory.forget(record, batch)
 
@@ -199,13 +218,15 @@ class Derivation:
         unsettled = self._progress.unsettled
         return self._dirty.take(time.monotonic(), most, unsettled, whole=self._between_transactions)
 
-    def publish(self, reading: Reading, rows: Sequence[RenderedRow], lsn: int) -> None:
+    def publish(self, reading: Reading, rows: Sequence[RenderedRow], hashes: Sequence[Seen], lsn: int) -> None:
         """What a reading of keys has found, of a snapshot at this LSN."""
         table = self._tables.get(reading.relation)
         batch = Batch()
         if table is None:  # the relation was lost meanwhile, and will be read as a whole
             self._dirty.published(reading, batch, 0, 0)
             return
+        if self._digests is not None:
+            self._expect(reading, self._digests)
         now_ms = time.time_ns() // 1_000_000
         cause = Cause(0, lsn, now_ms, now_ms)
         self._read += 1
@@ -224,7 +245,16 @@ class Derivation:
             if not found:
                 self._outlet.derived_absence(table, key, None, read, cause, batch)
                 absences += 1
+        if self._digests is not None:
+            self._digests.published(reading.relation, [_number(item) for item in reading.items], hashes, batch)
         self._dirty.published(reading, batch, len(rows), absences)
+
+    def _expect(self, reading: Reading, digests: DigestMemory) -> None:
+        """A key is also expected where it was published last. What is kept of that is void until this is."""
+        keys = [_number(item) for item in reading.items]
+        digests.reopen(reading.relation, keys)
+        for item, key in zip(reading.items, keys, strict=True):
+            item.inboxes |= digests.inboxes(reading.relation, key)
 
     def looked_up(self, reading: Reading, keys: Sequence[Start]) -> None:
         """The keys to which the starts of a reading lead."""
@@ -263,6 +293,13 @@ class Derivation:
     def failed(self, relation: str) -> int:
         """Items that can't be read."""
         return len(self._dirty.failed(relation))
+
+    def unread_inboxes(self, relation: str) -> frozenset[int] | None:
+        """Where keys could not be read; None: nobody knows where they belong."""
+        failed = self._dirty.failed(relation)
+        if any(not item.inboxes for item in failed):
+            return None
+        return frozenset(inbox for item in failed for inbox in item.inboxes)
 
     def spared(self, relation: str) -> tuple[int, ...]:
         """Keys that could not be read: what the target has of them is not swept."""
@@ -331,6 +368,12 @@ class Derivation:
             start = tuple(record["start"])
             item = self._dirty.touch(relation, record["path"], start, record["inboxes"], 0, now, transaction=0)
             item.owed, item.is_recorded = DURABLE, True
+
+
+def _number(item: Item) -> int:
+    """The one integer that a derived relation's key is."""
+    (key,) = item.start
+    return int(key)  # type: ignore[arg-type]  # `definitions` refuses any other type
 
 
 def _record(relation: str, path: str, start: Start) -> str:

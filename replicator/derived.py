@@ -26,7 +26,7 @@ from replicator.lineage import Catalog, Lineage, Path
 from replicator.lineage.utc import in_utc
 from replicator.pgoutput import Column
 from replicator.relations import STREAMED_BY_NAME, DerivedRelation
-from replicator.source import columns_of
+from replicator.source import columns_of, identifier
 
 BaseTable = tuple[str, str]
 """(schema, name)."""
@@ -102,12 +102,17 @@ class Redefined(Exception):
 
 def read_rows(connection: Connection[Any], derived: Derived, table: Table, keys: Sequence[Start]) -> list[RenderedRow]:
     """At most one row of each key at each inbox; rows without an inbox concern nobody. Raises Redefined."""
-    found: dict[tuple[bytes, int], tuple[tuple[bool, int, bytes], RenderedRow]] = {}
-    newest = table.position_of(derived.relation.newest)
     result = connection.execute(_read_statement(derived), ([key for (key,) in keys],), prepare=True).pgresult
     if result is None or columns_of(result) != derived.columns:
         raise Redefined(f"{derived.relation.name} has other columns than before")
-    for raw in raw_rows(result):
+    return newest_rows(derived, table, raw_rows(result))
+
+
+def newest_rows(derived: Derived, table: Table, read: Iterable[Sequence[bytes | None]]) -> list[RenderedRow]:
+    """Of what was read the newest row of each key at each inbox; rows without an inbox are left out."""
+    found: dict[tuple[bytes, int], tuple[tuple[bool, int, bytes], RenderedRow]] = {}
+    newest = table.position_of(derived.relation.newest)
+    for raw in read:
         row = table.render(list(raw))
         if row.inbox is None:
             continue
@@ -148,7 +153,7 @@ def keys_after(
         conditions.append(sql.SQL("q.{} > %s").format(key))
         parameters.extend(after)
     statement = sql.SQL("SELECT DISTINCT q.{} FROM ({}) AS q WHERE {} ORDER BY 1 LIMIT {}").format(
-        key, _select(derived), sql.SQL(" AND ").join(conditions), sql.Literal(most)
+        key, select_of(derived), sql.SQL(" AND ").join(conditions), sql.Literal(most)
     )
     return _keys(connection, statement, parameters)
 
@@ -156,7 +161,7 @@ def keys_after(
 def expected_keys(connection: Connection[Any], derived: Derived) -> int:
     """How many rows the planner expects of the whole relation."""
     statement = sql.SQL("EXPLAIN (FORMAT JSON) SELECT q.{} FROM ({}) AS q").format(
-        sql.Identifier(*derived.relation.key), _select(derived)
+        sql.Identifier(*derived.relation.key), select_of(derived)
     )
     ((plan,),) = connection.execute(statement, ()).fetchall()
     return int(plan[0]["Plan"]["Plan Rows"])
@@ -202,13 +207,18 @@ def _keys(connection: Connection[Any], statement: sql.Composed, parameters: Sequ
     return [(key,) for (key,) in connection.execute(statement, parameters).fetchall() if key is not None]
 
 
-def _read_statement(derived: Derived) -> sql.Composed:
+def keyed(derived: Derived, outputs: sql.Composable) -> sql.Composed:
+    """The statement that reads rows of an array of keys, its one parameter. `outputs` are over `r`, such a row."""
     return sql.SQL(
-        "SELECT r.* FROM unnest(%s::bigint[]) AS k (id)"
+        "SELECT {} FROM unnest(%s::bigint[]) AS k (id)"
         " CROSS JOIN LATERAL (SELECT * FROM ({}) AS q WHERE q.{} = k.id OFFSET 0) AS r"
-    ).format(_select(derived), sql.Identifier(*derived.relation.key))
+    ).format(outputs, select_of(derived), identifier(*derived.relation.key))
 
 
-def _select(derived: Derived) -> sql.SQL:
+def _read_statement(derived: Derived) -> sql.Composed:
+    return keyed(derived, sql.SQL("r.*"))
+
+
+def select_of(derived: Derived) -> sql.SQL:
     """The operator's own SQL, for a statement that carries parameters."""
     return sql.SQL(derived.relation.select.replace("%", "%%"))

@@ -1,27 +1,17 @@
-"""The thread that reads derived relations: what the stream made dirty, then what backfills and wide fan-outs ask for.
-
-A reading is done in one REPEATABLE READ transaction whose snapshot sees everything that was delivered before it was
-taken, look-ups included. What fails is split until the very key that can't be read is known; the rest goes on, and so
-do other relations between the parts. Faults of the source are waited out here; they never stop the stream.
-"""
+"""The thread that reads derived relations beside the stream."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
-from typing import Final, NamedTuple, Protocol
+from typing import Final
 
 import structlog
-from psycopg.errors import FeatureNotSupported
 
 from replicator.calls import Calls
-from replicator.changes import RenderedRow, Table
 from replicator.config import Settings
-from replicator.definitions import Definitions, read_definitions
-from replicator.derived import Derived, Redefined, look_up, read_rows
-from replicator.dirty import KEY, Reading, Start
-from replicator.errors import SourceBusy, SourceRefused, SourceUnavailable
+from replicator.definitions import Definitions
 from replicator.event import Origin
+from replicator.reader import Reader, Work
 from replicator.relations import Captured
 from replicator.runtime import GrowingPause
 from replicator.source import Source
@@ -29,53 +19,8 @@ from replicator.source_thread import SourceThread
 
 log = structlog.get_logger(__name__)
 
-KEYS_AT_ONCE: Final = 500
 IDLE_S: Final = 0.02
 """Between two looks for something due, while anything is waiting."""
-WATCH_S: Final = 10.0
-"""Between two looks whether a definition has changed."""
-MOST_FAILED: Final = 1_000
-"""Keys of one relation that may fail by themselves; beyond that the relation is broken, not its keys."""
-BROKEN_PAUSE_S: Final = 10.0
-
-
-class Work(Protocol):
-    """What the stream's loop does for the reader. Every method is called through `Calls`, in the loop's thread."""
-
-    def take(self, most: int) -> Reading | None: ...
-
-    def derived(self, relation: str) -> Derived | None: ...
-
-    def publish(self, reading: Reading, rows: list[RenderedRow], lsn: int) -> None: ...
-
-    def looked_up(self, reading: Reading, keys: list[Start]) -> None: ...
-
-    def fan_out(self, reading: Reading) -> None: ...
-
-    def split(self, reading: Reading) -> None: ...
-
-    def pause(self, relation: str, seconds: float) -> None: ...
-
-    def fail(self, reading: Reading, reason: str) -> None: ...
-
-    def failed(self, relation: str) -> int: ...
-
-    def put_back(self, reading: Reading, pause_s: float) -> None: ...
-
-
-class Rows(NamedTuple):
-    """Of keys."""
-
-    rows: list[RenderedRow]
-
-
-class Keys(NamedTuple):
-    """To which starts lead."""
-
-    keys: list[Start]
-
-
-Found = Rows | Keys
 
 
 class Deriver(SourceThread):
@@ -92,14 +37,13 @@ class Deriver(SourceThread):
         *,
         known: Definitions,
         born: int,
+        hashed: bool = False,
     ) -> None:
-        """`known`: the definitions that are installed."""
+        """As `Reader` has them."""
         super().__init__("deriver", settings, born)
-        self._captured, self._calls, self._work = captured, calls, work
-        self._install, self._origin = install, origin
-        self._known = known
-        self._tables: dict[str, tuple[Derived, Table]] = {}
-        self._watch_due = 0.0
+        self._reader = Reader(
+            settings, captured, calls, work, install, origin, self._settled, known=known, hashed=hashed
+        )
 
     def _delayed(self, reason: str) -> None:
         log.warning("derived.waits", reason=reason)
@@ -107,96 +51,9 @@ class Deriver(SourceThread):
     def _serve(self, source: Source, pause: GrowingPause) -> None:
         source.plan_once()
         while not self._stop.is_set():
-            if time.monotonic() >= self._watch_due:
-                self._look_at_definitions(source)
-            reading = self._calls.run(lambda: self._work.take(KEYS_AT_ONCE))
-            if reading is None:
+            if self._reader.serve(source):
+                pause.reset()
+                self._held_up = ""
+            else:
                 self._held_up = ""
                 self._stop.wait(IDLE_S)
-                continue
-            self._read(source, reading)
-            pause.reset()
-            self._held_up = ""
-
-    def _look_at_definitions(self, source: Source) -> None:
-        """What is another now is installed; a relation of another digest is then read as a whole."""
-        found = read_definitions(source, self._captured, self._known)
-        if found != self._known:
-            self._calls.run(lambda: self._install(found))
-            self._known = found
-        self._watch_due = time.monotonic() + WATCH_S
-
-    def _read(self, source: Source, reading: Reading) -> None:
-        """To its end: published, looked up, failed, or put back."""
-        derived = self._calls.run(lambda: self._work.derived(reading.relation))
-        if derived is None:
-            self._calls.run(lambda: self._work.put_back(reading, BROKEN_PAUSE_S))
-            return
-        try:
-            found, lsn = self._read_settled(source, derived, reading)
-        except (SourceUnavailable, SourceBusy) as error:
-            if isinstance(error, SourceBusy) or source.connection.broken:
-                self._calls.run(lambda: self._work.put_back(reading, 0.0))
-                raise
-            is_one = len(reading.items) == 1
-            self._halve(reading, str(error))
-            if is_one:  # too slow for even a single key: other relations are not to wait for each of the rest
-                self._calls.run(lambda: self._work.pause(reading.relation, BROKEN_PAUSE_S))
-        except Redefined:
-            self._watch_due = 0.0
-            self._calls.run(lambda: self._work.put_back(reading, 0.1))
-            source.forget_plans()
-        except SourceRefused as error:
-            self._watch_due = 0.0  # the definition may be another by now
-            self._halve(reading, str(error))
-        else:
-            self._hand_over(reading, found, lsn)
-
-    def _halve(self, reading: Reading, reason: str) -> None:
-        """Something in it can't be read."""
-        if self._calls.run(lambda: self._work.failed(reading.relation)) >= MOST_FAILED:
-            self._calls.run(lambda: self._work.put_back(reading, BROKEN_PAUSE_S))
-        elif len(reading.items) == 1:
-            log.warning(
-                "derived.key_failed", relation=reading.relation, reason=reason, tries=reading.items[0].tries + 1
-            )
-            self._calls.run(lambda: self._work.fail(reading, reason))
-        else:
-            self._calls.run(lambda: self._work.split(reading))
-
-    def _hand_over(self, reading: Reading, found: Found, lsn: int) -> None:
-        """Outside the transaction: the loop may be held up by Kafka, which must not hold a snapshot of the source."""
-        match found:
-            case Rows():
-                self._calls.run(lambda: self._work.publish(reading, found.rows, lsn))
-            case Keys() if len(found.keys) <= self._settings.fan_out_keys:
-                self._calls.run(lambda: self._work.looked_up(reading, found.keys))
-            case Keys() if len(reading.items) == 1:
-                self._calls.run(lambda: self._work.fan_out(reading))
-            case Keys():
-                self._calls.run(lambda: self._work.split(reading))
-
-    def _read_settled(self, source: Source, derived: Derived, reading: Reading) -> tuple[Found, int]:
-        """What is found, and an LSN of its snapshot, which sees everything that was delivered before."""
-        return self._settled.read(
-            source, reading.unsettled, lambda sample: (self._find(source, derived, reading), sample.flushed_lsn)
-        )
-
-    def _find(self, source: Source, derived: Derived, reading: Reading) -> Found:
-        """Raises Redefined."""
-        starts = [item.start for item in reading.items]
-        try:
-            if reading.path == KEY:
-                return Rows(read_rows(source.connection, derived, self._table(derived), starts))
-            most = self._settings.fan_out_keys + 1
-            return Keys(look_up(source.connection, derived, reading.path, starts, most))
-        except FeatureNotSupported as error:
-            if error.diag.source_function == "RevalidateCachedQuery":  # "cached plan must not change result type"
-                raise Redefined(f"{reading.relation} has other columns than before") from None
-            raise
-
-    def _table(self, derived: Derived) -> Table:
-        known = self._tables.get(derived.relation.name)
-        if known is None or known[0] is not derived:
-            known = self._tables[derived.relation.name] = derived, derived.table(self._origin(derived.relation.name))
-        return known[1]

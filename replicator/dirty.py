@@ -65,11 +65,11 @@ class Item:
 
 @dataclass(slots=True, eq=False)
 class Errand:
-    """Keys that a backfill or a wide fan-out asks for: read behind the live ones, held nowhere."""
+    """Keys that a backfill, a wide fan-out or a rolling pass asks for: read behind the live ones, held nowhere."""
 
     relation: str
-    keys: list[Start]
-    inboxes: frozenset[int]
+    keys: list[tuple[Start, frozenset[int]]]
+    """Each with the inboxes where it is expected."""
     open: int = 0
     """Readings of it that are under way."""
 
@@ -247,7 +247,7 @@ class DirtyKeys:
             return None
         keys, errand.keys = errand.keys[:most], errand.keys[most:]
         errand.open += 1
-        items = [Item(key, set(errand.inboxes), now, now, 0, 0) for key in keys]
+        items = [Item(key, set(inboxes), now, now, 0, 0) for key, inboxes in keys]
         reading = Reading(errand.relation, KEY, items, tuple(unsettled), errand)
         self._flying.append(reading)
         return reading
@@ -308,7 +308,8 @@ class DirtyKeys:
         """It could not be read for a reason that lies not in its items: they are due again after a pause."""
         self._land(reading)
         if reading.errand is not None:
-            reading.errand.keys = [item.start for item in reading.items] + reading.errand.keys
+            back = [(item.start, frozenset(item.inboxes)) for item in reading.items]
+            reading.errand.keys = back + reading.errand.keys
             if reading.errand not in self._errands:
                 self._errands.appendleft(reading.errand)
             return

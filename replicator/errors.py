@@ -43,6 +43,14 @@ class SlotStuck(ReplicatorError):
     """
 
 
+class WalBudgetSpent(ReplicatorError):
+    """The environment's: our slot keeps more WAL on the source than it may. The source's disk wins."""
+
+
+class ModeChanged(ReplicatorError):
+    """Nobody's: the source is to be read another way from now on."""
+
+
 class ProtocolError(ReplicatorError):
     """The server's or ours: bytes of the stream that are not what PostgreSQL's protocol describes."""
 
@@ -81,6 +89,8 @@ ACTIONS: Final[dict[type[ReplicatorError], tuple[Action, str]]] = {
     SourceRefused: (Action.STOP, "Run `replicator check`: it prints the SQL that mends this."),
     SourceChanged: (Action.AGAIN, "A new epoch begins, with a full backfill."),
     SlotStuck: (Action.AGAIN, "The slot is made anew: a new epoch begins, with a full backfill."),
+    WalBudgetSpent: (Action.AGAIN, "The slot is dropped; the source is polled until it can be streamed again."),
+    ModeChanged: (Action.AGAIN, "A new epoch begins in the other mode."),
     ProtocolError: (Action.STOP, "Report this with the position and the message type; the slot keeps the changes."),
     LogUnavailable: (Action.AGAIN, "Waiting for Kafka; nothing is lost, the slot holds the changes."),
     DeliveryFailed: (Action.AGAIN, "Publishing again from the confirmed LSN."),

@@ -13,6 +13,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from replicator.lsn import format_lsn
+from replicator.modes import Mode
 
 Published = Mapping[str, Sequence[int]]
 """Table → numbers that stay the same as long as all its changes are published."""
@@ -31,6 +32,8 @@ class Past:
     published: Published
     generation: int
     confirmed: int
+    mode: str
+    """Of `modes`: by which the epoch was read."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,7 +46,9 @@ class Present:
     slot_is_new: bool
     published: Published
     slot_confirmed: int
+    """Polling: 0."""
     generation: int
+    mode: str
 
 
 def why_new_epoch(past: Past | None, present: Present, watched: Collection[str]) -> str | None:
@@ -59,7 +64,9 @@ def why_new_epoch(past: Past | None, present: Present, watched: Collection[str])
         return f"the source is another cluster ({present.system_id}, was {past.system_id})"
     if past.timeline != present.timeline:
         return f"the source was restored or failed over (timeline {present.timeline}, was {past.timeline})"
-    if past.slot != present.slot or present.slot_is_new:
+    if past.mode != present.mode:
+        return f"the source was read by {past.mode} before, and by {present.mode} now"
+    if present.slot_is_new or (present.mode == Mode.STREAM and past.slot != present.slot):
         return "the replication slot is new"
     if changed := changed_tables(past.published, present.published, watched):
         return f"the publication was changed or made anew, or a table of it: {', '.join(changed)}"

@@ -1,505 +1,35 @@
-"""The loop on top: one run of the stream, and the restart of runs.
-
-A turn of the loop, in this order of priority:
-
-1. frames that have arrived, at most `FRAMES_A_TURN`, so that nothing below starves;
-2. acknowledgements from Kafka;
-3. what the backfill's thread asks for;
-4. what is due by the clock: a sample of the source, the confirmed LSN, feedback, heartbeats, requests, status;
-5. if nothing arrived: wait for the source, briefly.
-
-Everything that a run shares belongs to this thread. A run ends by a stop, or by a fault; `ACTIONS` says whether another
-one begins.
-"""
+"""Runs, one after another: which kind comes next, what their faults mean, and the pauses between them."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import structlog
 
-from replicator import metrics
-from replicator.agenda import Agenda
-from replicator.backfill import Backfiller
-from replicator.backfill_job import FanOut
-from replicator.calls import Calls
-from replicator.capture import Capture
-from replicator.changes import Table
 from replicator.config import Settings
-from replicator.control import Control
-from replicator.definitions import Definitions, captured_by, read_definitions
-from replicator.derivation import Derivation
-from replicator.deriver import Deriver
-from replicator.errors import Action, ReplicatorError, SlotStuck, SourceChanged, SourceSilent, action_for
-from replicator.event import HeartbeatMarker, Origin, Topics
-from replicator.history import changed_tables
-from replicator.inspection import read_tables
-from replicator.lapses import SENTENCE, Lapses
-from replicator.lsn import format_lsn
-from replicator.memory import Succession
-from replicator.pgoutput import Commit, Keepalive, decode_frame
-from replicator.progress import Batch, Progress
-from replicator.publisher import Publisher
-from replicator.relations import SHIPPED, STREAMED_BY_NAME
-from replicator.replication import Replication
+from replicator.errors import Action, ModeChanged, ReplicatorError, WalBudgetSpent, action_for
+from replicator.mode_choice import ModeChoice
+from replicator.modes import Mode, Standing
+from replicator.polling import Polling
+from replicator.run import Run, Stopped
 from replicator.runtime import GrowingPause, Stop
-from replicator.source import Sample, Source
-from replicator.takeover import KAFKA_SECONDS, Tenure, take_over
-from replicator.window import Window
+from replicator.streaming import SILENT_S, Streaming, next_patience
 
 log = structlog.get_logger(__name__)
 
-FRAMES_A_TURN = 2_000
-WAIT_S = 0.02
-"""Longest wait for the source in one turn: bounds how late acknowledgements and calls are seen."""
-SEAL_S = 0.1
-SEAL_EVENTS = 5_000
-CONFIRM_S = 1.0
-FEEDBACK_S = 5.0
-"""The server ends a session that says nothing for wal_sender_timeout (60 s by default)."""
-CONTROL_S = 0.25
-DERIVED_S = 0.05
-BEAT_S = 0.2
-LOOK_S = 5.0
-"""How often a run looks whether it still is what it was when it began."""
-STATUS_S = 2.0
-HUNG_S = 10.0
-"""Beyond this a loop without a turn, or a Kafka that does not answer, is no passing moment."""
-SILENT_S = 60.0
-"""A walsender that has not answered for so long is left, as it would leave us..."""
-MOST_SILENT_S = 3600.0
-"""...and waited for twice as long the next time, up to this: it may be decoding a huge transaction of tables that are
-not published, which it begins anew for every connection."""
-DRAIN_S = 4.0
-"""At a stop: how long Kafka may take for what is queued. What is dropped was not confirmed and comes again."""
-
-
-class Every:
-    """True once every so many seconds, first at once."""
-
-    def __init__(self, seconds: float) -> None:
-        self._seconds = seconds
-        self._next = 0.0
-
-    def due(self, now: float) -> bool:
-        if now < self._next:
-            return False
-        self._next = now + self._seconds
-        return True
-
-
-class Run:
-    """One run: from taking the slot to losing it."""
-
-    def __init__(
-        self, settings: Settings, kafka: Mapping[str, Any], stop: Stop, *, patience_s: float = SILENT_S
-    ) -> None:
-        """`patience_s`: how long a walsender may leave a question unanswered."""
-        self._settings = settings
-        self._patience_s = patience_s
-        self._captured = captured_by(settings)
-        self._kafka = kafka
-        self._stop = stop
-        self._received = 0
-        self._confirmed = self._began_at = 0
-        self._confirming: tuple[int, Batch] | None = None
-        self._housekeeping = Batch()
-        self._sample: Sample | None = None
-        self._reached: float | None = None
-        """When the stream had passed the sample."""
-        self._told = False
-        """Every partition knows that all before the sample is published."""
-        self._announced: set[str] = set()
-        self._every_confirm, self._every_feedback = Every(CONFIRM_S), Every(FEEDBACK_S)
-        self._every_seal, self._every_control = Every(SEAL_S), Every(CONTROL_S)
-        self._every_derived, self._every_beat = Every(DERIVED_S), Every(BEAT_S)
-        self._every_status, self._every_heartbeat = Every(STATUS_S), Every(settings.heartbeat_s)
-        self._every_look = Every(LOOK_S)
-        self._replication: Replication | None = None
-        self._described_at = 0.0
-        self.status: dict[str, object] = {}
-
-    def waits_for(self, now: float) -> str:
-        """What keeps the run from being well; empty if nothing does. From any thread."""
-        if not self.status:
-            return "the beginning of a run"
-        if now - self._described_at > HUNG_S:
-            return f"the loop, which has made no turn for {now - self._described_at:.0f} s"
-        if self._publisher.unreachable_s > HUNG_S:
-            return f"Kafka, which has not answered for {self._publisher.unreachable_s:.0f} s"
-        if self._replication is not None and self._replication.silent_s > HUNG_S:
-            return f"the source's walsender, which has not answered for {self._replication.silent_s:.0f} s"
-        if lapsed := self._lapses.tables:
-            return f"{', '.join(lapsed)}: {SENTENCE}"
-        return ""
-
-    @property
-    def advanced(self) -> bool:
-        """Whether the slot was told to forget anything."""
-        return self._began_at < self._confirmed
-
-    def serve(self) -> None:
-        """Until the stop is asked for. Raises a ReplicatorError otherwise."""
-        publisher = Publisher(self._kafka, self._settings.max_message_bytes, self._while_waiting)
-        try:
-            with Source(self._settings) as source:
-                replication = Replication(self._settings)
-                try:
-                    found = read_definitions(source, self._captured)
-                    tables = (*STREAMED_BY_NAME, *found.available)
-                    watched = _watched(source, found)
-                    tenure = take_over(self._settings, self._kafka, source, replication, publisher, tables, watched)
-                    self._replication = replication
-                    self._stream(tenure, found, source, replication, publisher)
-                except SlotStuck:
-                    log.warning("slot.stuck", slot=self._settings.slot)
-                    source.drop_slot()
-                    raise
-                finally:
-                    replication.close()
-        finally:
-            publisher.close(1.0)
-
-    def _stream(
-        self, tenure: Tenure, found: Definitions, source: Source, replication: Replication, publisher: Publisher
-    ) -> None:
-        self._received = self._confirmed = self._began_at = tenure.confirmed
-        self._tenure, self._publisher, self._source = tenure, publisher, source
-        self._progress = Progress(tenure.confirmed)
-        self._derivation = Derivation(
-            self._captured,
-            tenure.memory,
-            tenure.outlet,
-            self._progress,
-            self._announce,
-            self._origin,
-            self._read_whole,
-            self._fan_out,
-            most_dirty=self._settings.dirty_keys,
-            fingerprints=self._settings.fingerprints,
-        )
-        self._agenda = Agenda(
-            self._captured, tenure.memory, tenure.outlet, self._announce, self._open_window, self._derivation
-        )
-        self._lapses = self._followed_identities(tenure)
-        self._capture = Capture(
-            {oid: name for name, (oid, *_) in tenure.published.items() if name in STREAMED_BY_NAME},
-            source,
-            tenure.outlet,
-            self._progress,
-            self._origin,
-            self._announce,
-            self._agenda.owe,
-            self._derivation,
-            self._lapses,
-        )
-        self._install(found)
-        calls = Calls()
-        control = tenure.memory.records.get("control")
-        topics = Topics(self._settings.topic_prefix)
-        self._control = Control(
-            self._kafka,
-            topics,
-            control["next_offset"] if control is not None else None,
-            KAFKA_SECONDS,
-        )
-        self._succession = Succession(self._kafka, topics, tenure.outlet.run, tenure.remembered_until)
-        self._backfiller = Backfiller(
-            self._settings,
-            self._captured,
-            calls,
-            self._agenda,
-            self._origin,
-            epoch=tenure.outlet.run.epoch,
-            born=tenure.born,
-        )
-        self._deriver = Deriver(
-            self._settings,
-            self._captured,
-            calls,
-            self._derivation,
-            self._install,
-            self._origin,
-            known=found,
-            born=tenure.born,
-        )
-        self._backfiller.start()
-        self._deriver.start()
-        try:
-            self._take_turns(replication, calls)
-        finally:
-            self._backfiller.stop()
-            self._deriver.stop()
-            calls.close()
-            self._backfiller.join(5)
-            self._deriver.join(1)
-            self._control.close()
-            self._succession.close()
-
-    def _take_turns(self, replication: Replication, calls: Calls) -> None:
-        """Until a stop, which is said in the status whenever it comes."""
-        try:
-            while not self._stop.asked:
-                self._turn(replication, calls)
-            self._drain(replication)
-        except Stopped:  # somewhere in a turn, so nothing more is confirmed
-            self._write_status(stopped=True)
-            raise
-
-    def _followed_identities(self, tenure: Tenure) -> Lapses:
-        shipped = {table.name: table for table in SHIPPED}
-        tables = {oid: shipped[name] for name, (oid, *_) in tenure.published.items() if name in shipped}
-        return Lapses(
-            {} if self._settings.accept_default_identity else tables,
-            tenure.memory,
-            self._read_whole,
-            lambda table: self._derivation.made_of((self._settings.source_schema, table)),
-        )
-
-    def _turn(self, replication: Replication, calls: Calls) -> None:
-        arrived = self._take_frames(replication)
-        if replication.silent_s > self._patience_s:
-            raise SourceSilent(f"the source's walsender has not answered for {replication.silent_s:.0f} s")
-        self._publisher.poll()
-        calls.serve()
-        for error in (self._backfiller.error, self._deriver.error):
-            if error is not None:
-                raise error
-        self._on_the_clock(replication)
-        if not arrived:
-            replication.wait(WAIT_S, calls.wake)
-
-    def _take_frames(self, replication: Replication) -> int:
-        """Handles what has arrived; returns how many frames that were."""
-        handle = self._capture.handle
-        for count in range(FRAMES_A_TURN):
-            frame = replication.read()
-            if frame is None:
-                return count
-            message = decode_frame(frame)
-            if isinstance(message, Keepalive):
-                self._keepalive(replication, message)
-                continue
-            handle(message)
-            if isinstance(message, Commit):
-                self._received = message.end_lsn
-                if self._progress.batch.sent >= SEAL_EVENTS:
-                    self._progress.seal()
-        return FRAMES_A_TURN
-
-    def _keepalive(self, replication: Replication, keepalive: Keepalive) -> None:
-        if self._capture.between_transactions:
-            self._received = max(self._received, keepalive.wal_end)
-            if self._derivation.is_clean:
-                self._progress.idle_at(keepalive.wal_end)
-        if keepalive.reply_requested:
-            replication.feedback(self._received, self._confirmed)
-
-    def _on_the_clock(self, replication: Replication) -> None:
-        now = time.monotonic()
-        if self._every_seal.due(now):
-            self._progress.seal()
-        if self._every_beat.due(now):
-            self._heartbeat(now)
-        if self._every_heartbeat.due(now):
-            self._take_sample(replication)
-        self._finish_confirming(replication)
-        if self._every_derived.due(now):
-            self._derivation.finish()
-        if self._every_confirm.due(now):
-            self._derivation.write_down()
-            self._confirm()
-        if self._every_feedback.due(now):
-            replication.feedback(self._received, self._confirmed, ask_reply=True)
-        if self._every_control.due(now):
-            self._take_requests()
-        if self._every_look.due(now):
-            self._look()
-        if self._every_status.due(now):
-            self._write_status()
-
-    def _heartbeat(self, now: float) -> None:
-        """Once everything committed before the sample is published, derived rows too: tells every partition."""
-        sample = self._sample
-        if sample is None or self._told:
-            return
-        if self._reached is None:
-            if self._received < sample.flushed_lsn or not self._capture.between_transactions:
-                return
-            self._reached = now
-        if self._derivation.is_done(self._reached) and not self._agenda.is_catching_up:
-            self._renew_housekeeping()
-            marker = HeartbeatMarker(source_ms=sample.at_ms)
-            self._tenure.outlet.marker(marker, self._received, self._housekeeping)
-            self._told = True
-
-    def _take_sample(self, replication: Replication) -> None:
-        """Of the source, once the last one has been told to every partition."""
-        if self._sample is None or self._told:
-            self._sample, self._reached, self._told = self._source.sample(), None, False
-        replication.feedback(self._received, self._confirmed, ask_reply=True)
-
-    def _confirm(self) -> None:
-        """Begins to confirm: what the slot will be told is remembered first."""
-        if self._progress.unsettled:
-            self._progress.settle(self._source.sample().snapshot)
-        if self._confirming is not None:
-            return
-        lsn = self._progress.confirm(self._derivation.hold())
-        if lsn > self._confirmed:
-            batch = Batch()
-            self._tenure.memory.write("confirmed", {"lsn": lsn}, batch)
-            # Again: a zombie's record of the same key, written later, is what compaction keeps.
-            self._remember_control(batch)
-            self._confirming = lsn, batch
-
-    def _finish_confirming(self, replication: Replication) -> None:
-        if self._confirming is not None and self._confirming[1].complete:
-            self._confirmed = self._confirming[0]
-            self._confirming = None
-            replication.feedback(max(self._received, self._confirmed), self._confirmed)
-
-    def _look(self) -> None:
-        """Whether the run is the latest, and tables are published as when it began; what became of their identities."""
-        self._succession.check()
-        if changed := changed_tables(self._tenure.published, self._source.published(), self._watched):
-            raise SourceChanged(f"the publication was changed, or a table of it: {', '.join(changed)}")
-        if self._lapses.tables:
-            flushed = self._source.sample().flushed_lsn
-            self._lapses.look(read_tables(self._settings, self._source, SHIPPED), flushed, self._housekeeping)
-
-    def _take_requests(self) -> None:
-        before = self._control.next_offset
-        for request in self._control.poll():
-            self._agenda.request(request, self._housekeeping)
-        if self._control.next_offset != before:
-            self._remember_control(self._housekeeping)
-
-    def _remember_control(self, batch: Batch) -> None:
-        self._tenure.memory.write("control", {"next_offset": self._control.next_offset}, batch)
-
-    def _write_status(self, *, stopped: bool = False) -> None:
-        self.status, self._described_at = self._describe(self._source.sample()), time.monotonic()
-        metrics.observe(self._capture, self._tenure.outlet, self._publisher.waiting, self._progress.unsettled)
-        self._renew_housekeeping()
-        if not self._publisher.unreachable:
-            # Backfills have records of their own, which would make this one as large as they are together.
-            brief = {name: value for name, value in self.status.items() if name != "backfills"}
-            self._tenure.memory.write("status", {**brief, "stopped": stopped}, self._housekeeping)
-
-    def _renew_housekeeping(self) -> None:
-        """Nobody waits for this batch; a fresh one keeps its counters small."""
-        if self._housekeeping.complete:
-            self._housekeeping = Batch()
-
-    def _describe(self, sample: Sample) -> dict[str, object]:
-        run = self._tenure.outlet.run
-        return {
-            "mode": "streaming",
-            "at_ms": time.time_ns() // 1_000_000,
-            "epoch": run.epoch,
-            "generation": run.generation,
-            "received_lsn": format_lsn(self._received),
-            "confirmed_lsn": format_lsn(self._confirmed),
-            "behind_bytes": max(0, sample.flushed_lsn - self._received),
-            "last_commit_ms": self._capture.last_commit_ms,
-            "row_changes": self._capture.row_changes,
-            "transactions": self._capture.transactions,
-            "events": self._tenure.outlet.published,
-            "oversized": self._tenure.outlet.oversized,
-            "unsettled": len(self._progress.unsettled),
-            "unacknowledged": self._publisher.waiting,
-            "kafka_reachable": not self._publisher.unreachable,
-            "owed_keys": self._agenda.owed,
-            "lapsed_identities": self._lapses.tables,
-            "backfill_waits_for": self._backfiller.waits_for,
-            "derived": self._derivation.describe(),
-            "derived_waits_for": self._deriver.waits_for,
-            "backfills": [job.to_record() for job in self._agenda.jobs.values()],
-        }
-
-    def _announce(self, table: Table) -> None:
-        """Consumers must be able to look up a version before they meet a row of it."""
-        if table.version in self._announced:
-            return
-        batch = Batch()
-        self._tenure.outlet.schema(table.schema, batch)
-        self._publisher.wait_for(batch, KAFKA_SECONDS)
-        self._announced.add(table.version)
-        log.info("schema.announced", table=table.relation.name, version=table.version)
-
-    def _read_whole(self, relation: str, reason: str, batch: Batch) -> None:
-        self._agenda.read_whole(relation, reason, batch)
-
-    def _fan_out(self, relation: str, fan_out: FanOut, batch: Batch) -> None:
-        self._agenda.fan_out(relation, fan_out, batch)
-
-    def _install(self, found: Definitions) -> None:
-        """Derived relations as the source has them now."""
-        self._watched = _watched(self._source, found)
-        unseen = {table for table in found.keys if self._source.name_of(*table) not in self._tenure.published}
-        self._derivation.install(found.relations, found.keys, unseen)
-        self._capture.trace_again()
-
-    def _open_window(self, window: Window | None) -> None:
-        self._capture.window = window
-
-    def _origin(self, table: str) -> Origin:
-        return Origin(
-            topic_prefix=self._settings.topic_prefix,
-            database=self._tenure.identity.database,
-            schema=self._settings.source_schema,
-            table=table,
-        )
-
-    def _while_waiting(self) -> None:
-        """Called while the producer's queue is full, or an acknowledgement is waited for."""
-        if self._replication is not None and self._every_feedback.due(time.monotonic()):
-            self._replication.feedback(self._received, self._confirmed, ask_reply=True)
-        if self._stop.asked:
-            raise Stopped
-
-    def _drain(self, replication: Replication) -> None:
-        """Gives Kafka a moment for what is queued, and confirms once more what can be."""
-        deadline = time.monotonic() + DRAIN_S
-        self._progress.seal()
-        self._until(lambda: self._progress.acknowledged_all and self._confirming is None, deadline, replication)
-        self._confirm()
-        self._until(lambda: self._confirming is None, deadline, replication)
-        replication.feedback(self._received, self._confirmed)
-        self._write_status(stopped=True)
-
-    def _until(self, done: Callable[[], bool], deadline: float, replication: Replication) -> None:
-        while not done() and time.monotonic() < deadline:
-            self._publisher.poll()
-            self._finish_confirming(replication)
-            time.sleep(0.005)
-
-
-def _watched(source: Source, found: Definitions) -> frozenset[str]:
-    """The tables that something is made of."""
-    return frozenset(table.name for table in SHIPPED).union(source.name_of(*table) for table in found.keys)
-
-
-def next_patience(seconds: float, error: ReplicatorError, *, advanced: bool) -> float:
-    """How long the next run waits for a walsender that is silent, after a run that waited so long and ended so."""
-    if advanced:
-        return SILENT_S
-    return min(2 * seconds, MOST_SILENT_S) if isinstance(error, SourceSilent) else seconds
-
-
-class Stopped(ReplicatorError):
-    """A stop was asked for while something was waited for."""
-
 
 class Pipeline:
-    """Runs, one after another, until a stop or a fault that only an operator can mend."""
+    """Until a stop or a fault that only an operator can mend."""
 
-    def __init__(self, settings: Settings, kafka: Mapping[str, Any], stop: Stop, prepare: Callable[[], None]) -> None:
+    def __init__(
+        self, settings: Settings, kafka: Mapping[str, Any], stop: Stop, prepare: Callable[[Mode], None]
+    ) -> None:
         """`prepare` is called before each run and raises a ReplicatorError if the run must not begin."""
         self._settings, self._kafka, self._stop, self._prepare = settings, kafka, stop, prepare
+        self._choice = ModeChoice(settings, kafka, stop)
         self._run: Run | None = None
         self._waits_for = "the first run"
 
@@ -508,24 +38,40 @@ class Pipeline:
         pause, patience_s = GrowingPause(longest=10.0), SILENT_S
         while not self._stop.asked:
             began = time.monotonic()
-            self._run = Run(self._settings, self._kafka, self._stop, patience_s=patience_s)
             try:
-                self._prepare()
-                self._waits_for = ""
-                self._run.serve()
+                self._serve_once(patience_s)
             except Stopped:
                 return
+            except ModeChanged as error:
+                log.info("run.ended", reason=str(error))
+                pause.reset()
             except ReplicatorError as error:
                 action, sentence = action_for(error)
                 if action is Action.STOP:
                     raise
                 self._waits_for = str(error)
-                patience_s = next_patience(patience_s, error, advanced=self._run.advanced)
+                if isinstance(self._run, Streaming):
+                    patience_s = next_patience(patience_s, error, advanced=self._run.advanced)
+                    self._choice.budget_is_spent |= isinstance(error, WalBudgetSpent)
+                    self._choice.postpone(self._run.standing)
                 if time.monotonic() - began > 30:
                     pause.reset()
                 seconds = pause.next()
                 log.warning("run.ended", reason=str(error), advice=sentence, next_in_s=round(seconds, 1))
                 self._stop.wait(seconds)
+
+    def _serve_once(self, patience_s: float) -> None:
+        standing = self._choice.choose()
+        self._prepare(standing.mode)
+        self._run = self._made(standing, patience_s)
+        self._waits_for = ""
+        self._run.serve()
+
+    def _made(self, standing: Standing, patience_s: float) -> Run:
+        if standing.mode is Mode.POLL:
+            look = partial(self._choice.leave_polling, standing)
+            return Polling(self._settings, self._kafka, self._stop, standing, look)
+        return Streaming(self._settings, self._kafka, self._stop, standing, patience_s=patience_s)
 
     def status(self) -> dict[str, object]:
         """For `/healthz` and `/status`."""

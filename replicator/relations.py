@@ -9,7 +9,7 @@ Pure data: nothing here knows how a relation is read or published.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import Final
@@ -72,6 +72,10 @@ class DerivedRelation:
     """How base rows lead to keys where the SELECT alone can't tell."""
     newest: str = ""
     """Of several rows of one key at one inbox the one where this column is greatest is taken."""
+    updated: str = "updated_at"
+    """The column that a writer sets to its clock's time, if there is one: how polling finds most changes."""
+    is_appended: bool = False
+    """Polling looks for greater keys instead: rows are many, come in the order of their keys, and seldom change."""
 
     def order(self, inbox: int | None) -> tuple[str, ...]:
         """Keys are read in their own order, whatever the scope."""
@@ -166,16 +170,34 @@ def analytics(view: str, paths: tuple[Path, ...] = ()) -> DerivedRelation:
         key=("conversation_id",),
         inbox="inbox_id",
         newest="csat_response_id",
+        updated="conversation_updated_at",
         paths=paths,
     )
+
+
+POLLED_TABLES: Final[tuple[DerivedRelation, ...]] = tuple(
+    DerivedRelation(
+        name=table.name,
+        select=f"SELECT * FROM {table.name}",
+        key=table.key,
+        inbox=table.inbox,
+        excluded=table.excluded,
+        is_appended=table.name == "messages",
+    )
+    for table in STREAMED
+)
+"""The streamed tables, as they are read where there is no stream."""
 
 
 class Captured:
     """Every relation of one installation, in the order of an initial load: what others derive from first."""
 
-    def __init__(self, derived: Sequence[DerivedRelation]) -> None:
+    def __init__(
+        self, derived: Sequence[DerivedRelation], streamed: Mapping[str, StreamedRelation] = STREAMED_BY_NAME
+    ) -> None:
+        """`streamed`: empty where the source is polled."""
         self.derived: Final[tuple[DerivedRelation, ...]] = tuple(derived)
-        self.by_name: Final[dict[str, Relation]] = {**STREAMED_BY_NAME, **{each.name: each for each in derived}}
+        self.by_name: Final[dict[str, Relation]] = {**streamed, **{each.name: each for each in derived}}
         self.names: Final[tuple[str, ...]] = tuple(self.by_name)
 
     def in_order(self, tables: Sequence[str] | None) -> tuple[str, ...]:

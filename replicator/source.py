@@ -7,6 +7,7 @@ whose they are.
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -134,12 +135,25 @@ class Sample:
     """Of its clock: what was committed before that time lies before `flushed_lsn`."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PollSample:
+    """The snapshot of a transaction."""
+
+    at_us: int
+    """When its statement began, microseconds since 1970 by the source's clock."""
+    snapshot: Snapshot
+    lsn: int
+    """Flushed, or on a standby replayed, at that time."""
+
+
 class Source:
     """One autocommit session."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._schema = settings.source_schema
+        self.busy_s = 0.0
+        """Spent in transactions that read."""
         with source_errors():
             self.connection: Connection[tuple[Any, ...]] = psycopg.connect(
                 settings.source_dsn.get_secret_value(), autocommit=True, **connection_parameters(settings)
@@ -263,13 +277,79 @@ class Source:
         # (https://www.postgresql.org/docs/current/wal-async-commit.html); unless all WAL is flushed already, as much is
         # taken off the clock, which comes first: what is committed meanwhile is after it.
         ((at_ms, lsn, inserted, delay_ms, snapshot),) = self.rows(
-            "SELECT (extract(epoch FROM clock_timestamp()) * 1000)::bigint, pg_current_wal_flush_lsn(),"
-            " pg_current_wal_insert_lsn(),"
+            "SELECT (extract(epoch FROM clock_timestamp()) * 1000)::bigint,"
+            " CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_flush_lsn() END,"
+            " CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_insert_lsn() END,"
             " (extract(epoch FROM current_setting('wal_writer_delay')::interval) * 1000)::bigint,"
             " pg_current_snapshot()::text"
         )
         late_ms = 0 if lsn == inserted else 3 * delay_ms
         return Sample(snapshot=Snapshot.parse(snapshot), flushed_lsn=parse_lsn(lsn), at_ms=at_ms - late_ms)
+
+    def in_recovery(self) -> bool:
+        """Whether it is a standby."""
+        ((found,),) = self.rows("SELECT pg_is_in_recovery()")
+        return bool(found)
+
+    def may_stream(self) -> tuple[bool, bool, str]:
+        """Whether it is a standby, whether our role may replicate, and `wal_level`."""
+        ((in_recovery, may_replicate, wal_level),) = self.rows(
+            "SELECT pg_is_in_recovery(), rolsuper OR rolreplication OR EXISTS ("
+            " SELECT FROM pg_roles g WHERE g.rolname IN ('rds_replication', 'azure_pg_replication')"
+            " AND pg_has_role(r.oid, g.oid, 'MEMBER')), current_setting('wal_level')"
+            " FROM pg_roles r WHERE rolname = current_user"
+        )
+        return bool(in_recovery), bool(may_replicate), str(wal_level)
+
+    def identity(self) -> SourceIdentity:
+        """As the walsender has it, for a role that may not ask that. An empty `system_id`: it is not told."""
+        try:
+            ((system_id,),) = self.rows("SELECT system_identifier::text FROM pg_control_system()")
+        except SourceRefused:
+            system_id = ""
+        ((timeline, database),) = self.rows(
+            "SELECT CASE WHEN pg_is_in_recovery() THEN 0"
+            " ELSE ('x' || left(pg_walfile_name(pg_current_wal_lsn()), 8))::bit(32)::int END, current_database()"
+        )
+        return SourceIdentity(system_id=str(system_id), timeline=int(timeline), database=str(database))
+
+    def lock_polling(self) -> None:
+        """One poller at a time, for as long as this session lives. Raises SourceBusy, and names the holder."""
+        ((locked,),) = self.rows("SELECT pg_try_advisory_lock(hashtextextended(%s, 0))", (self._lock_name,))
+        if not locked:
+            holders = self._lock_holders()
+            holder = self.holder(holders[0]) if holders else "another session"
+            raise SourceBusy(f"the source is polled by {holder}")
+
+    def refuse_unlocked(self) -> None:
+        """Raises SourceBusy if the pollers' lock is not ours any more."""
+        if self.connection.info.backend_pid not in self._lock_holders():
+            raise SourceBusy("the pollers' lock was lost while the run began")
+
+    @property
+    def _lock_name(self) -> str:
+        return f"inbox-replicator/{self._settings.slot}"
+
+    def _lock_holders(self) -> list[int]:
+        rows = self.rows(
+            "SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND granted AND objsubid = 1"
+            " AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"
+            " AND (classid::bigint << 32 | objid::bigint) = hashtextextended(%s, 0)",
+            (self._lock_name,),
+        )
+        return [pid for (pid,) in rows]
+
+    @property
+    def slot_name(self) -> str:
+        return self._settings.slot
+
+    def poll_sample(self) -> PollSample:
+        """Of the transaction that is open: first in it, so that its time is before what its snapshot lacks."""
+        ((at_us, snapshot, lsn),) = self.rows(
+            "SELECT (extract(epoch FROM statement_timestamp()) * 1000000)::bigint, pg_current_snapshot()::text,"
+            " CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_flush_lsn() END"
+        )
+        return PollSample(at_us=at_us, snapshot=Snapshot.parse(snapshot), lsn=parse_lsn(lsn))
 
     def emit(self, content: str) -> int:
         """Writes a message into the WAL and flushes it; returns an LSN at or after it.
@@ -350,11 +430,13 @@ class Source:
     @contextmanager
     def reading(self) -> Iterator[None]:
         """A REPEATABLE READ, READ ONLY transaction: its snapshot is taken by the first query inside."""
+        began = time.monotonic()
         with source_errors():
             self.connection.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
             try:
                 yield
             finally:
+                self.busy_s += time.monotonic() - began
                 if not self.connection.closed:
                     # At a ROLLBACK psycopg would forget what it has prepared, and reads be planned anew: 10 ms for the
                     # analytics view, where reading a row takes 1.

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 from abc import ABC, abstractmethod
+from contextlib import AbstractContextManager
 from typing import ClassVar
 
 from replicator.calls import Ended
@@ -42,6 +43,10 @@ class SourceThread(ABC):
     def _delayed(self, reason: str) -> None:
         """Something is waited out: said, and made easier for the next try."""
 
+    def _open(self) -> AbstractContextManager[Source]:
+        """Its session."""
+        return Source(self._settings)
+
     @property
     def waits_for(self) -> str:
         """What reading waits for at the moment, in words; empty when it does not wait."""
@@ -66,7 +71,7 @@ class SourceThread(ABC):
         pause = GrowingPause()
         while not self._stop.is_set():
             try:
-                with Source(self._settings) as self._source:
+                with self._open() as self._source:
                     self._serve(self._source, pause)
             except Ended:
                 return

@@ -21,8 +21,11 @@ from replicator.event import Topics
 from replicator.lapses import SENTENCE
 from replicator.lsn import format_lsn
 from replicator.memory import read_memory
+from replicator.modes import Mode
 from replicator.source import Source
 
+MOST_HELD = 10
+"""Inboxes that are named of those that are held back."""
 SILENT_AFTER_MS = 10_000
 """A replicator writes its status every 2 s; one whose last is further from our clock than this is not running."""
 
@@ -76,9 +79,12 @@ def render(found: Mapping[str, Any]) -> RenderableType:
     state = "[green]running[/]" if found["running"] else "[red]not running[/]"
     if not found["running"] and "at_ms" in found:
         state += f" (last heard of {(time.time() * 1000 - found['at_ms']) / 1000:.0f} s ago)"
-    table.add_row("replicator", f"{state} {found.get('mode', '')}")
+    table.add_row("replicator", f"{state} {found.get('mode', '')}{_mode_because(found)}")
     if "epoch" in found:
         table.add_row("epoch", f"{found['epoch']}, generation {format_lsn(found['generation'])}")
+    if found.get("mode") == Mode.POLL:
+        _polling(table, found)
+    elif "epoch" in found:
         table.add_row("behind", f"{found['behind_bytes']:,} bytes of WAL{_behind_seconds(found)}")
         table.add_row("this run", f"{found['row_changes']:,} row changes, {found['transactions']:,} transactions")
         table.add_row("open", _open_ends(found))
@@ -87,16 +93,48 @@ def render(found: Mapping[str, Any]) -> RenderableType:
     elif slot is not None:
         held = f"{slot['held_bytes']:,} bytes held" if slot["held_bytes"] is not None else "holds nothing yet"
         table.add_row("slot", f"confirmed {slot['confirmed_lsn']}, {held}, WAL {slot['wal_status'] or 'unknown'}")
-    elif not found["faults"]:
+    elif not found["faults"] and found.get("mode") != Mode.POLL:
         table.add_row("slot", "[yellow]none[/]")
     for fault in found["faults"]:
         table.add_row("fault", f"[red]{fault}[/]")
     parts: list[RenderableType] = [table]
     if found.get("derived"):
         parts.append(_derived(found))
+    if found.get("verified"):
+        parts.append(_verified(found))
     if found.get("backfills"):
         parts.append(_bars(found))
     return Group(*parts)
+
+
+def _mode_because(found: Mapping[str, Any]) -> str:
+    """Why it is not the stream, since when, and what brings the stream back."""
+    if not found.get("mode_because"):
+        return ""
+    minutes = (time.time() * 1000 - found["mode_since_ms"]) / 60_000
+    return f" for {minutes:.0f} min: {found['mode_because']} (back by {found['mode_back']})"
+
+
+def _polling(table: Table, found: Mapping[str, Any]) -> None:
+    """What a poller says in place of how far behind the stream is."""
+    held = f"{found['held_back_s']:.1f} s held back" if found["held_back_s"] else "not begun"
+    table.add_row("polls", f"{found['polls']:,}, the last {1000 * found['poll_s']:.0f} ms, {held}")
+    table.add_row("found", f"{found['candidates']:,} candidates, {found['events']:,} events published")
+    table.add_row("verified through", found["verified_through"] or "[yellow]nothing yet[/]")
+    for relation, inboxes in found["held_inboxes"].items():
+        named = ", ".join(f"{inbox} ({through or 'never'})" for inbox, through in list(inboxes.items())[:MOST_HELD])
+        table.add_row("held back", f"[yellow]{relation} at inboxes {named}[/]")
+    if found["poll_waits_for"]:
+        table.add_row("waits", f"[yellow]{found['poll_waits_for']}[/]")
+
+
+def _verified(found: Mapping[str, Any]) -> RenderableType:
+    """The rolling pass."""
+    table = Table("compared", "passes", "keys in this", "repaired", "verified through", box=None, pad_edge=False)
+    for name, each in found["verified"].items():
+        through = each["verified_through"] or "nothing yet"
+        table.add_row(name, f"{each['passes']:,}", f"{each['keys']:,}", f"{each['repaired']:,}", through)
+    return table
 
 
 def _derived(found: Mapping[str, Any]) -> RenderableType:

@@ -9,7 +9,7 @@ is remembered before the epoch is, so that a crash in between begins another one
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,11 +17,12 @@ import structlog
 
 from replicator.backfill_job import BackfillJob
 from replicator.config import Settings
-from replicator.errors import SourceBusy
+from replicator.errors import SourceBusy, SourceRefused
 from replicator.event import GenerationMarker, Run, Topics
 from replicator.history import Past, Present, Published, next_epoch, why_new_epoch
 from replicator.lsn import format_lsn
-from replicator.memory import Content, Memory, read_memory
+from replicator.memory import Content, Memory, Remembered, read_memory
+from replicator.modes import Mode, Standing
 from replicator.outlet import Outlet
 from replicator.progress import Batch
 from replicator.publisher import Publisher
@@ -58,19 +59,18 @@ def take_over(
     publisher: Publisher,
     tables: tuple[str, ...],
     watched: Collection[str],
+    standing: Standing,
 ) -> Tenure:
     """`tables`: what a new epoch reads, in order. `watched`: the tables of which something is made (`Source.name_of`).
 
     Raises what `ACTIONS` knows; nothing is published before the slot is held.
     """
-    topics = Topics(settings.topic_prefix)
     identity = replication.identity()
     confirmed, is_new = _take_slot(source, replication)
     generation = source.emit("generation")
     # A commit that hung in synchronous replication while the slot was born is in neither stream nor snapshot.
     born = source.sample().snapshot.xmax
-    records, newest, end = read_memory(kafka, topics, KAFKA_SECONDS)
-    past = _past(records, newest)
+    remembered = read_memory(kafka, Topics(settings.topic_prefix), KAFKA_SECONDS)
     present = Present(
         system_id=identity.system_id,
         timeline=identity.timeline,
@@ -79,31 +79,104 @@ def take_over(
         published=source.published(),
         slot_confirmed=confirmed,
         generation=generation,
+        mode=standing.mode,
     )
-    reason = why_new_epoch(past, present, watched)
-    run = Run(next_epoch(newest.epoch, int(time.time())) if reason else newest.epoch, generation)
-    outlet = Outlet(publisher, topics, run, settings.partitions)
-    memory = Memory(publisher, topics, run, records)
-    batch = Batch()
-    _still_held(source, replication)
-    memory.write("generation", {"generation": generation}, batch)
-    _name_former_slots(settings.slot, source, memory, batch)
-    if reason:
-        log.info("epoch.begins", epoch=run.epoch, reason=reason)
-        _begin_epoch(memory, present, tables, born, batch)
-    publisher.wait_for(batch, KAFKA_SECONDS)
-    outlet.marker(GenerationMarker(), generation, batch)
-    publisher.wait_for(batch, KAFKA_SECONDS)
-    log.info("run.begins", epoch=run.epoch, generation=format_lsn(generation), slot_at=format_lsn(confirmed))
-    return Tenure(
-        identity=identity,
-        published=present.published,
-        outlet=outlet,
-        memory=memory,
-        remembered_until=end,
-        confirmed=confirmed,
-        born=records["epoch"]["born"],
+    beginning = _Beginning(settings, publisher, remembered, present, identity, tables, watched, standing)
+    return beginning.begin(born, source, lambda: _still_held(source, replication))
+
+
+def take_over_polling(
+    settings: Settings,
+    kafka: Mapping[str, Any],
+    source: Source,
+    publisher: Publisher,
+    tables: tuple[str, ...],
+    standing: Standing,
+) -> Tenure:
+    """As above, where the source is polled: once the pollers' lock is held. Raises SourceBusy if another holds it."""
+    source.lock_polling()
+    _let_slot_go(source)
+    identity = source.identity()
+    remembered = read_memory(kafka, Topics(settings.topic_prefix), KAFKA_SECONDS)
+    known = remembered.records
+    last = max(known.get("generation", {}).get("generation", 0), known.get("confirmed", {}).get("lsn", 0))
+    present = Present(
+        system_id=identity.system_id or known.get("epoch", {}).get("system_id", ""),
+        timeline=identity.timeline,
+        slot=settings.slot,
+        slot_is_new=False,
+        published={},
+        slot_confirmed=0,
+        # A standby takes no message: its own WAL can't be told from an earlier one by this.
+        generation=last + 1 if source.in_recovery() else source.emit("generation"),
+        mode=standing.mode,
     )
+    beginning = _Beginning(settings, publisher, remembered, present, identity, tables, (), standing)
+    return beginning.begin(0, source, source.refuse_unlocked)
+
+
+def _let_slot_go(source: Source) -> None:
+    """Nobody reads it while the source is polled, so it would keep WAL for ever. Raises SourceBusy if somebody does."""
+    slot = source.slot()
+    if slot is None:
+        return
+    if slot.active_pid is not None:
+        raise SourceBusy(f"the replication slot is held by {_holder(source, slot.active_pid)}")
+    try:
+        source.drop_slot()
+    except SourceRefused as error:
+        remedy = f"SELECT pg_drop_replication_slot('{source.slot_name}');"
+        log.warning("slot.left_behind", slot=source.slot_name, reason=str(error), remedy=remedy)
+
+
+@dataclass(frozen=True, slots=True)
+class _Beginning:
+    """What a run begins with, whatever it reads by."""
+
+    settings: Settings
+    publisher: Publisher
+    remembered: Remembered
+    present: Present
+    identity: SourceIdentity
+    tables: tuple[str, ...]
+    watched: Collection[str]
+    standing: Standing
+
+    def begin(self, born: int, source: Source, still_held: Callable[[], None]) -> Tenure:
+        """Says it to the state topic, then to every partition."""
+        records, newest, end = self.remembered
+        present, topics = self.present, Topics(self.settings.topic_prefix)
+        reason = why_new_epoch(_past(records, newest), present, self.watched)
+        run = Run(next_epoch(newest.epoch, int(time.time())) if reason else newest.epoch, present.generation)
+        outlet = Outlet(self.publisher, topics, run, self.settings.partitions)
+        memory = Memory(self.publisher, topics, run, records)
+        batch = Batch()
+        still_held()
+        memory.write("generation", {"generation": present.generation}, batch)
+        memory.write("mode", self.standing.to_record(), batch)
+        _name_former_slots(self.settings.slot, source, memory, batch)
+        if reason:
+            log.info("epoch.begins", epoch=run.epoch, reason=reason)
+            _begin_epoch(memory, present, self.tables, born, batch)
+        self.publisher.wait_for(batch, KAFKA_SECONDS)
+        outlet.marker(GenerationMarker(), present.generation, batch)
+        self.publisher.wait_for(batch, KAFKA_SECONDS)
+        log.info(
+            "run.begins",
+            mode=present.mode,
+            epoch=run.epoch,
+            generation=format_lsn(present.generation),
+            slot_at=format_lsn(present.slot_confirmed),
+        )
+        return Tenure(
+            identity=self.identity,
+            published=present.published,
+            outlet=outlet,
+            memory=memory,
+            remembered_until=end,
+            confirmed=present.slot_confirmed,
+            born=records["epoch"]["born"],
+        )
 
 
 def _take_slot(source: Source, replication: Replication) -> tuple[int, bool]:
@@ -166,12 +239,13 @@ def _past(records: Mapping[str, Content], newest: Run) -> Past | None:
         published=epoch["published"],
         generation=generation["generation"],
         confirmed=confirmed["lsn"],
+        mode=epoch.get("mode", Mode.STREAM),
     )
 
 
 def _begin_epoch(memory: Memory, present: Present, tables: tuple[str, ...], born: int, batch: Batch) -> None:
     """Older progress is void: everything is read again, and what is not found is swept."""
-    for kind in ("backfill/", "owed/", "dirty/", "derived/", "identity/"):
+    for kind in ("backfill/", "owed/", "dirty/", "derived/", "identity/", "digest/", "poll/"):
         for key in memory.under(kind):
             memory.forget(key, batch)
     epoch = memory.run.epoch
@@ -183,7 +257,9 @@ def _begin_epoch(memory: Memory, present: Present, tables: tuple[str, ...], born
         is_complete=True,
     )
     memory.write(f"backfill/{job.id}", job.to_record(), batch)
-    memory.write("confirmed", {"lsn": present.slot_confirmed}, batch)
+    fresh_ms = memory.records.get("confirmed", {}).get("fresh_ms", 0)
+    upto = present.slot_confirmed if present.mode == Mode.STREAM else present.generation
+    memory.write("confirmed", {"lsn": upto, "fresh_ms": fresh_ms}, batch)
     memory.write(
         "epoch",
         {
@@ -193,6 +269,7 @@ def _begin_epoch(memory: Memory, present: Present, tables: tuple[str, ...], born
             "slot": present.slot,
             "published": present.published,
             "born": born,
+            "mode": present.mode,
         },
         batch,
     )

@@ -130,6 +130,7 @@ def replicator_environment(source_dsn: str, kafka: str, prefix: str, **settings:
         "partitions": 6,
         "http_port": 0,
         "heartbeat_s": 0.5,
+        "mode": "stream",
         **settings,
     }
     return {f"REPLICATOR_{name.upper()}": str(value) for name, value in ours.items()}

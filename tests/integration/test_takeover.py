@@ -18,20 +18,23 @@ from replicator.errors import LogUnavailable, SourceBusy, SourceUnavailable
 from replicator.event import BackfillMarker, Marker, Topics
 from replicator.event import Run as EventRun
 from replicator.memory import Content, Memory, Remembered, read_memory
+from replicator.modes import Mode, Standing
 from replicator.outlet import Outlet
-from replicator.pipeline import Run
 from replicator.progress import Batch
 from replicator.publisher import Publisher
 from replicator.runtime import Stop
+from replicator.streaming import Streaming
 from tests.integration.chatwoot import Source, add_message, fill, wait_until_alike
 from tests.integration.programs import RUN, settings_of, started
 from tests.integration.replayed import Logged, Replayed
+
+STREAMED = Standing(mode=Mode.STREAM, since_ms=0)
 
 
 def run_here(environment: dict[str, str]) -> None:
     """One run in this process, until it fails."""
     settings = settings_of(environment)
-    Run(settings, topics.kafka_base(settings), Stop()).serve()
+    Streaming(settings, topics.kafka_base(settings), Stop(), STREAMED).serve()
 
 
 def test_an_epoch_that_was_cut_short_makes_nobody_after_it_a_zombie(
@@ -162,7 +165,7 @@ def test_a_run_leaves_a_walsender_that_does_not_answer(
     environment: dict[str, str], source: Source, replayed: Replayed
 ) -> None:
     settings, stop = settings_of(environment), Stop()
-    run = Run(settings, topics.kafka_base(settings), stop, patience_s=1.0)
+    run = Streaming(settings, topics.kafka_base(settings), stop, STREAMED, patience_s=1.0)
     held = "SELECT active_pid FROM pg_replication_slots WHERE slot_name = %s AND active"
     with ThreadPoolExecutor(1) as pool, ExitStack() as frozen:
         frozen.callback(stop.ask)

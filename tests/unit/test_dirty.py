@@ -277,7 +277,7 @@ def test_nothing_of_a_relation_is_read_while_it_pauses() -> None:
     reading = at.reading(2)
     assert reading is not None
     at.dirty.split(reading)
-    at.dirty.send(Errand(VIEW, [(5,)], frozenset()))
+    at.dirty.send(Errand(VIEW, [((5,), frozenset())]))
     failing = at.reading(1)
     assert failing is not None
     at.dirty.fail(failing, failing.items[0], "57014", at.now - FIRST_RETRY_S)
@@ -292,7 +292,7 @@ def test_nothing_of_a_relation_is_read_while_it_pauses() -> None:
 
 def test_errands_come_behind_live_keys_and_are_complete_when_acknowledged() -> None:
     at = At()
-    errand = Errand(VIEW, [(n,) for n in range(5)], frozenset({3}))
+    errand = Errand(VIEW, [((n,), frozenset({3})) for n in range(5)])
     at.dirty.send(errand)
     at.touch(77)
     first = at.reading(3)

@@ -19,6 +19,7 @@ PAST = Past(
     published=PUBLISHED,
     generation=1_000,
     confirmed=2_000,
+    mode="streaming",
 )
 PRESENT = Present(
     system_id="741",
@@ -28,6 +29,7 @@ PRESENT = Present(
     published=PUBLISHED,
     slot_confirmed=2_000,
     generation=2_001,
+    mode="streaming",
 )
 
 
@@ -55,6 +57,7 @@ def test_a_slot_behind_the_last_confirmed_is_ours() -> None:
         ({"timeline": 2}, "failed over"),
         ({"slot": "other"}, "slot is new"),
         ({"slot_is_new": True}, "slot is new"),
+        ({"mode": "polling"}, "read by streaming before, and by polling now"),
         ({"published": PUBLISHED | {"messages": [4, 6, 3]}}, "table of it: messages"),
         ({"published": {"inboxes": [1, 2, 3]}}, "table of it: messages"),
         ({"published": {name: [*oids, 0] for name, oids in PUBLISHED.items()}}, "table of it: inboxes, messages"),

@@ -6,10 +6,10 @@ from typing import Any, cast
 
 import pytest
 
-from replicator.deriver import BROKEN_PAUSE_S, Deriver
 from replicator.dirty import COALESCE_S, KEY, DirtyKeys, Reading
 from replicator.errors import SourceUnavailable
 from replicator.progress import Batch
+from replicator.reader import BROKEN_PAUSE_S, Reader
 
 
 class Loop:
@@ -52,25 +52,25 @@ def test_a_slow_relation_is_read_in_halves_between_others_and_pauses_after_a_key
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     loop = Loop()
-    deriver = Deriver(
-        *cast(Any, (None, None, loop, loop, None, None)),
+    reader = Reader(
+        *cast(Any, (None, None, loop, loop, None, None, None)),
         known=cast(Any, None),
-        born=0,
+        hashed=False,
     )
 
     def slow(source: Any, derived: Any, reading: Reading) -> Any:
         loop.said.append([item.start[0] for item in reading.items])
         raise SourceUnavailable("the source is too slow")
 
-    monkeypatch.setattr(deriver, "_read_settled", slow)
+    monkeypatch.setattr(reader, "_read_settled", slow)
     for key in range(4):
         loop.dirty.touch("view", KEY, (key,), (), 1, loop.now)
     loop.now += COALESCE_S
     while (reading := loop.dirty.take(loop.now, 10, (), whole=True)) is not None:
-        deriver._read(cast(Any, Session()), reading)
+        reader.read(cast(Any, Session()), reading)
     assert loop.said == [[0, 1, 2, 3], [0, 1], [0], ("failed", 0), ("pause", "view", BROKEN_PAUSE_S)]
     assert loop.dirty.waiting("view") == 3
     loop.now += BROKEN_PAUSE_S
     while (reading := loop.dirty.take(loop.now, 10, (), whole=True)) is not None:
-        deriver._read(cast(Any, Session()), reading)
+        reader.read(cast(Any, Session()), reading)
     assert loop.said[5:] == [[1], ("failed", 1), ("pause", "view", BROKEN_PAUSE_S)]

@@ -10,10 +10,13 @@ import pytest
 from replicator import metrics
 from replicator.config import load
 from replicator.errors import SourceSilent, SourceUnavailable
-from replicator.pipeline import MOST_SILENT_S, SILENT_S, Run, Stopped, next_patience
+from replicator.modes import Mode, Standing
 from replicator.progress import Batch, Progress, Snapshot
+from replicator.run import Stopped
 from replicator.runtime import Stop
+from replicator.streaming import MOST_SILENT_S, SILENT_S, Streaming, next_patience
 
+STANDING = Standing(mode=Mode.STREAM, since_ms=0)
 SETTINGS = load(_env_file=None, source_dsn="postgresql://nowhere", kafka_bootstrap_servers="nowhere:1")
 
 
@@ -21,6 +24,7 @@ class Memory:
     """Keeps what is written."""
 
     def __init__(self) -> None:
+        self.records: dict[str, dict[str, Any]] = {}
         self.said: list[tuple[str, dict[str, Any], Batch]] = []
 
     def write(self, key: str, content: dict[str, Any], batch: Batch) -> None:
@@ -33,9 +37,9 @@ def memory() -> Memory:
 
 
 @pytest.fixture
-def run(memory: Memory) -> Run:
+def run(memory: Memory) -> Streaming:
     """It has delivered one transaction, which every snapshot sees."""
-    run: Any = Run(SETTINGS, {}, Stop())
+    run: Any = Streaming(SETTINGS, {}, Stop(), STANDING)
     run._progress = Progress(100)
     run._progress.committed(7, 110, 120)
     run._progress.seal()
@@ -46,7 +50,7 @@ def run(memory: Memory) -> Run:
     return run  # type: ignore[no-any-return]
 
 
-def test_transactions_are_settled_also_while_kafka_keeps_a_confirmation_waiting(run: Run, memory: Memory) -> None:
+def test_transactions_are_settled_also_while_kafka_keeps_a_confirmation_waiting(run: Streaming, memory: Memory) -> None:
     """They would be kept without end."""
     unanswered = Batch()
     unanswered.sent = 1
@@ -60,7 +64,7 @@ def test_a_walsender_that_does_not_answer_is_left(run: Any) -> None:
     run._capture = SimpleNamespace(handle=None)
     replication = SimpleNamespace(silent_s=SILENT_S + 1, read=lambda: None)
     with pytest.raises(SourceSilent, match="has not answered for 61 s"):
-        run._turn(replication, None)
+        run._turn(replication)
 
 
 def test_one_that_is_silent_again_and_again_is_waited_for_longer() -> None:
@@ -73,16 +77,16 @@ def test_one_that_is_silent_again_and_again_is_waited_for_longer() -> None:
     assert next_patience(patience, silent, advanced=True) == SILENT_S
 
 
-def test_where_requests_are_read_on_is_said_again_with_each_confirmation(run: Run, memory: Memory) -> None:
+def test_where_requests_are_read_on_is_said_again_with_each_confirmation(run: Streaming, memory: Memory) -> None:
     """A zombie may have said it too, later in the log, and the last of a key is what compaction keeps."""
     run._confirm()
     assert run._confirming is not None
     lsn, batch = run._confirming
-    assert memory.said == [("confirmed", {"lsn": lsn}, batch), ("control", {"next_offset": 42}, batch)]
+    assert memory.said == [("confirmed", {"lsn": lsn, "fresh_ms": 0}, batch), ("control", {"next_offset": 42}, batch)]
 
 
 def test_a_stop_while_kafka_is_waited_for_is_said_and_confirms_nothing(
-    run: Run, memory: Memory, monkeypatch: pytest.MonkeyPatch
+    run: Streaming, memory: Memory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def turn(*_: object) -> None:
         raise Stopped
@@ -90,8 +94,8 @@ def test_a_stop_while_kafka_is_waited_for_is_said_and_confirms_nothing(
     monkeypatch.setattr(metrics, "observe", lambda *_: None)
     run._publisher = SimpleNamespace(waiting=0, unreachable=False)  # type: ignore[assignment]
     run._capture = run._tenure.outlet = None  # type: ignore[assignment, misc]
-    monkeypatch.setattr(run, "_describe", lambda _: {"mode": "streaming"})
+    monkeypatch.setattr(run, "_describe", lambda: {"mode": "streaming"})
     monkeypatch.setattr(run, "_turn", turn)
     with pytest.raises(Stopped):
-        run._take_turns(None, None)  # type: ignore[arg-type]
+        run._take_turns(None)  # type: ignore[arg-type]
     assert [(key, content["stopped"]) for key, content, _ in memory.said] == [("status", True)]

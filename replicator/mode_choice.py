@@ -1,0 +1,118 @@
+"""Asks the source and the state topic what `modes` must know, and has it decide.
+
+A slot that keeps more WAL than it may is dropped here, also while Kafka is away: that is when it grows.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import structlog
+
+from replicator.config import Settings
+from replicator.definitions import polled_by, read_definitions
+from replicator.errors import ModeChanged
+from replicator.event import Topics
+from replicator.memory import read_memory
+from replicator.modes import BY_WHY, Facts, Mode, Standing, Why, next_standing
+from replicator.runtime import Stop
+from replicator.source import Source
+from replicator.takeover import KAFKA_SECONDS
+
+log = structlog.get_logger(__name__)
+
+LET_GO_S = 10.0
+"""How long the server may take to notice that its walsender's client is gone."""
+
+
+class ModeChoice:
+    """Of one process."""
+
+    def __init__(self, settings: Settings, kafka: Mapping[str, Any], stop: Stop) -> None:
+        self._settings, self._kafka, self._stop = settings, kafka, stop
+        self.budget_is_spent = False
+        """Known here only until a run has begun to poll: the state topic may be away."""
+        self._not_before_ms = 0
+        self._said: Standing | None = None
+
+    def choose(self) -> Standing:
+        """How the next run reads. Raises what keeps it from being known."""
+        if self._settings.mode == "stream":
+            return Standing(mode=Mode.STREAM, since_ms=_now_ms())
+        with Source(self._settings) as source:
+            self._spare(source)
+            records = read_memory(self._kafka, Topics(self._settings.topic_prefix), KAFKA_SECONDS).records
+            known = Standing.from_record(records["mode"]) if "mode" in records else None
+            epoch = records.get("epoch")
+            has_streamed = (
+                epoch is not None
+                and epoch.get("mode", Mode.STREAM) == Mode.STREAM
+                and epoch["slot"] == self._settings.slot
+            )
+            if known is None and has_streamed:
+                known = Standing(mode=Mode.STREAM, since_ms=_now_ms())
+            standing = self._next(known, self._facts(source, has_streamed=has_streamed))
+        self._say(standing)
+        return standing
+
+    def postpone(self, standing: Standing) -> None:
+        """The stream could not begin: polling goes on for a while, if that is what was left for it."""
+        if standing.mode is Mode.STREAM and standing.switches:
+            self._not_before_ms = _now_ms() + self._pause_ms
+
+    def leave_polling(self, standing: Standing, source: Source) -> None:
+        """Asked now and then while polling. Raises ModeChanged when the stream is to be tried."""
+        if self._settings.mode == "poll":
+            return
+        following = self._next(standing, self._facts(source, has_streamed=False))
+        if following.mode is Mode.STREAM:
+            raise ModeChanged("the source can be streamed, it seems")
+
+    @property
+    def _pause_ms(self) -> int:
+        return round(1000 * self._settings.stream_retry_s)
+
+    def _next(self, known: Standing | None, facts: Facts) -> Standing:
+        now_ms = _now_ms()
+        following = next_standing(known, facts, now_ms, self._pause_ms)
+        is_back = known is not None and known.mode is Mode.POLL and following.mode is Mode.STREAM
+        return known if is_back and now_ms < self._not_before_ms and known is not None else following
+
+    def _say(self, standing: Standing) -> None:
+        said, self._said = self._said, standing
+        if said is None or said.mode is not standing.mode:
+            rule = BY_WHY.get(standing.why)
+            because = {"why": rule.sentence, "back": rule.back} if rule is not None else {}
+            log.info("mode.chosen", mode=standing.mode.value, switches=standing.switches, **because)
+
+    def _spare(self, source: Source) -> None:
+        """The source's disk wins."""
+        slot = source.slot()
+        if slot is None or slot.held_bytes is None or slot.held_bytes <= self._settings.wal_budget_bytes:
+            return
+        deadline = time.monotonic() + LET_GO_S
+        while slot is not None and slot.active_pid is not None and time.monotonic() < deadline:
+            self._stop.wait(0.1)
+            slot = source.slot()
+        source.drop_slot()
+        log.warning("slot.dropped", reason=BY_WHY[Why.WAL_BUDGET].sentence)
+        self.budget_is_spent = True
+
+    def _facts(self, source: Source, *, has_streamed: bool) -> Facts:
+        in_recovery, may_replicate, wal_level = source.may_stream()
+        slot = source.slot()
+        return Facts(
+            setting=self._settings.mode,
+            in_recovery=in_recovery,
+            may_replicate=may_replicate,
+            wal_level=wal_level,
+            budget_is_spent=self.budget_is_spent and has_streamed,
+            slot_is_lost=has_streamed and (slot is None or slot.wal_status == "lost"),
+            can_poll=lambda: bool(read_definitions(source, polled_by(self._settings)).available),
+        )
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000

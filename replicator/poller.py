@@ -1,0 +1,308 @@
+"""The thread that polls: one session, which also holds the pollers' lock, and never more than a share of its time.
+
+What it does next, in this order:
+
+1. what is due to be read: keys that consumers ask for, and those that could not be read before;
+2. candidates: keys that were stamped, or appended, since the last poll;
+3. the next page of a backfill: every row of it is read again;
+4. the next page of the rolling pass: rows whose hashes differ from what was published.
+
+A session that is lost ends the run: another poller may hold the lock by the time there is a new one.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
+from typing import ClassVar, Final
+
+import structlog
+
+from replicator.agenda import Agenda
+from replicator.backfill_job import BackfillJob, Chunk
+from replicator.calls import Calls, Ended
+from replicator.candidates import LAST_KEY, Stamped, appended_between, greatest_key, stamp_of, stamped_between
+from replicator.config import Settings
+from replicator.derivation import Derivation
+from replicator.derived import Derived, expected_keys, keys_after
+from replicator.digest_memory import DigestMemory
+from replicator.errors import SourceBusy, SourceRefused, SourceUnavailable
+from replicator.event import Position
+from replicator.horizon import Horizon, Sampled
+from replicator.marks import Marks
+from replicator.progress import Batch
+from replicator.reader import Reader
+from replicator.rolling_pass import Keys, RollingPass, expected_nowhere, next_page
+from replicator.runtime import GrowingPause
+from replicator.settled import SettledReads
+from replicator.source import Source
+from replicator.source_thread import SourceThread
+from replicator.time_share import TimeShare
+from replicator.walk import Walk
+
+log = structlog.get_logger(__name__)
+
+CANDIDATES: Final = 2_000
+"""Of one relation at once."""
+IDLE_S: Final = 0.05
+LOOK_S: Final = 5.0
+"""Between two looks whether the source could be streamed."""
+
+
+class Poller(SourceThread):
+    """The thread. `error` is ModeChanged when the source can be streamed again."""
+
+    WAITED_OUT: ClassVar[tuple[type[Exception], ...]] = ()
+
+    def __init__(
+        self,
+        settings: Settings,
+        calls: Calls,
+        agenda: Agenda,
+        derivation: Derivation,
+        digests: DigestMemory,
+        marks: Marks,
+        reader: Callable[[SettledReads], Reader],
+        look: Callable[[Source], None],
+        *,
+        source: Source,
+        start: Position,
+        fresh_us: int,
+    ) -> None:
+        """`source`: holds the lock. `look` raises ModeChanged. `start`: where backfills of this run begin. `fresh_us`:
+        all that was committed before was published when the epoch began; 0: that is not known.
+        """
+        super().__init__("poller", settings, 0)
+        self._given, self._calls, self._look = source, calls, look
+        self._agenda, self._derivation, self._digests, self._marks = agenda, derivation, digests, marks
+        self._reader = reader(self._settled)
+        self._start, self._fresh_us = start, fresh_us
+        self._share = TimeShare(settings.poll_share)
+        self._margin_us = round(settings.poll_clock_margin_s * 1e6)
+        self._horizon = Horizon(self._margin_us)
+        self._poll_due = self._look_due = 0.0
+        self._accounted_s = 0.0
+        self._job_walk: tuple[str, Walk] | None = None
+        self.rolling = RollingPass(
+            calls,
+            derivation,
+            digests,
+            have_read=self._have_read,
+            published_upto=lambda lsn: None,  # nobody else publishes
+            verified=marks.verified,
+            keys_per_second=settings.digest_keys_per_second,
+        )
+        self.polls = self.candidates = 0
+        self.poll_s = self.held_back_s = 0.0
+        """Source time of the last poll's queries; how far its bound was behind the source's clock."""
+
+    @property
+    def spent_s(self) -> float:
+        """In queries on the source, in this run."""
+        return self._share.spent_s
+
+    def _open(self) -> AbstractContextManager[Source]:
+        return nullcontext(self._given)
+
+    def _delayed(self, reason: str) -> None:
+        log.warning("poll.waits", reason=reason)
+
+    def _serve(self, source: Source, pause: GrowingPause) -> None:
+        source.plan_once()
+        self._accounted_s = source.busy_s
+        while not self._stop.is_set():
+            try:
+                self._turn(source)
+            except (SourceBusy, SourceUnavailable, SourceRefused) as error:
+                if source.connection.closed or source.connection.broken:
+                    raise
+                self._held_up = str(error)
+                self._delayed(self._held_up)
+                self._wait(pause.next())
+            else:
+                pause.reset()
+                self._held_up = ""
+
+    def _turn(self, source: Source) -> None:
+        if time.monotonic() >= self._look_due:
+            self._look(source)
+            self._look_due = time.monotonic() + LOOK_S
+        if self._reader.serve(source):
+            pass
+        elif time.monotonic() >= self._poll_due:
+            self._poll(source)
+        elif not self._go_on(source):
+            self._wait(IDLE_S)
+        self._rest(source)
+
+    def _go_on(self, source: Source) -> bool:
+        """One page of a backfill, or of the rolling pass. False: there is nothing to do now."""
+        if not self._has_begun():
+            return False  # who read a page now could not say from when on changes of it are candidates
+        if (job := self._calls.run(self._agenda.next_job)) is not None:
+            self._read_next(source, job)
+            return True
+        return self.rolling.serve(source)
+
+    def _has_begun(self) -> bool:
+        return self._calls.run(
+            lambda: all(self._marks.of(each.relation.name).has_begun for each in self._derivation.readable)
+        )
+
+    # --- candidates
+
+    def _poll(self, source: Source) -> None:
+        """Everything that was stamped, or appended, up to what is safe now."""
+        relations = self._calls.run(lambda: self._derivation.readable)
+        before = source.busy_s
+        with source.reading():
+            sample = source.poll_sample()
+            greatest = {
+                each.relation.name: greatest_key(source.connection, each)
+                for each in relations
+                if each.relation.is_appended
+            }
+        self._horizon.note(Sampled(sample.at_us, sample.snapshot.xmax, greatest))
+        self._horizon.see(sample.snapshot.xmin)
+        upto_us = self._horizon.safe_us
+        if upto_us is not None:
+            self.held_back_s = (sample.at_us - upto_us) / 1e6
+            for derived in relations:
+                self._poll_relation(source, derived, upto_us)
+        self.polls += 1
+        self.poll_s = source.busy_s - before
+        self._poll_due = time.monotonic() + self._settings.poll_interval_s
+
+    def _poll_relation(self, source: Source, derived: Derived, upto_us: int) -> None:
+        name = derived.relation.name
+        if derived.relation.is_appended:
+            self._poll_appended(source, derived, upto_us)
+        elif not stamp_of(derived):
+            self._remember(name, updated_us=upto_us)  # only the rolling pass finds what changes there
+        else:
+            mark = self._calls.run(lambda: self._marks.of(name))
+            first_us = self._fresh_us - self._margin_us if self._fresh_us else upto_us
+            self._poll_stamped(source, derived, first_us if mark.updated_us is None else mark.updated_us, upto_us)
+
+    def _poll_stamped(self, source: Source, derived: Derived, after_us: int, upto_us: int) -> None:
+        """A mark stands between two stamps: of rows that are stamped alike all were read, or none counts as read."""
+        name, after = derived.relation.name, Stamped(after_us, LAST_KEY)
+        while True:
+            with source.reading():
+                found = stamped_between(source.connection, derived, after, upto_us, CANDIDATES)
+            self._read_candidates(source, name, [each.key for each in found])
+            if len(found) < CANDIDATES:
+                self._remember(name, updated_us=max(after_us, upto_us))
+                return
+            after = found[-1]
+            self._remember(name, updated_us=max(after_us, after.at_us - 1))
+
+    def _poll_appended(self, source: Source, derived: Derived, upto_us: int) -> None:
+        name = derived.relation.name
+        upto = self._horizon.safe_key(name)
+        if upto is None:
+            return
+        mark = self._calls.run(lambda: self._marks.of(name))
+        after = upto if mark.key is None else mark.key
+        while True:
+            with source.reading():
+                found = appended_between(source.connection, derived, after, upto, CANDIDATES)
+            self._read_candidates(source, name, found)
+            if len(found) < CANDIDATES:
+                self._remember(name, updated_us=upto_us, key=max(after, upto))
+                return
+            after = found[-1]
+            self._remember(name, updated_us=upto_us, key=after)
+
+    def _read_candidates(self, source: Source, relation: str, keys: Sequence[int]) -> None:
+        self.candidates += len(keys)
+        if keys:
+            self._have_read(source, relation, expected_nowhere(keys))
+
+    def _remember(self, relation: str, **changes: int) -> None:
+        self._calls.run(lambda: self._marks.advance(relation, **changes))
+
+    # --- what is read as a whole
+
+    def _read_next(self, source: Source, job: BackfillJob) -> None:
+        if job.start is None:
+            job = self._begin(source, job)
+        chunk = job.chunk()
+        if chunk is None:
+            self._await(self._calls.run(lambda: self._agenda.finish(job)))
+            log.info("backfill.finished", id=job.id, rows=job.rows)
+            return
+        derived = self._calls.run(lambda: self._derivation.derived(chunk.table))
+        if derived is None:
+            raise SourceUnavailable(f"{chunk.table} can't be read at the moment")
+        advanced = self._read_page(source, job, chunk, derived)
+        self._await(self._calls.run(lambda: self._agenda.advance(advanced)))
+
+    def _begin(self, source: Source, job: BackfillJob) -> BackfillJob:
+        expected = 0
+        for name in job.tables if job.inboxes is None else ():
+            derived = self._calls.run(lambda name=name: self._derivation.derived(name))  # type: ignore[misc]  # mypy can't see the default
+            if derived is not None:
+                with source.reading():
+                    expected += expected_keys(source.connection, derived)
+        asked = replace(job, start=self._start, expected=expected or None)
+        begun, batch = self._calls.run(lambda: self._agenda.begin(asked))
+        self._await(batch)
+        self._await(self._calls.run(lambda: self._agenda.advance(begun)))
+        log.info("backfill.began", id=begun.id, tables=begun.tables, inboxes=begun.inboxes, expected=begun.expected)
+        return begun
+
+    def _read_page(self, source: Source, job: BackfillJob, chunk: Chunk, derived: Derived) -> BackfillJob:
+        if chunk.inbox is not None:
+            most = self._settings.backfill_chunk_rows
+            with source.reading():
+                found = keys_after(source.connection, derived, chunk.inbox, chunk.after, most)
+            self._have_read(source, chunk.table, expected_nowhere(int(key) for (key,) in found))  # type: ignore[arg-type]  # an integer, by `definitions`
+            return job.advanced(len(found), found[-1] if len(found) == most else None)
+        walk = self._walk_of(job, chunk)
+        look = next_page(source, self._calls, self._digests, walk, derived, afresh=True)
+        if look is None:
+            self._job_walk = None
+            return job.advanced(0, None)
+        self._calls.run(lambda: self._digests.compare(look, ()))  # nothing is known: all of it is read
+        keys = walk.take(look.keys)
+        self._have_read(source, chunk.table, expected_nowhere(keys))
+        self._calls.run(lambda: self._digests.settle(look))
+        return job.advanced(len(keys), (look.keys.stop - 1,))
+
+    def _walk_of(self, job: BackfillJob, chunk: Chunk) -> Walk:
+        """The way through this table that the last page was on, or one that goes on behind it."""
+        name = f"{job.id}/{chunk.table}"
+        if self._job_walk is None or self._job_walk[0] != name:
+            after = int(chunk.after[0]) if chunk.after is not None else None  # type: ignore[arg-type]  # its cursors are ours
+            self._job_walk = name, Walk(chunk.table, after)
+        return self._job_walk[1]
+
+    # --- reading
+
+    def _have_read(self, source: Source, relation: str, keys: Keys) -> None:
+        """Read, published and acknowledged; or failed, each key by itself."""
+        items = [((key,), inboxes) for key, inboxes in keys.items()]
+        errand = self._calls.run(lambda: self._agenda.errand(relation, items))
+        while not errand.complete:
+            if self._reader.serve(source):
+                self._rest(source)
+            else:
+                self._wait(0.005)
+
+    def _await(self, batch: Batch) -> None:
+        """Until the batch is acknowledged, however long Kafka is away."""
+        while not batch.complete:
+            self._wait(0.005)
+
+    def _rest(self, source: Source) -> None:
+        """As long as the share asks for, after what was spent since the last rest."""
+        spent, self._accounted_s = source.busy_s - self._accounted_s, source.busy_s
+        self._share.spent(spent, time.monotonic())
+        self._wait(self._share.rest_s(time.monotonic()))
+
+    def _wait(self, seconds: float) -> None:
+        if self._stop.wait(seconds):
+            raise Ended

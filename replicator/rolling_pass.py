@@ -1,0 +1,170 @@
+"""The rolling pass: whatever the source holds is compared with what was published last, by hashes, page after page.
+
+It finds what nothing else tells of: rows that are gone, that moved, or that changed without a stamp (renames, survey
+answers, edits). Hashes are made by the source, of a page's keys in one snapshot; only rows whose hashes differ are
+read. At the end of a pass everything that was committed before it began is published.
+
+Used by the poller, and by the verifier as a proof beside the stream. Runs in their threads; what is known of what was
+published belongs to the loop, and is asked through `Calls`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import structlog
+
+from replicator.calls import Calls
+from replicator.derivation import Derivation
+from replicator.derived import Derived
+from replicator.digest_memory import DigestMemory, Look
+from replicator.digests import Seen
+from replicator.errors import SourceRefused, SourceUnavailable
+from replicator.progress import Batch
+from replicator.row_hashes import read_hashes
+from replicator.source import Source
+from replicator.walk import Walk
+
+log = structlog.get_logger(__name__)
+
+IDLE_S = 1.0
+"""Between two passes at the least."""
+
+Keys = Mapping[int, frozenset[int]]
+"""Keys to be read, each with the inboxes where it is expected."""
+
+
+@dataclass(slots=True)
+class Checked:
+    """Of one relation, for the status."""
+
+    passes: int = 0
+    keys: int = 0
+    """Compared in this pass so far."""
+    repaired: int = 0
+    """Rows that were not as they had been published, in all passes of this run."""
+
+
+class RollingPass:
+    """Of one run: relation after relation, again and again."""
+
+    def __init__(
+        self,
+        calls: Calls,
+        derivation: Derivation,
+        digests: DigestMemory,
+        *,
+        have_read: Callable[[Source, str, Keys], None],
+        published_upto: Callable[[int], None],
+        verified: Callable[[str, int, frozenset[int]], Batch],
+        keys_per_second: int,
+    ) -> None:
+        """`have_read` returns when these keys were read and published, `published_upto(lsn)` when everything was that
+        a snapshot of this LSN sees, as far as others publish it. `verified(relation, microseconds, inboxes)`: all that
+        was committed before is published, but for these inboxes.
+        """
+        self._calls, self._derivation, self._digests = calls, derivation, digests
+        self._have_read, self._published_upto, self._verified = have_read, published_upto, verified
+        self._keys_per_second = keys_per_second
+        self._walk: Walk | None = None
+        self._began_us = 0
+        self._turn = 0
+        self._due = 0.0
+        self.checked: dict[str, Checked] = {}
+
+    def serve(self, source: Source) -> bool:
+        """The next page; False if none is due."""
+        if time.monotonic() < self._due:
+            return False
+        walk = self._walk or self._begin(source)
+        derived = self._calls.run(lambda: self._derivation.derived(walk.relation)) if walk is not None else None
+        if walk is None or derived is None:
+            self._walk = None
+            self._due = time.monotonic() + IDLE_S
+            return False
+        look = next_page(source, self._calls, self._digests, walk, derived)
+        if look is None:
+            self._end(walk)
+        else:
+            self._due = time.monotonic() + self._compare(source, derived, walk, look) / self._keys_per_second
+        return True
+
+    def _begin(self, source: Source) -> Walk | None:
+        relations = self._calls.run(lambda: self._derivation.available)
+        if not relations:
+            return None
+        with source.reading():
+            self._began_us = source.poll_sample().at_us
+        self._walk = Walk(relations[self._turn % len(relations)])
+        self._turn += 1
+        self.checked.setdefault(self._walk.relation, Checked()).keys = 0
+        return self._walk
+
+    def _end(self, walk: Walk) -> None:
+        self._walk = None
+        self._due = time.monotonic() + IDLE_S
+        self.checked[walk.relation].passes += 1
+        began = self._began_us
+
+        def verified() -> Batch:
+            held = self._derivation.unread_inboxes(walk.relation)
+            return self._verified(walk.relation, began, held) if held is not None else Batch()
+
+        self._calls.run(verified)
+
+    def _compare(self, source: Source, derived: Derived, walk: Walk, look: Look) -> int:
+        """How many keys were looked at."""
+        keys = sorted({*walk.take(look.keys), *look.known})
+        seen, unread, lsn = self._hashes(source, derived, keys)
+        self._published_upto(lsn)
+        differing: dict[int, frozenset[int]] = dict.fromkeys(unread, frozenset())
+        differing |= self._calls.run(lambda: self._digests.compare(look, seen))
+        checked = self.checked[walk.relation]
+        checked.keys += len(keys)
+        if differing:
+            if look.is_known:
+                checked.repaired += len(differing)
+                log.info("digest.differs", relation=walk.relation, keys=len(differing))
+            self._have_read(source, walk.relation, differing)
+        if look.is_known or not unread:  # else nobody would ask for those again
+            self._calls.run(lambda: self._digests.settle(look))
+        return len(keys)
+
+    def _hashes(self, source: Source, derived: Derived, keys: Sequence[int]) -> tuple[list[Seen], list[int], int]:
+        """Hashes, keys that can't be read, and an LSN of the snapshot."""
+        try:
+            with source.reading():
+                sample = source.poll_sample()
+                return list(read_hashes(source.connection, derived, keys)), [], sample.lsn
+        except (SourceRefused, SourceUnavailable):
+            if source.connection.closed or source.connection.broken:
+                raise
+            if len(keys) <= 1:
+                return [], list(keys), 0
+        middle = len(keys) // 2
+        halves = [self._hashes(source, derived, half) for half in (keys[:middle], keys[middle:])]
+        return (
+            [each for seen, _, _ in halves for each in seen],
+            [key for _, unread, _ in halves for key in unread],
+            max(lsn for *_, lsn in halves),
+        )
+
+
+def next_page(
+    source: Source, calls: Calls, digests: DigestMemory, walk: Walk, derived: Derived, *, afresh: bool = False
+) -> Look | None:
+    """Begins to look at the page that a walk comes to next; None: it has come to its end."""
+    of = calls.run(lambda: digests.of(walk.relation))
+    with source.reading():
+        walk.fill(source.connection, derived, of.page_of)
+    key = walk.next_key(calls.run(lambda: of.first_known(walk.after)))
+    if key is None:
+        return None
+    return calls.run(lambda: digests.look(walk.relation, key, afresh=afresh))
+
+
+def expected_nowhere(keys: Iterable[int]) -> Keys:
+    """Keys of which only the digests know where they were."""
+    return dict.fromkeys(keys, frozenset())
