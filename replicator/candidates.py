@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 from psycopg import Connection, sql
 
+from replicator.beyond import Stamped
 from replicator.derived import Derived, keys_after, select_of
 
 _EPOCHS: Final = {
@@ -20,16 +21,10 @@ _EPOCHS: Final = {
 }
 
 
-class Stamped(NamedTuple):
-    """One row that was written."""
-
-    at_us: int
-    """Microseconds since 1970, as its writer stamped it; a stamp without time zone is UTC."""
-    key: int
-
-
 LAST_KEY: Final = (1 << 63) - 1
 """None is greater."""
+END_OF_TIME: Final = 253_402_300_799_000_000
+"""The last second of the year 9999: whoever stamps rows with infinity is left to the rolling pass."""
 _NO_KEY: Final = -(1 << 63)
 
 
@@ -42,7 +37,7 @@ def stamp_of(derived: Derived) -> str:
     return ""
 
 
-def stamped_between(
+def stamped_after(
     connection: Connection[Any], derived: Derived, after: Stamped, upto_us: int, most: int
 ) -> Sequence[Stamped]:
     """Rows behind `after` that are stamped up to `upto_us`, in the order of stamp and key, at most so many."""
@@ -66,7 +61,7 @@ def between(derived: Derived, after: Stamped, upto_us: int, most: int) -> tuple[
         epoch=epoch,
         most=sql.Literal(most),
     )
-    return statement, [after.at_us, after.key, upto_us]
+    return statement, [after.at, after.key, upto_us]
 
 
 def greatest_key(connection: Connection[Any], derived: Derived) -> int:
@@ -78,10 +73,12 @@ def greatest_key(connection: Connection[Any], derived: Derived) -> int:
     return _NO_KEY if found is None else int(found)
 
 
-def appended_between(connection: Connection[Any], derived: Derived, after: int, upto: int, most: int) -> Sequence[int]:
-    """Keys behind `after`, up to `upto`, in their order."""
-    found = keys_after(connection, derived, None, (after,), most)
-    return [int(key) for (key,) in found if int(key) <= upto]  # type: ignore[arg-type]  # an integer, by `definitions`
+def appended_after(
+    connection: Connection[Any], derived: Derived, after: Stamped, upto: int, most: int
+) -> Sequence[Stamped]:
+    """Keys behind `after` up to `upto` in their order, at most so many."""
+    found = [int(key) for (key,) in keys_after(connection, derived, None, (after.at,), most)]  # type: ignore[arg-type]  # integers, by `definitions`
+    return [Stamped(key, key) for key in found if key <= upto]
 
 
 def _type_name(derived: Derived, column: str) -> str:

@@ -18,10 +18,9 @@ from replicator.progress import Batch
 class Mark:
     """Of one relation. Times in microseconds since 1970, by the source's clock."""
 
-    updated_us: int | None = None
-    """All rows that are stamped up to here were published; None: it has not begun."""
-    key: int | None = None
-    """Of a relation that is polled by its keys: all up to here were."""
+    upto: int | None = None
+    """All rows that are stamped up to here were published, or of a relation that is polled by its keys all up to here;
+    None: it has not begun."""
     verified_us: int = 0
     """All that was committed before is published; 0: not known yet."""
     held: Mapping[str, int] = field(default_factory=dict)
@@ -30,7 +29,7 @@ class Mark:
     @property
     def has_begun(self) -> bool:
         """From when on its changes are candidates is known."""
-        return self.updated_us is not None
+        return self.upto is not None
 
 
 class Marks:

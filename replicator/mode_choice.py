@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import structlog
@@ -66,7 +67,8 @@ class ModeChoice:
         """Asked now and then while polling. Raises ModeChanged when the stream is to be tried."""
         if self._settings.mode == "poll":
             return
-        following = self._next(standing, self._facts(source, has_streamed=False))
+        facts = replace(self._facts(source, has_streamed=False), can_poll=lambda: True)  # it does
+        following = self._next(standing, facts)
         if following.mode is Mode.STREAM:
             raise ModeChanged("the source can be streamed, it seems")
 

@@ -16,14 +16,16 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
-from typing import ClassVar, Final
+from typing import Any, ClassVar, Final
 
 import structlog
+from psycopg import Connection
 
 from replicator.agenda import Agenda
 from replicator.backfill_job import BackfillJob, Chunk
+from replicator.beyond import Beyond, Stamped
 from replicator.calls import Calls, Ended
-from replicator.candidates import LAST_KEY, Stamped, appended_between, greatest_key, stamp_of, stamped_between
+from replicator.candidates import END_OF_TIME, LAST_KEY, appended_after, greatest_key, stamp_of, stamped_after
 from replicator.config import Settings
 from replicator.derivation import Derivation
 from replicator.derived import Derived, expected_keys, keys_after
@@ -49,6 +51,9 @@ CANDIDATES: Final = 2_000
 IDLE_S: Final = 0.05
 LOOK_S: Final = 5.0
 """Between two looks whether the source could be streamed."""
+
+Ask = Callable[[Connection[Any], Derived, Stamped, int, int], Sequence[Stamped]]
+"""Rows behind a place, up to a limit, at most so many: in the order of their stamps."""
 
 
 class Poller(SourceThread):
@@ -82,6 +87,7 @@ class Poller(SourceThread):
         self._share = TimeShare(settings.poll_share)
         self._margin_us = round(settings.poll_clock_margin_s * 1e6)
         self._horizon = Horizon(self._margin_us)
+        self._beyond: dict[str, Beyond] = {}
         self._poll_due = self._look_due = 0.0
         self._accounted_s = 0.0
         self._job_walk: tuple[str, Walk] | None = None
@@ -154,7 +160,7 @@ class Poller(SourceThread):
     # --- candidates
 
     def _poll(self, source: Source) -> None:
-        """Everything that was stamped, or appended, up to what is safe now."""
+        """Everything that was stamped, or appended, since the marks; and the marks move to what is safe."""
         relations = self._calls.run(lambda: self._derivation.readable)
         before = source.busy_s
         with source.reading():
@@ -164,65 +170,57 @@ class Poller(SourceThread):
                 for each in relations
                 if each.relation.is_appended
             }
-        self._horizon.note(Sampled(sample.at_us, sample.snapshot.xmax, greatest))
+        now = Sampled(sample.at_us, sample.snapshot.xmax, greatest)
+        self._horizon.note(now)
         self._horizon.see(sample.snapshot.xmin)
-        upto_us = self._horizon.safe_us
-        if upto_us is not None:
-            self.held_back_s = (sample.at_us - upto_us) / 1e6
-            for derived in relations:
-                self._poll_relation(source, derived, upto_us)
+        safe_us = self._horizon.safe_us
+        self.held_back_s = (sample.at_us - safe_us) / 1e6 if safe_us is not None else 0.0
+        for derived in relations:
+            self._poll_relation(source, derived, now)
         self.polls += 1
         self.poll_s = source.busy_s - before
         self._poll_due = time.monotonic() + self._settings.poll_interval_s
 
-    def _poll_relation(self, source: Source, derived: Derived, upto_us: int) -> None:
+    def _poll_relation(self, source: Source, derived: Derived, now: Sampled) -> None:
         name = derived.relation.name
-        if derived.relation.is_appended:
-            self._poll_appended(source, derived, upto_us)
-        elif not stamp_of(derived):
-            self._remember(name, updated_us=upto_us)  # only the rolling pass finds what changes there
-        else:
-            mark = self._calls.run(lambda: self._marks.of(name))
-            first_us = self._fresh_us - self._margin_us if self._fresh_us else upto_us
-            self._poll_stamped(source, derived, first_us if mark.updated_us is None else mark.updated_us, upto_us)
-
-    def _poll_stamped(self, source: Source, derived: Derived, after_us: int, upto_us: int) -> None:
-        """A mark stands between two stamps: of rows that are stamped alike all were read, or none counts as read."""
-        name, after = derived.relation.name, Stamped(after_us, LAST_KEY)
-        while True:
-            with source.reading():
-                found = stamped_between(source.connection, derived, after, upto_us, CANDIDATES)
-            self._read_candidates(source, name, [each.key for each in found])
-            if len(found) < CANDIDATES:
-                self._remember(name, updated_us=max(after_us, upto_us))
-                return
-            after = found[-1]
-            self._remember(name, updated_us=max(after_us, after.at_us - 1))
-
-    def _poll_appended(self, source: Source, derived: Derived, upto_us: int) -> None:
-        name = derived.relation.name
-        upto = self._horizon.safe_key(name)
-        if upto is None:
-            return
         mark = self._calls.run(lambda: self._marks.of(name))
-        after = upto if mark.key is None else mark.key
-        while True:
+        if derived.relation.is_appended:
+            after = now.greatest[name] if mark.upto is None else mark.upto
+            self._ask(source, derived, after, self._horizon.safe_key(name), appended_after)
+        elif stamp_of(derived):
+            first_us = (self._fresh_us or now.at_us) - self._margin_us
+            after = first_us if mark.upto is None else mark.upto
+            self._ask(source, derived, after, self._horizon.safe_us, stamped_after)
+        elif mark.upto is None:
+            self._remember(name, now.at_us)  # only the rolling pass finds what changes there
+
+    def _ask(self, source: Source, derived: Derived, mark: int, safe: int | None, ask: Ask) -> None:
+        """A mark stands between two stamps: of rows that are stamped alike all were read, or none counts as read."""
+        name = derived.relation.name
+        beyond = self._beyond.setdefault(name, Beyond())
+        at, more = Stamped(mark, LAST_KEY), True
+        reached = mark
+        while more:
+            limit = (safe if safe is not None else mark) if beyond.is_full else END_OF_TIME
             with source.reading():
-                found = appended_between(source.connection, derived, after, upto, CANDIDATES)
-            self._read_candidates(source, name, found)
-            if len(found) < CANDIDATES:
-                self._remember(name, updated_us=upto_us, key=max(after, upto))
-                return
-            after = found[-1]
-            self._remember(name, updated_us=upto_us, key=after)
+                found = ask(source.connection, derived, at, limit, CANDIDATES)
+            if keys := beyond.unread(found):
+                self.candidates += len(keys)
+                self._have_read(source, name, expected_nowhere(keys))
+            beyond.note(found)
+            more = len(found) == CANDIDATES
+            at = found[-1] if found else at
+            if safe is not None:
+                reached = max(mark, min(safe, at.at - 1) if more else safe)
+            self._remember(name, reached)
+        beyond.pass_by(reached)
 
-    def _read_candidates(self, source: Source, relation: str, keys: Sequence[int]) -> None:
-        self.candidates += len(keys)
-        if keys:
-            self._have_read(source, relation, expected_nowhere(keys))
+    def _remember(self, relation: str, upto: int) -> None:
+        def remember() -> None:
+            if self._marks.of(relation).upto != upto:
+                self._marks.advance(relation, upto=upto)
 
-    def _remember(self, relation: str, **changes: int) -> None:
-        self._calls.run(lambda: self._marks.advance(relation, **changes))
+        self._calls.run(remember)
 
     # --- what is read as a whole
 

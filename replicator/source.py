@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import count
-from typing import Any, LiteralString, Self
+from typing import Any, Final, LiteralString, Self
 
 import psycopg
 from psycopg import Connection, errors, sql
@@ -102,6 +102,11 @@ def connection_parameters(settings: Settings) -> dict[str, Any]:
         "keepalives_count": 3,
         "tcp_user_timeout": 8_000,
     }
+
+
+_REPLAYED: Final = "WHEN pg_is_in_recovery() THEN coalesce(pg_last_wal_replay_lsn(), '0/0')"
+_FLUSHED: Final = f"CASE {_REPLAYED} ELSE pg_current_wal_flush_lsn() END"
+_INSERTED: Final = f"CASE {_REPLAYED} ELSE pg_current_wal_insert_lsn() END"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -278,8 +283,7 @@ class Source:
         # taken off the clock, which comes first: what is committed meanwhile is after it.
         ((at_ms, lsn, inserted, delay_ms, snapshot),) = self.rows(
             "SELECT (extract(epoch FROM clock_timestamp()) * 1000)::bigint,"
-            " CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_flush_lsn() END,"
-            " CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_insert_lsn() END,"
+            f" {_FLUSHED}, {_INSERTED},"
             " (extract(epoch FROM current_setting('wal_writer_delay')::interval) * 1000)::bigint,"
             " pg_current_snapshot()::text"
         )
@@ -347,7 +351,7 @@ class Source:
         """Of the transaction that is open: first in it, so that its time is before what its snapshot lacks."""
         ((at_us, snapshot, lsn),) = self.rows(
             "SELECT (extract(epoch FROM statement_timestamp()) * 1000000)::bigint, pg_current_snapshot()::text,"
-            " CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_flush_lsn() END"
+            f" {_FLUSHED}"
         )
         return PollSample(at_us=at_us, snapshot=Snapshot.parse(snapshot), lsn=parse_lsn(lsn))
 
