@@ -55,5 +55,6 @@ $$;
 CREATE OR REPLACE TRIGGER replication_queue_new AFTER INSERT ON conversations_analytics
     FOR EACH ROW WHEN (NEW.message_compiled IS NOT NULL) EXECUTE FUNCTION replication_queue_conversation();
 CREATE OR REPLACE TRIGGER replication_queue_changed AFTER UPDATE ON conversations_analytics
-    FOR EACH ROW WHEN (NEW.message_compiled IS DISTINCT FROM OLD.message_compiled)
+    -- As text: an adopted column may be json, which knows no equality.
+    FOR EACH ROW WHEN (NEW.message_compiled::text IS DISTINCT FROM OLD.message_compiled::text)
     EXECUTE FUNCTION replication_queue_conversation();
