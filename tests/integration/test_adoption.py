@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -252,6 +253,35 @@ def test_an_etl_at_work_is_not_adopted(etl: Target) -> None:
     assert etl.rows("SELECT to_regclass('messages')") == [(None,)]
     etl.execute("UPDATE etl_control SET started_at = now() - interval '3 hours' WHERE tenant_id = 1", what="owner")
     done(etl, "setup", "--apply")
+
+
+def test_how_row_level_security_was_is_asked_of_whoever_knows(etl: Target) -> None:
+    etl.execute(f"ALTER TABLE {ANALYTICS} DISABLE ROW LEVEL SECURITY", what="owner")
+    before = seen(etl, *ROLES, "owner")
+    done(etl, "setup", "--apply")
+    said = done(etl, "adopt", "back", "--apply")
+    advice = re.findall(r"if it was off before setup: (ALTER TABLE \w+ DISABLE ROW LEVEL SECURITY)", said)
+    assert [line.split()[2] for line in advice] == ["tenants", ANALYTICS]
+    etl.execute(advice[1], what="owner")
+    assert seen(etl, *ROLES, "owner") == before
+
+
+def test_what_others_forced_stays_forced(etl: Target) -> None:
+    keeper = f"CREATE POLICY keeper ON tenants TO {etl.role('owner')} USING (true);"
+    etl.execute(f"{keeper} ALTER TABLE tenants FORCE ROW LEVEL SECURITY", what="owner")
+    done(etl, "setup", "--apply")
+    done(etl, "adopt", "back", "--apply")
+    assert etl.rows("SELECT relforcerowsecurity FROM pg_class WHERE oid = 'tenants'::regclass") == [(True,)]
+
+
+def test_what_could_not_be_taken_back_is_not_said_to_be_done(etl: Target) -> None:
+    done(etl, "setup", "--apply")
+    with etl.connected("authenticated_users") as dashboard, dashboard.transaction():
+        dashboard.execute(f"SELECT 1 FROM {ANALYTICS}".encode())
+        said = done(etl, "adopt", "back", "--apply", code=1, CONSUMERS_LOCK_TIMEOUT_S="1")
+    assert "lock timeout" in said
+    assert "done:" not in said
+    assert not etl.plan().steps
 
 
 def test_back_is_only_for_what_was_set_up(etl: Target) -> None:
