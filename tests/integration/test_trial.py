@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from consumers import beside, trial
+from consumers import beside, copying, trial
 from consumers.errors import SettingsError
 from tests.integration import batch_etl
 from tests.integration.batch_etl import ANALYTICS
@@ -88,6 +88,52 @@ def test_the_copy_counts_by_itself_and_nobody_sees_it(etl: Target) -> None:
             etl.role(role),
             etl.role(role),
         ) == [(False, False)]
+
+
+def test_default_privileges_show_nobody_the_copy(etl: Target) -> None:
+    everybody = etl.role("authenticated_users")
+    etl.execute(
+        f"ALTER DEFAULT PRIVILEGES GRANT SELECT ON TABLES TO {everybody};"
+        f" ALTER DEFAULT PRIVILEGES GRANT USAGE ON SCHEMAS TO {everybody}",
+        what="owner",
+    )
+    replica(etl, *COPY, "--apply")
+    counts = ", ".join(f"(SELECT count(*) FROM {REPLICA}.{table})" for table in TABLES)
+    assert etl.rows(f"SELECT {counts}", what="authenticated_users", tenant=1) == [(0, 0, 0, 0)]
+    replica(etl, "setup", "--apply")
+    assert etl.rows(f"SELECT {counts}", what="authenticated_users", tenant=1) == [(0, 0, 0, 0)]
+
+
+def test_the_copy_counts_apart_from_a_sequence_that_belongs_to_no_column(etl: Target) -> None:
+    etl.execute("ALTER SEQUENCE conversations_analytics_id_seq OWNED BY NONE", what="owner")
+    copied(etl)
+    with etl.connected("applier", 1) as applier:
+        applier.execute(f"INSERT INTO {REPLICA}.{ANALYTICS} (tenant_id, conversation_id) VALUES (1, 5001)".encode())
+    assert etl.rows(f"SELECT id FROM {REPLICA}.{ANALYTICS} WHERE conversation_id = 5001") == [(1001,)]
+
+
+def test_rows_of_tables_that_inherit_are_copied_too(etl: Target, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(copying, "_PAGES_AT_ONCE", 1)
+    etl.execute(
+        f"CREATE TABLE older () INHERITS ({ANALYTICS}); INSERT INTO older (tenant_id, conversation_id, analise_ia)"
+        " SELECT 1, g, repeat('analysis', 200) FROM generate_series(5001, 9000) AS g",
+        what="owner",
+    )
+    copying.apply(etl.settings(target_schema=REPLICA), "public", lambda step: None, lambda does, rows: None)
+    assert etl.rows(f"SELECT count(*) FROM {REPLICA}.{ANALYTICS}") == [(5000,)]
+
+
+def test_it_can_be_tried_once_more_after_the_way_back(etl: Target) -> None:
+    done(etl, "setup", "--apply")
+    etl.execute(f"UPDATE {ANALYTICS} SET synced_at = now(), source_epoch = 9")
+    etl.execute("UPDATE inbox_tenant_mapping SET backfilled_at = now()")
+    done(etl, "adopt", "back", "--apply")
+    copied(etl)
+    assert compared(etl, 1).keys() == {(tenant, "only there", "awaited") for tenant in batch_etl.TENANTS}
+    assert etl.rows(f"SELECT count(*) FROM {REPLICA}.{ANALYTICS} WHERE source_epoch > 0") == [(0,)]
+    assert etl.rows(f"SELECT count(*) FROM {REPLICA}.tenant_settings WHERE lead_signals = 'external'") == [(3,)]
+    followed(etl)
+    assert compared(etl, 0) == {}
 
 
 def test_the_copy_is_set_up_as_the_tables_themselves_would_be(etl: Target) -> None:
