@@ -67,6 +67,11 @@ def _plan(connection: psycopg.Connection[Any], settings: Settings) -> Plan:
     columns = catalogue.columns
     if steps and "backfilled_at" in columns.get(_MAPPING, {}):
         steps.append(_step("have every inbox read again, should setup adopt the tables once more", _ASK_AGAIN))
+    once = [m.version for m in made if any(isinstance(s.node, ast.SelectStmt) for s in m.statements)]
+    if steps and once:
+        does = "have setup look again whose lead signals come from elsewhere, should it adopt the tables once more"
+        forget = f"DELETE FROM replication_migrations WHERE version IN ({', '.join(map(str, once))})"
+        steps.append(_step(does, forget))
     if steps and {"triggered_by", "status"} <= columns.get(LOG, {}).keys():
         steps.append(_step("end the runs of killed workers, which the ETL might take for its own", _END_RUNS))
     findings = [item for item in items if isinstance(item, Finding)]

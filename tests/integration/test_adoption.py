@@ -255,13 +255,22 @@ def test_an_etl_at_work_is_not_adopted(etl: Target) -> None:
     done(etl, "setup", "--apply")
 
 
+def test_signals_that_the_etl_made_after_the_way_back_are_left_alone_too(etl: Target) -> None:
+    done(etl, "setup", "--apply")
+    done(etl, "adopt", "back", "--apply")
+    batch_etl.add_tenants(etl, {4: (7,)})
+    etl.execute(f"INSERT INTO {ANALYTICS} (tenant_id, conversation_id, is_lead) VALUES (4, 5001, true)", what="owner")
+    done(etl, "setup", "--apply")
+    assert etl.rows("SELECT lead_signals FROM tenant_settings WHERE tenant_id = 4") == [("external",)]
+
+
 def test_how_row_level_security_was_is_asked_of_whoever_knows(etl: Target) -> None:
     etl.execute(f"ALTER TABLE {ANALYTICS} DISABLE ROW LEVEL SECURITY", what="owner")
     before = seen(etl, *ROLES, "owner")
     done(etl, "setup", "--apply")
     said = done(etl, "adopt", "back", "--apply")
-    advice = re.findall(r"if it was off before setup: (ALTER TABLE \w+ DISABLE ROW LEVEL SECURITY)", said)
-    assert [line.split()[2] for line in advice] == ["tenants", ANALYTICS]
+    advice = re.findall(r"off before setup: (ALTER TABLE .\w+. DISABLE ROW LEVEL SECURITY)", said)
+    assert [line.split('"')[1] for line in advice] == ["tenants", ANALYTICS]
     etl.execute(advice[1], what="owner")
     assert seen(etl, *ROLES, "owner") == before
 
