@@ -15,7 +15,7 @@ from pglast.stream import RawStream
 from consumers import audit
 from consumers.catalogue import Catalogue, ForeignKey
 from consumers.identifiers import quoted
-from consumers.plan import Finding, finding, refusal
+from consumers.plan import Finding, finding, note, refusal
 from consumers.upsert import LEAD_COLUMNS
 
 Change = tuple[str, str]
@@ -73,7 +73,19 @@ class _Adoption:
             return
         added = ", ".join(f"ADD COLUMN IF NOT EXISTS {RawStream()(column)}" for column in missing)
         names = ", ".join(column.colname for column in missing)
+        if any(column.colname == "synced_at" for column in missing):
+            yield from self._unknown()
         yield f"adopt table {self._table}: add column {names}", f"ALTER TABLE {quoted(self._table)} {added}"
+
+    def _unknown(self) -> Iterator[Finding]:
+        """What nobody but the owner knows of, before the first adoption."""
+        keys = self._now.unique_keys.get(self._table, ())
+        unknown = [name for name in self._present if name not in self._wanted and frozenset({name}) not in keys]
+        if unknown:
+            yield note(
+                f"column {', '.join(unknown)} of {self._table} is not known here: it stays, but nothing keeps it when"
+                " the source deletes the row"
+            )
 
     def _types(self) -> Iterator[Change | Finding]:
         """Columns of replicated rows are widened, all by one statement: the table is rewritten once at the most."""

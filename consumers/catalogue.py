@@ -124,6 +124,10 @@ class Catalogue:
             found.setdefault(column, []).append(user)
         return found
 
+    def views_of(self, table: str) -> list[str]:
+        """Views that read the table with their owner's rights, as SQL names them."""
+        return [str(name) for (name,) in self._rows(_VIEWS, self._name(table))]
+
     def knows_type(self, name: str) -> bool:
         """Whether a column may have this type; the name must parse as one."""
         return bool(self._rows("SELECT 1 FROM pg_type WHERE oid = to_regtype(%s) AND typtype <> 'p'", name))
@@ -332,6 +336,19 @@ _SEEING_LESS: LiteralString = """
         AND (soon.forced OR NOT pg_has_role(r.oid, c.relowner, 'USAGE'))
         AND NOT (c.relrowsecurity AND (c.relforcerowsecurity OR NOT pg_has_role(r.oid, c.relowner, 'USAGE')))
     ORDER BY r.rolname"""
+
+_VIEWS: LiteralString = """
+    SELECT DISTINCT v.oid::regclass::text
+    FROM pg_depend AS d
+    JOIN pg_rewrite AS w ON d.classid = 'pg_rewrite'::regclass AND w.oid = d.objid
+    JOIN pg_class AS v ON v.oid = w.ev_class AND v.relkind = 'v'
+    WHERE d.refclassid = 'pg_class'::regclass AND d.refobjid = %s::regclass
+        AND NOT COALESCE(
+            (SELECT o.option_value::boolean FROM pg_options_to_table(v.reloptions) AS o
+                WHERE o.option_name = 'security_invoker'),
+            false
+        )
+    ORDER BY 1"""
 
 _USERS: LiteralString = """
     SELECT a.attname, u.name

@@ -102,6 +102,10 @@ class _Comparison:
                     f"on {table} these roles will only see what app.current_tenant_id, or a policy, lets them:"
                     f" {', '.join(losing)}"
                 )
+            if existing is not None and force and (views := self._now.views_of(table)):
+                yield note(
+                    f"views that read {table} as its owner will show no more than that either: {', '.join(views)}"
+                )
         if existing is not None and existing.forced and not force and self._is_hidden(table):
             yield refusal(
                 f"row-level security is forced on {table}, so that {self._now.session_role}, who keeps it, does not see"

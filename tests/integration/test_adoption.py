@@ -264,6 +264,26 @@ def test_signals_that_the_etl_made_after_the_way_back_are_left_alone_too(etl: Ta
     assert etl.rows("SELECT lead_signals FROM tenant_settings WHERE tenant_id = 4") == [("external",)]
 
 
+def test_what_nobody_would_notice_is_said(etl: Target) -> None:
+    etl.execute(f"ALTER TABLE {ANALYTICS} ADD COLUMN remark text DEFAULT ''", what="owner")
+    said = done(etl, "setup", "--apply")
+    assert f"views that read {ANALYTICS} as its owner will show no more than that either: vw_remarketing_queue" in said
+    assert f"column remark of {ANALYTICS} is not known here" in said
+    again = done(etl, "setup")
+    assert "vw_remarketing_queue" not in again
+    assert "remark" not in again
+
+
+def test_analysers_of_the_etl_go_on_where_a_policy_or_the_setting_lets_them(etl: Target) -> None:
+    done(etl, "setup", "--apply")
+    analysis = f"UPDATE {ANALYTICS} SET analise_ia = 'anew' WHERE conversation_id = 1"
+    reached = {}
+    for role, tenant in (("etl_service", None), ("owner", None), ("owner", 1)):
+        with etl.connected(role, tenant) as analyser:
+            reached[role, tenant] = analyser.execute(analysis.encode()).rowcount
+    assert reached == {("etl_service", None): 1, ("owner", None): 0, ("owner", 1): 1}
+
+
 def test_how_row_level_security_was_is_asked_of_whoever_knows(etl: Target) -> None:
     etl.execute(f"ALTER TABLE {ANALYTICS} DISABLE ROW LEVEL SECURITY", what="owner")
     before = seen(etl, *ROLES, "owner")
