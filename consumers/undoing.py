@@ -110,6 +110,14 @@ def _items(catalogue: Catalogue, table: str, made: tuple[Migration, ...]) -> Ite
     if relation.forced and enums.AlterTableType.AT_ForceRowSecurity in secured:
         does = f"row-level security on {table} binds its owner {relation.owner} no longer"
         yield _step(does, f"ALTER TABLE {quoted(table)} NO FORCE ROW LEVEL SECURITY")
+        for part in catalogue.parts(table):
+            if part.secured:
+                does = f"row-level security on {part.name} binds its owner {part.owner} no longer"
+                yield _step(does, f"ALTER TABLE {part.name} NO FORCE ROW LEVEL SECURITY")
+                yield note(
+                    f"row-level security stays enabled on {part.name}; if it was off before setup:"
+                    f" ALTER TABLE {part.name} DISABLE ROW LEVEL SECURITY"
+                )
     if relation.secured and secured:
         # Nothing tells how it was.
         alone = "" if present - policies else ", where no policy but ours was"

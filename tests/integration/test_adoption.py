@@ -295,6 +295,17 @@ def test_how_row_level_security_was_is_asked_of_whoever_knows(etl: Target) -> No
     assert seen(etl, *ROLES, "owner") == before
 
 
+def test_parts_are_given_back_with_their_table(etl: Target) -> None:
+    etl.execute(f"CREATE TABLE older () INHERITS ({ANALYTICS}); GRANT SELECT ON older TO {etl.role('etl_service')}")
+    etl.execute(
+        f"ALTER TABLE older OWNER TO {etl.role('owner')}; INSERT INTO older (tenant_id, conversation_id) VALUES (1, 1)"
+    )
+    done(etl, "setup", "--apply")
+    assert etl.rows("SELECT 1 FROM older", what="owner") == []
+    assert "ALTER TABLE older DISABLE ROW LEVEL SECURITY" in done(etl, "adopt", "back", "--apply")
+    assert etl.rows("SELECT 1 FROM older", what="owner") == [(1,)]
+
+
 def test_what_others_forced_stays_forced(etl: Target) -> None:
     keeper = f"CREATE POLICY keeper ON tenants TO {etl.role('owner')} USING (true);"
     etl.execute(f"{keeper} ALTER TABLE tenants FORCE ROW LEVEL SECURITY", what="owner")
