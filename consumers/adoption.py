@@ -6,7 +6,7 @@ Whoever made the table keeps every column, key, policy and row of it. Only reads
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 from pglast import ast, enums
@@ -15,7 +15,7 @@ from pglast.stream import RawStream
 from consumers import audit
 from consumers.catalogue import Catalogue, ForeignKey
 from consumers.identifiers import quoted
-from consumers.plan import Finding, finding, refusal
+from consumers.plan import Finding, finding, note, refusal
 from consumers.upsert import LEAD_COLUMNS
 
 Change = tuple[str, str]
@@ -73,26 +73,38 @@ class _Adoption:
             return
         added = ", ".join(f"ADD COLUMN IF NOT EXISTS {RawStream()(column)}" for column in missing)
         names = ", ".join(column.colname for column in missing)
+        if any(column.colname == "synced_at" for column in missing):
+            yield from self._unknown()
         yield f"adopt table {self._table}: add column {names}", f"ALTER TABLE {quoted(self._table)} {added}"
+
+    def _unknown(self) -> Iterator[Finding]:
+        """What nobody but the owner knows of, before the first adoption."""
+        keys = self._now.unique_keys.get(self._table, ())
+        unknown = [name for name in self._present if name not in self._wanted and frozenset({name}) not in keys]
+        if unknown:
+            yield note(
+                f"column {', '.join(unknown)} of {self._table} is not known here: it stays, but nothing keeps it when"
+                " the source deletes the row"
+            )
 
     def _types(self) -> Iterator[Change | Finding]:
         """Columns of replicated rows are widened, all by one statement: the table is rewritten once at the most."""
         both = [name for name in self._wanted if name in self._present]
         ours = self._now.types([RawStream()(self._wanted[name].typeName) for name in both])
         unfit = {n: t for n, t in zip(both, ours, strict=True) if not holds(self._present[n].type, t)}
-        held = self._now.users_of(self._table) if unfit else {}
-        wider: dict[str, str] = {}
+        wider = widened(self._now, self._table, unfit) if "synced_at" in self._wanted else {}
+        held = self._now.users_of(self._table) if unfit.keys() - wider.keys() else {}
         for name, expected in unfit.items():
             found = self._present[name].type
+            if name in wider:
+                continue
             says = f"column {self._table}.{name} is {found}, narrower than or unlike {expected}"
             if "synced_at" not in self._wanted or not holds(expected, found):
                 lead = ", and lead signals are not made while it does" if name in LEAD_COLUMNS else ""
                 yield finding(f"{says}; it stays so{lead}")
-            elif name in held:
+            else:
                 users = ", ".join(held[name])
                 yield finding(f"{says}; {users} must be dropped and made again for setup to widen it")
-            else:
-                wider[name] = expected
         if wider:
             names = ", ".join(f"{name} ({self._present[name].type} → {kind})" for name, kind in wider.items())
             altered = ", ".join(f"ALTER COLUMN {quoted(name)} TYPE {kind}" for name, kind in wider.items())
@@ -153,6 +165,14 @@ class _Adoption:
             f"adopt table {self._table}: add {kind.lower()} ({', '.join(columns)})",
             f"ALTER TABLE {quoted(self._table)} ADD {kind} ({listed})",
         )
+
+
+def widened(catalogue: Catalogue, table: str, wanted: Mapping[str, str]) -> dict[str, str]:
+    """Columns of a replicated table that adoption widens, and to what; of those wanted, as format_type prints them."""
+    present = catalogue.columns.get(table, {})
+    unfit = {name: kind for name, kind in wanted.items() if name in present and not holds(present[name].type, kind)}
+    held = catalogue.users_of(table) if unfit else {}
+    return {name: kind for name, kind in unfit.items() if name not in held and holds(kind, present[name].type)}
 
 
 def names(strings: Any) -> tuple[str, ...]:

@@ -53,7 +53,11 @@ class Kind(Enum):
     LOST = ("lost", False, "the source has the conversation, and we have no row of it")
     GHOST = ("ghost", False, "we have a row, and the source has no such conversation")
     BEHIND = ("behind", False, "the ETL has read a later state than we have: run this again")
-    DIFFERENT = ("different", False, "both read the same state, or the ETL the later one")
+    DIFFERENT = (
+        "different",
+        False,
+        "both read the same state, or the ETL the later one; unless an analyser was the last to write its row",
+    )
     REMAPPED = ("remapped", False, "inboxes that the ETL's mapping gives otherwise than the copy's")
 
     def __init__(self, word: str, is_explained: bool, says: str) -> None:
@@ -113,7 +117,8 @@ def differences(sides: Sides) -> str:
         f" (array_agg(id ORDER BY id))[:{EXAMPLES}] FROM judged CROSS JOIN unnest(found) AS f GROUP BY 1, 2"
         " UNION ALL SELECT t.what, NULL, t.rows, NULL FROM (SELECT count(*) FILTER (WHERE is_there) AS a,"
         " count(*) FILTER (WHERE is_here) AS b, count(*) FILTER (WHERE is_there AND is_here) AS c,"
-        " count(*) FILTER (WHERE is_there AND is_here AND found <> '{}') AS d,"
+        f" count(*) FILTER (WHERE is_there AND is_here AND EXISTS (SELECT FROM unnest(found) AS f"
+        f" WHERE split_part(f, '|', 2) <> {literal(Kind.OTHERWISE.word)})) AS d,"
         " count(*) FILTER (WHERE is_tested) AS e FROM judged) AS n CROSS JOIN LATERAL"
         " (VALUES ('there', n.a), ('here', n.b), ('both', n.c), ('unlike', n.d), ('tested', n.e)) AS t (what, rows)"
     )
@@ -171,7 +176,8 @@ def _differs(sides: Sides, name: str) -> str:
     e, o = f"e.{quoted(name)}", f"o.{quoted(name)}"
     if "jsonb" in (there, here) or "json" in (there, here):
         e, o = f"{e}::jsonb", f"{o}::jsonb"
-        return f"{e} IS DISTINCT FROM {o} AND {_unordered(e)} IS DISTINCT FROM {_unordered(o)}"
+        unlike = [f"{part(e)} IS DISTINCT FROM {part(o)}" for part in (_unordered, _times)]
+        return f"{e} IS DISTINCT FROM {o} AND ({' OR '.join(unlike)})"
     if _INEXACT & {there, here}:
         # It passes through binary floating point there.
         e, o = f"{e}::numeric", f"{o}::numeric"
@@ -182,8 +188,12 @@ def _differs(sides: Sides, name: str) -> str:
     return f"{e} IS DISTINCT FROM {o}"
 
 
+def _times(document: str) -> str:
+    """By them messages are in order; those of the same moment have none."""
+    return f"jsonb_path_query_array({document}, '$[*].sent_at')"
+
+
 def _unordered(document: str) -> str:
-    """Messages of the same moment have no order."""
     return (
         f"CASE jsonb_typeof({document}) WHEN 'array' THEN"
         f" (SELECT jsonb_agg(v ORDER BY v) FROM jsonb_array_elements({document}) AS v) ELSE {document} END"

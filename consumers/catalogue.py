@@ -118,11 +118,15 @@ class Catalogue:
         return [str(name) for (name,) in rows]
 
     def users_of(self, table: str) -> dict[str, list[str]]:
-        """By column: what keeps PostgreSQL from altering its type: views, policies, generated columns, partitioning."""
+        """By column: what keeps PostgreSQL from altering its type: views, policies, triggers, generated columns, …"""
         found: dict[str, list[str]] = {}
         for column, user in self._rows(_USERS, self._name(table)):
             found.setdefault(column, []).append(user)
         return found
+
+    def views_of(self, table: str) -> list[str]:
+        """Views that read the table with their owner's rights, as SQL names them."""
+        return [str(name) for (name,) in self._rows(_VIEWS, self._name(table))]
 
     def knows_type(self, name: str) -> bool:
         """Whether a column may have this type; the name must parse as one."""
@@ -158,7 +162,7 @@ class Catalogue:
         )
 
     def sequences(self, table: str) -> list[str]:
-        """Sequences of serial columns: inserting needs a right of its own on them."""
+        """Those of the schema that the columns' defaults count in: inserting needs a right of its own on them."""
         return [str(name) for (name,) in self._rows(_SEQUENCES, self._name(table))]
 
     def parts(self, table: str) -> list[Part]:
@@ -175,10 +179,6 @@ class Catalogue:
     def seeing_less_of(self, name: str, *, forced: bool) -> list[str]:
         """The same for a table named as SQL."""
         return [str(role) for (role,) in self._rows(_SEEING_LESS, forced, name)]
-
-    def without_policy(self, table: str) -> list[str]:
-        """Roles that may read the table, and that row-level security shows no row of it, for want of a policy."""
-        return [str(role) for (role,) in self._rows(_WITHOUT_POLICY, self._name(table))]
 
     def _name(self, name: str) -> str:
         """Qualified and quoted, with a function's argument types left as they are."""
@@ -319,8 +319,12 @@ _READERS: LiteralString = """
     WHERE c.oid = %s::regclass AND given.privilege_type = 'SELECT' AND r.oid <> c.relowner ORDER BY r.rolname"""
 
 _SEQUENCES: LiteralString = """
-    SELECT s.relname FROM pg_depend d JOIN pg_class s ON s.oid = d.objid AND s.relkind = 'S'
-    WHERE d.refobjid = %s::regclass AND d.deptype = 'a' AND d.classid = 'pg_class'::regclass"""
+    SELECT DISTINCT s.relname
+    FROM pg_class c
+    JOIN pg_attrdef f ON f.adrelid = c.oid
+    JOIN pg_depend d ON d.classid = 'pg_attrdef'::regclass AND d.objid = f.oid
+    JOIN pg_class s ON d.refclassid = 'pg_class'::regclass AND s.oid = d.refobjid AND s.relkind = 'S'
+    WHERE c.oid = %s::regclass AND s.relnamespace = c.relnamespace ORDER BY 1"""
 
 # A role is bound now if the table is secured and the role is not (a member of) an owner who is let through; it will be
 # bound unless it is such an owner and the table is not forced. Predefined roles (pg_…) are nobody's login.
@@ -333,18 +337,18 @@ _SEEING_LESS: LiteralString = """
         AND NOT (c.relrowsecurity AND (c.relforcerowsecurity OR NOT pg_has_role(r.oid, c.relowner, 'USAGE')))
     ORDER BY r.rolname"""
 
-_WITHOUT_POLICY: LiteralString = """
-    SELECT r.rolname
-    FROM pg_roles r, pg_class c
-    WHERE c.oid = %s::regclass AND c.relrowsecurity AND NOT r.rolsuper AND NOT r.rolbypassrls AND r.rolname !~ '^pg_'
-        AND has_any_column_privilege(r.oid, c.oid, 'SELECT')
-        AND (c.relforcerowsecurity OR NOT pg_has_role(r.oid, c.relowner, 'USAGE'))
-        AND NOT EXISTS (
-            SELECT FROM pg_policy p CROSS JOIN unnest(p.polroles) AS given (oid)
-            WHERE p.polrelid = c.oid AND p.polpermissive AND p.polcmd IN ('*', 'r')
-                AND CASE WHEN given.oid = 0 THEN true ELSE pg_has_role(r.oid, given.oid, 'USAGE') END
+_VIEWS: LiteralString = """
+    SELECT DISTINCT v.oid::regclass::text
+    FROM pg_depend AS d
+    JOIN pg_rewrite AS w ON d.classid = 'pg_rewrite'::regclass AND w.oid = d.objid
+    JOIN pg_class AS v ON v.oid = w.ev_class AND v.relkind = 'v'
+    WHERE d.refclassid = 'pg_class'::regclass AND d.refobjid = %s::regclass
+        AND NOT COALESCE(
+            (SELECT o.option_value::boolean FROM pg_options_to_table(v.reloptions) AS o
+                WHERE o.option_name = 'security_invoker'),
+            false
         )
-    ORDER BY r.rolname"""
+    ORDER BY 1"""
 
 _USERS: LiteralString = """
     SELECT a.attname, u.name
@@ -364,6 +368,11 @@ _USERS: LiteralString = """
         JOIN pg_attribute AS g ON g.attrelid = e.adrelid AND g.attnum = e.adnum AND g.attgenerated <> ''
         WHERE d.refclassid = 'pg_class'::regclass AND d.refobjid = a.attrelid AND d.refobjsubid = a.attnum
             AND e.adrelid = a.attrelid AND g.attnum <> a.attnum
+        UNION
+        SELECT format('trigger %%s', t.tgname)
+        FROM pg_depend AS d JOIN pg_trigger AS t ON d.classid = 'pg_trigger'::regclass AND t.oid = d.objid
+        WHERE d.refclassid = 'pg_class'::regclass AND d.refobjid = a.attrelid AND d.refobjsubid = a.attnum
+            AND NOT t.tgisinternal
         UNION
         SELECT 'its partitioning'
         FROM pg_partitioned_table AS p WHERE p.partrelid = a.attrelid AND a.attnum = ANY (p.partattrs::int2[])

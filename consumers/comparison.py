@@ -21,6 +21,7 @@ from consumers.catalogue import Catalogue, Part, Policy, Privileged
 from consumers.identifiers import quoted
 from consumers.migrations import Migration, Statement
 from consumers.plan import Finding, Item, Step, finding, note, refusal
+from consumers.surroundings import READERS
 
 _GRANTABLE: Final[dict[enums.ObjectType, Privileged]] = {
     enums.ObjectType.OBJECT_TABLE: "table",
@@ -101,9 +102,30 @@ class _Comparison:
                     f"on {table} these roles will only see what app.current_tenant_id, or a policy, lets them:"
                     f" {', '.join(losing)}"
                 )
+            if existing is not None and force and (views := self._now.views_of(table)):
+                yield note(
+                    f"views that read {table} as its owner will show no more than that either: {', '.join(views)}"
+                )
+        if existing is not None and existing.forced and not force and self._is_hidden(table):
+            yield refusal(
+                f"row-level security is forced on {table}, so that {self._now.session_role}, who keeps it, does not see"
+                f" all its rows: ALTER TABLE {table} NO FORCE ROW LEVEL SECURITY, or make a policy that shows them"
+            )
         for part in self._now.parts(table) if existing is not None else ():
             if not part.secured:
                 yield from self._part(part, table)
+
+    def _is_hidden(self, table: str) -> bool:
+        """Whether policies, as far as they can be told, keep rows of a forced table from the session's role."""
+        role = self._now.roles[self._now.session_role]
+        return not (role.is_superuser or role.bypasses_security) and not any(
+            secured == table
+            and policy.permissive
+            and policy.command in ("*", "r")
+            and policy.using == "true"
+            and (not policy.roles or self._now.session_role in policy.roles)
+            for (secured, _), policy in self._now.policies.items()
+        )
 
     def _part(self, part: Part, table: str) -> Iterator[Item]:
         """Whoever may read a partition reads it past its table's policies: so nobody may see a row there."""
@@ -120,27 +142,39 @@ class _Comparison:
     def policy(self, statement: Statement) -> Iterator[Item]:
         node = statement.node
         table, name = node.table.relname, node.policy_name
-        existing = self._now.policies.get((table, name))
+        existing, found = self._now.policies.get((table, name)), self._now.relations.get(table)
+        wanted = [role.rolename for role in node.roles if role.rolename]
+        is_for_all = node.permissive and not wanted
         if existing is None:
-            yield self._step(f"create policy {name} on {table}", statement.sql)
-            is_for_all = node.permissive and not any(role.rolename for role in node.roles)
-            is_new = not self._is_recorded and table in self._now.relations
-            if is_for_all and is_new and (gaining := self._now.without_policy(table)):
-                yield finding(
-                    f"on {table} these roles have rights and no policy, so that they see nothing; from now on they will"
-                    f" see the tenant that app.current_tenant_id names: {', '.join(gaining)}"
-                )
+            if is_for_all and found is not None and found.secured:
+                yield self._policy_for_us(statement, self._our_roles(table, found.owner))
+            else:
+                yield self._step(f"create policy {name} on {table}", statement.sql)
             return
         if not _same_policy(existing, node):
             yield refusal(f"{table} has another policy named {name}: rename it")
             return
-        wanted = [role.rolename for role in node.roles if role.rolename]
+        if is_for_all and existing.roles and found is not None:
+            wanted = self._our_roles(table, found.owner)
         if absent := [role for role in wanted if role not in existing.roles]:
             everyone = ", ".join(quoted(role) for role in (*existing.roles, *absent))
             yield self._step(
                 f"extend policy {name} on {table} to {', '.join(absent)}",
                 f"ALTER POLICY {quoted(name)} ON {quoted(table)} TO {everyone}",
             )
+
+    def _policy_for_us(self, statement: Statement, roles: list[str]) -> Item:
+        """Where row-level security binds already, others go on seeing and writing what it lets them, and no more."""
+        node: Any = pglast.parse_sql(statement.sql)[0].stmt
+        node.roles = tuple(ast.RoleSpec(roletype=enums.RoleSpecType.ROLESPEC_CSTRING, rolename=role) for role in roles)
+        does = f"create policy {node.policy_name} on {node.table.relname} for {', '.join(roles)}"
+        return self._step(does, RawStream()(node))
+
+    def _our_roles(self, table: str, owner: str) -> list[str]:
+        """Those that our other policies on the table name, readers, and the owner, whom FORCE binds."""
+        policies: list[Any] = [s.node for s in self._migration.statements if isinstance(s.node, ast.CreatePolicyStmt)]
+        named = [role.rolename for node in policies if node.table.relname == table for role in node.roles]
+        return list(dict.fromkeys([*filter(None, named), READERS, owner]))
 
     def function(self, statement: Statement) -> Iterator[Item]:
         node = statement.node

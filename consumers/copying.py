@@ -2,7 +2,9 @@
 
 All in one REPEATABLE READ transaction: the copy is of one moment, and complete or not there. It takes no lock but a
 reader's. Copied are the tables that `consumers setup` would adopt, with defaults, keys, checks and numbering of their
-own, and their rows but for the log of runs; not triggers, policies and rights, so that nobody sees the copy.
+own, and their rows but for the log of runs and what an earlier adoption has noted in them; not triggers, policies and
+rights. Row-level security is enabled from the beginning, so that nobody but the owner sees the copy, whatever default
+privileges say.
 """
 
 from __future__ import annotations
@@ -22,14 +24,22 @@ from consumers.identifiers import literal, quoted
 from consumers.live import ANALYTICS
 from consumers.plan import Finding, Plan, Step, refusal
 from consumers.session import connect
+from consumers.upsert import OWN_COLUMNS
 
 _PAGES_AT_ONCE: Final = 2_000
 """Of the table; 16 MB: between two, progress is told."""
 _STATEMENT_LIMIT: Final = "1h"
+_NOTED: Final = OWN_COLUMNS - {"tenant_id"} | {"lead_evidence", "lead_rules_digest", "backfill_id", "backfilled_at"}
+"""Columns by which we would take the copy's rows for our own."""
 
 _COLUMNS: LiteralString = """
     SELECT a.attname, format_type(a.atttypid, a.atttypmod), a.attgenerated <> '', a.attidentity <> '',
-        a.atthasdef AND pg_get_serial_sequence(a.attrelid::regclass::text, a.attname) IS NOT NULL
+        EXISTS (
+            SELECT FROM pg_attrdef AS f
+            JOIN pg_depend AS d ON d.classid = 'pg_attrdef'::regclass AND d.objid = f.oid
+            JOIN pg_class AS s ON d.refclassid = 'pg_class'::regclass AND s.oid = d.refobjid AND s.relkind = 'S'
+            WHERE f.adrelid = a.attrelid AND f.adnum = a.attnum
+        )
     FROM pg_attribute AS a WHERE a.attrelid = %s::regclass AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum"""
 
 
@@ -109,13 +119,15 @@ def _planned(
 ) -> tuple[list[Step], list[_Copy], tuple[Finding, ...]]:
     theirs, ours = Catalogue(connection, source), Catalogue(connection, settings.target_schema)
     made = migrations.load(schema=settings.target_schema, applier=settings.applier)
-    adopted = [table for table in (*TABLES, *migrations.tables(made)) if table in theirs.relations]
-    refusals = tuple(_refusals(theirs, ours, list(dict.fromkeys(adopted))))
+    # After an adoption that was taken back the others are our own.
+    others = () if "replication_migrations" in theirs.relations else migrations.tables(made)
+    adopted = [table for table in dict.fromkeys((*TABLES, *others)) if table in theirs.relations]
+    refusals = tuple(_refusals(theirs, ours, adopted))
     steps = []
     if not ours.schema_exists:
         does = f"create schema {ours.schema}"
         steps.append(Step(version=0, does=does, sql=f"CREATE SCHEMA {quoted(ours.schema)}"))
-    copies = [] if refusals else [_copy(connection, theirs, ours, table) for table in dict.fromkeys(adopted)]
+    copies = [] if refusals else [_copy(connection, theirs, ours, table) for table in adopted]
     return steps, copies, refusals
 
 
@@ -143,8 +155,12 @@ def _refusals(theirs: Catalogue, ours: Catalogue, adopted: list[str]) -> Iterato
 
 def _copy(connection: psycopg.Connection[Any], theirs: Catalogue, ours: Catalogue, table: str) -> _Copy:
     here, there = (f"{quoted(schema)}.{quoted(table)}" for schema in (ours.schema, theirs.schema))
+    structure = [
+        f"CREATE TABLE {here} (LIKE {there} INCLUDING ALL)",
+        f"ALTER TABLE {here} ENABLE ROW LEVEL SECURITY",
+    ]
+    counters, columns = [], []
     # A copied default would go on counting in the ETL's own sequence.
-    structure, counters, columns = [f"CREATE TABLE {here} (LIKE {there} INCLUDING ALL)"], [], []
     for name, kind, is_generated, is_identity, is_serial in connection.execute(_COLUMNS, [there]).fetchall():
         if is_serial:
             sequence = f"{quoted(ours.schema)}.{quoted(f'{table}_{name}_seq'[:63])}"
@@ -155,7 +171,7 @@ def _copy(connection: psycopg.Connection[Any], theirs: Catalogue, ours: Catalogu
         if is_serial or is_identity:
             owned = f"pg_get_serial_sequence({literal(here)}, {literal(name)})"
             counters.append(f"SELECT setval({owned}, GREATEST(1, (SELECT max({quoted(name)}) FROM {here})))")
-        if not is_generated:
+        if not is_generated and name not in _NOTED:
             columns.append(quoted(name))
     if table == LOG:
         return _Copy(does=f"copy table {table} without rows", structure=tuple(structure), rows="", counters=(), pages=0)
@@ -170,5 +186,5 @@ def _copy(connection: psycopg.Connection[Any], theirs: Catalogue, ours: Catalogu
         structure=tuple(structure),
         rows=f"INSERT INTO {here} ({listed}) OVERRIDING SYSTEM VALUE SELECT {listed} FROM {there} AS s",
         counters=(*counters, f"ANALYZE {here}"),
-        pages=counted[1] if theirs.relations[table].kind == "r" else None,
+        pages=None if theirs.parts(table) else counted[1],
     )

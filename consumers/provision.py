@@ -15,7 +15,7 @@ from pglast import ast
 from pglast.stream import RawStream
 
 from consumers import derived, live
-from consumers.adoption import holds
+from consumers.adoption import holds, widened
 from consumers.catalogue import Catalogue
 from consumers.comparison import compare
 from consumers.identifiers import quoted
@@ -152,9 +152,12 @@ def _stored(catalogue: Catalogue, table: str, migrations: Iterable[Migration]) -
     """Columns and their types as they will be once the table is made or adopted."""
     stored = {name: column.type for name, column in catalogue.columns.get(table, {}).items()}
     for migration in migrations:
-        missing = {name: kind for name, kind in _columns(migration, table) if name not in stored}
-        if missing:
-            stored.update(zip(missing, catalogue.types(list(missing.values())), strict=True))
+        made = dict(_columns(migration, table))
+        if not made:
+            continue
+        wanted = dict(zip(made, catalogue.types(list(made.values())), strict=True))
+        stored.update(widened(catalogue, table, wanted))
+        stored.update({name: kind for name, kind in wanted.items() if name not in stored})
     return stored
 
 

@@ -12,7 +12,7 @@ from consumers.catalogue import Catalogue
 from consumers.plan import Finding, finding, note, refusal
 
 READERS: Final = "replication_readers"
-_OURS: Final = frozenset({"tenant_rows", "own_tenant", "own_settings", "applier_reads"})
+_OURS: Final = frozenset({"tenant_rows", "own_tenant", "own_settings", "applier_reads", "analyser_rows"})
 """Our permissive policies on what tenants see."""
 _DIVIDED: Final = frozenset({"tenants", "tenant_settings", "analysis_queue", "replication_set_aside", "lead_rules"})
 """Control tables whose rows are a tenant's."""

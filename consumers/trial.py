@@ -47,7 +47,7 @@ class TenantRows:
     there: int
     here: int
     alike: int
-    """On both sides, and the same in every column."""
+    """On both sides, and the same in every column but those that the ETL computes otherwise."""
     tested: int
     """On both sides, and written by the ETL after us: where it would have seen what we missed."""
 
@@ -228,5 +228,9 @@ def render(trial: Trial) -> RenderableType:
     met = [kind for kind in Kind if any(each.kind is kind for each in trial.differences)]
     meanings = [Text(f"{'' if kind.is_explained else 'not explained: '}{kind.word}: {kind.says}") for kind in met]
     columns = Text(f"compared: {len(trial.compared)} columns; {len(trial.unfilled)} that the ETL leaves empty are not")
-    verdict = Text("every difference is explained" if trial.is_explained else "some differences are not explained")
-    return Group(rows, *([listed] if trial.differences else []), *meanings, columns, verdict)
+    tested = Text("tested: rows that the ETL wrote after we did, so that it would have seen what we missed")
+    untested = [str(tenant.tenant_id) for tenant in trial.tenants if tenant.here and not tenant.tested]
+    verdict = "every difference is explained" if trial.is_explained else "some differences are not explained"
+    if untested:
+        verdict += f"; no row is tested yet of tenant {', '.join(untested)}"
+    return Group(rows, *([listed] if trial.differences else []), *meanings, columns, tested, Text(verdict))

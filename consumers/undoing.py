@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, Final
 
 import psycopg
-from pglast import ast
+from pglast import ast, enums
 
 from consumers import migrations
 from consumers.batch_etl import LOG, TABLES
@@ -26,7 +26,7 @@ from consumers.session import connect
 
 _STAYS: Final = (
     "our columns stay: they have defaults or may be NULL, and the ETL's statements do not name them",
-    "widened types, indexes, keys and foreign keys stay: they take all that was taken before",
+    "widened types and indexes stay, and so do keys and foreign keys, which setup's plan named where they were new",
     "tables, views, functions and roles of ours stay: what the ETL does reaches none of them any more",
     "members of replication_readers and replication_analysers see these tables' rows only by policies of others",
 )
@@ -44,14 +44,15 @@ def plan(settings: Settings) -> Plan:
 
 
 def apply(settings: Settings, on_step: Callable[[Step], None]) -> None:
-    """Takes back all or nothing. Raises Refused, TargetRefused."""
+    """Takes back all or nothing; `on_step` hears of it once it is done. Raises Refused, TargetRefused."""
     with connect(settings, settings.owner_dsn, "adopt back") as connection, connection.transaction():
         planned = _plan(connection, settings)
         if refusals := planned.of(Severity.REFUSAL):
             raise Refused("\n".join(found.says for found in refusals))
         for step in planned.steps:
             connection.execute(step.sql.encode())
-            on_step(step)
+    for step in planned.steps:
+        on_step(step)
 
 
 def _plan(connection: psycopg.Connection[Any], settings: Settings) -> Plan:
@@ -66,6 +67,11 @@ def _plan(connection: psycopg.Connection[Any], settings: Settings) -> Plan:
     columns = catalogue.columns
     if steps and "backfilled_at" in columns.get(_MAPPING, {}):
         steps.append(_step("have every inbox read again, should setup adopt the tables once more", _ASK_AGAIN))
+    once = [m.version for m in made if any(isinstance(s.node, ast.SelectStmt) for s in m.statements)]
+    if steps and once:
+        does = "have setup look again whose lead signals come from elsewhere, should it adopt the tables once more"
+        forget = f"DELETE FROM replication_migrations WHERE version IN ({', '.join(map(str, once))})"
+        steps.append(_step(does, forget))
     if steps and {"triggered_by", "status"} <= columns.get(LOG, {}).keys():
         steps.append(_step("end the runs of killed workers, which the ETL might take for its own", _END_RUNS))
     findings = [item for item in items if isinstance(item, Finding)]
@@ -91,20 +97,32 @@ def _items(catalogue: Catalogue, table: str, made: tuple[Migration, ...]) -> Ite
     statements = [statement for migration in made for statement in migration.statements]
     made_triggers: list[Any] = [s.node for s in statements if isinstance(s.node, ast.CreateTrigStmt)]
     made_policies: list[Any] = [s.node for s in statements if isinstance(s.node, ast.CreatePolicyStmt)]
+    made_secure: list[Any] = [s.node for s in statements if isinstance(s.node, ast.AlterTableStmt)]
+    secured = {command.subtype for node in made_secure if node.relation.relname == table for command in node.cmds}
     triggers = {node.trigname for node in made_triggers if node.relation.relname == table}
     policies = {node.policy_name for node in made_policies if node.table.relname == table}
-    present = {name for secured, name in catalogue.policies if secured == table}
+    present = {name for of, name in catalogue.policies if of == table}
     for name in sorted(name for name in triggers if (table, name) in catalogue.triggers):
         yield _step(f"drop trigger {name} on {table}", f"DROP TRIGGER {quoted(name)} ON {quoted(table)}")
     for name in sorted(policies & present):
         yield _step(f"drop policy {name} on {table}", f"DROP POLICY {quoted(name)} ON {quoted(table)}")
     relation = catalogue.relations[table]
-    if relation.forced:
+    if relation.forced and enums.AlterTableType.AT_ForceRowSecurity in secured:
         does = f"row-level security on {table} binds its owner {relation.owner} no longer"
         yield _step(does, f"ALTER TABLE {quoted(table)} NO FORCE ROW LEVEL SECURITY")
-    if relation.secured and not present - policies:
-        yield finding(
-            f"row-level security stays enabled on {table}, where no policy but ours was; if it was off before setup:"
+        for part in catalogue.parts(table):
+            if part.secured:
+                does = f"row-level security on {part.name} binds its owner {part.owner} no longer"
+                yield _step(does, f"ALTER TABLE {part.name} NO FORCE ROW LEVEL SECURITY")
+                yield note(
+                    f"row-level security stays enabled on {part.name}; if it was off before setup:"
+                    f" ALTER TABLE {part.name} DISABLE ROW LEVEL SECURITY"
+                )
+    if relation.secured and secured:
+        # Nothing tells how it was.
+        alone = "" if present - policies else ", where no policy but ours was"
+        yield (finding if alone else note)(
+            f"row-level security stays enabled on {table}{alone}; if it was off before setup:"
             f" ALTER TABLE {quoted(table)} DISABLE ROW LEVEL SECURITY"
         )
 

@@ -32,6 +32,10 @@ GRANT SELECT, UPDATE (
     tipo_conversa, analise_ia, sugestao_disparo, score_prioridade, dados_extraidos_ia, metadados_analise_ia,
     analisado_em, precisa_remarketing, status_resolucao, nivel_interesse
 ) ON conversations_analytics TO replication_analysers;
+-- An adopted table's tenant_rows is for those alone whom 010 names.
+CREATE POLICY analyser_rows ON conversations_analytics TO replication_analysers
+    USING (tenant_id = (SELECT NULLIF(current_setting('app.current_tenant_id', true), '')::integer))
+    WITH CHECK (tenant_id = (SELECT NULLIF(current_setting('app.current_tenant_id', true), '')::integer));
 
 CREATE OR REPLACE FUNCTION replication_queue_conversation() RETURNS trigger
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
@@ -55,5 +59,6 @@ $$;
 CREATE OR REPLACE TRIGGER replication_queue_new AFTER INSERT ON conversations_analytics
     FOR EACH ROW WHEN (NEW.message_compiled IS NOT NULL) EXECUTE FUNCTION replication_queue_conversation();
 CREATE OR REPLACE TRIGGER replication_queue_changed AFTER UPDATE ON conversations_analytics
-    FOR EACH ROW WHEN (NEW.message_compiled IS DISTINCT FROM OLD.message_compiled)
+    -- As text: an adopted column may be json, which knows no equality.
+    FOR EACH ROW WHEN (NEW.message_compiled::text IS DISTINCT FROM OLD.message_compiled::text)
     EXECUTE FUNCTION replication_queue_conversation();

@@ -215,6 +215,26 @@ def test_a_view_made_anew_keeps_its_readers_and_never_takes_others_along(
     assert target.plan(**kafka).steps == ()
 
 
+def test_a_column_that_is_widened_first_is_not_said_to_stay_narrow(
+    target: Target, say: Say, kafka: dict[str, str]
+) -> None:
+    target.execute(
+        "CREATE TABLE conversations_analytics (tenant_id int, conversation_id int, inbox_id int, t_messages int,"
+        " contact_name varchar(3), is_lead varchar(9)); CREATE VIEW theirs AS SELECT contact_name FROM"
+        " conversations_analytics",
+        what="owner",
+    )
+    analytics = _analytics()
+    own = {"t_messages": "bigint", "contact_name": "character varying"}
+    columns = dict(analytics.columns) | own
+    say(TableSchema(**{**_fields(analytics), "columns": tuple(columns.items())}))
+    plan = target.plan(**kafka)
+    assert any("t_messages (integer → bigint)" in each for each in steps(plan))
+    narrow = [each for each in says(plan, Severity.FINDING) if "narrower than or unlike" in each]
+    assert not any("t_messages" in each for each in narrow)
+    assert any("contact_name" in each and "view theirs" in each for each in narrow)
+
+
 def test_a_column_that_the_view_has_got_is_added(target: Target, say: Say, kafka: dict[str, str]) -> None:
     target.apply()
     say(_analytics(extra="mood"))
