@@ -17,12 +17,11 @@ import orjson
 from consumers.conversation_texts import texts
 from consumers.lead_rules import Rule, RuleSet
 from consumers.signals import evaluate
-from consumers.upsert import LEAD_COLUMNS, LEAD_SIGNALS
+from consumers.upsert import LEAD_COLUMNS, LEAD_SIGNALS, MESSAGES
 
 Origin = Literal["source", "rules", "external"]
 """Where a tenant's signals come from. None instead: the source's where it has any, else by the rules."""
 
-MESSAGES: Final = "message_compiled"
 FROM_SOURCE: Final = "source"
 """In the place of a digest: these are the source's own."""
 _ENGINE: Final = "1"
