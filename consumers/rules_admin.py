@@ -21,6 +21,7 @@ from consumers.mapping_admin import Change
 from consumers.rules_file import RulesFile, shipped_rules
 from consumers.session import connect
 from consumers.tenant_rules import tenant_rules
+from consumers.tenants import TENANT_LOCK
 
 AUTO: Final = "auto"
 ORIGINS: Final = (AUTO, "source", "rules", "external")
@@ -96,10 +97,15 @@ def put(settings: Settings, tenant: int, file: RulesFile, *, apply: bool) -> tup
 
 
 def decide(settings: Settings, tenant: int, origin: str, *, apply: bool) -> tuple[Change, ...]:
-    """Where the tenant's signals are to come from: one of ORIGINS."""
+    """Where the tenant's signals are to come from: one of ORIGINS.
+
+    Under the tenant's lock: what workers have under way is in the target before, and they look again afterwards.
+    """
     wanted = None if origin == AUTO else origin
     with connect(settings, settings.owner_dsn, "rules origin") as connection, connection.transaction():
         _refuse_unknown(connection, tenant)
+        if apply:
+            connection.execute("SELECT pg_advisory_xact_lock(%s, %s)", [TENANT_LOCK, tenant])
         if read_origin(connection, tenant) == wanted:
             return ()
         change = Change(

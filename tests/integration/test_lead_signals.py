@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import time
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
@@ -12,11 +14,12 @@ import psycopg
 import pytest
 
 from consumers.errors import Overtaken
-from consumers.lead_columns import LeadColumns
-from consumers.recomputation import recompute
+from consumers.lead_columns import FROM_SOURCE, LeadColumns
+from consumers.leads import Leads
+from consumers.recomputation import _READ, Recomputation, _asked, recompute
 from consumers.target import Session, Work
 from consumers.upsert import LEAD_SIGNALS
-from demo.servers import Servers
+from demo.servers import Servers, wait_until
 from tests.integration.sorted_out import Applied, applied, prepared_target
 from tests.integration.targets import Target
 from tests.lead_conversations import conversations
@@ -273,3 +276,99 @@ def test_rules_that_are_locked_hide_no_change_of_where_signals_come_from(log: Ap
         decide(log, 1, "external")
         put(log, 1, 1, SILENT, 2)
     assert five(log, 1) == [LEAD_BY_PRICE]
+
+
+def test_rows_are_not_made_anew_for_a_tenant_that_was_given_to_others(log: Applied) -> None:
+    put(log, 1, 1, ASKS, 1)
+    leads = log.leads.of(log.control, 1)
+    assert leads is not None
+    decide(log, 1, "external")
+    log.target.execute(f"UPDATE {TABLE} SET is_lead = false, ai_probability_score = 99")
+    assert recompute(log.control, 1, leads, log.relations[TABLE], 10) == (None, 0)
+    assert five(log, 1) == [(False, False, False, "Baixo", 99)]
+
+
+def test_a_round_of_many_rows_stops_where_nobody_wants_it_any_more(
+    log: Applied, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    leads, turns = log.leads.of(log.control, 1), []
+    assert leads is not None
+    wanted = {1: (leads, log.relations[TABLE])}
+    with closing(Recomputation(log.target.settings())) as recomputation:
+
+        def turn(_: object, tenant: int, *__: object) -> tuple[int, int]:
+            turns.append(tenant)
+            if len(turns) == 3:
+                recomputation.want({2: wanted[1]})
+            if len(turns) == 6:
+                recomputation.want({})
+            return len(turns), 1
+
+        monkeypatch.setattr("consumers.recomputation.recompute", turn)
+        recomputation.want(wanted)
+        wait_until(lambda: len(turns) >= 6, "the turns", 10.0)
+        time.sleep(0.2)
+    assert turns == [1, 1, 1, 2, 2, 2]
+
+
+@pytest.mark.parametrize("back_to", [None, "rules"])
+def test_what_was_written_while_others_made_the_signals_is_seen_afterwards(log: Applied, back_to: str | None) -> None:
+    put(log, 1, 1, ASKS, 1)
+    decide(log, 1, "external")
+    put(log, 1, 1, SILENT, 2)
+    assert five(log, 1) == [LEAD_BY_PRICE]
+    decide(log, 1, back_to)
+    assert recomputed(log, 1) == 1
+    assert five(log, 1) == [NO_LEAD]
+
+
+def test_what_was_written_while_rules_could_not_be_read_is_seen_afterwards(log: Applied) -> None:
+    put(log, 1, 1, ASKS, 1)
+    log.leads = Leads(60)  # a worker that has just begun
+    with log.target.connected() as session, session.transaction():
+        session.execute("LOCK TABLE lead_rules IN ACCESS EXCLUSIVE MODE")
+        put(log, 1, 1, SILENT, 2)
+    assert five(log, 1) == [LEAD_BY_PRICE]
+    log.leads = Leads(60)
+    assert recomputed(log, 1) == 1
+    assert five(log, 1) == [NO_LEAD]
+
+
+def test_rules_that_are_locked_are_waited_for_once(log: Applied) -> None:
+    with log.target.connected() as session, session.transaction():
+        session.execute("LOCK TABLE lead_rules IN ACCESS EXCLUSIVE MODE")
+        began = time.monotonic()
+        assert [log.leads.of(log.control, tenant) for tenant in range(20)] == [None] * 20
+        assert time.monotonic() - began < 1.0
+
+
+def test_few_documents_are_read_at_once_where_they_are_long(log: Applied, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number in range(1, 5):
+        put(log, number, 1, ASKS, number)
+    log.target.execute(OWN, 1, "capivaras", "lead", "client", 30, "capivaras")
+    monkeypatch.setattr("consumers.recomputation._BYTES_AT_ONCE", 100)  # a document has 77
+    log.leads.expire()
+    leads = log.leads.of(log.control, 1)
+    assert leads is not None
+    assert recompute(log.control, 1, leads, log.relations[TABLE], 10) == (2, 2)
+    assert recompute(log.control, 1, leads, log.relations[TABLE], 10, 2) == (4, 2)
+
+
+@pytest.mark.parametrize("origin", [None, "rules"])
+def test_a_look_reads_no_row_that_is_as_it_should_be(log: Applied, origin: str | None) -> None:
+    decide(log, 1, origin)
+    leads = log.leads.of(log.control, 1)
+    assert leads is not None
+    mark = leads.digest if origin else FROM_SOURCE
+    with log.target.connected() as session:
+        session.execute(
+            f"INSERT INTO {TABLE} (tenant_id, conversation_id, synced_at, message_compiled, lead_rules_digest)"
+            f" SELECT 1, g, now(), '[]', '{mark}' FROM generate_series(1, 5000) AS g".encode()
+        )
+        session.execute(f"ANALYZE {TABLE}")
+    with log.control.transaction():
+        log.control.execute("SELECT set_config('app.current_tenant_id', '1', true)")
+        asked = {**_asked(1, leads, 50), "after": 0, "bytes": 1}
+        ((plan,),) = log.control.execute(f"EXPLAIN (ANALYZE, FORMAT JSON) {_READ}".encode(), asked).fetchall()
+    assert all(float(rows) == 0 for rows in re.findall(r'"Rows Removed by [^"]*": ([^,}]*)', json.dumps(plan)))
+    assert recomputed(log, 1) == 0
