@@ -95,10 +95,7 @@ def _extending(facts: AnalyticsViewFacts, ours: Ours, settings: Settings) -> lis
         sql = script(grant_select(settings, "conversations", view.owner), sql).removesuffix(";")
     if not view.readable:
         faults.append(f"our role {facts.role} can't read {name}")
-    if view.takes_writes:
-        faults.append(f"that nobody writes through {name}: it takes no writes then")
-    if view.returned_by:
-        faults.append(f"to alter {', '.join(view.returned_by)} with it, whose rows have its columns")
+    faults += _hazards(settings, view)
     if view.reads_as_invoker:
         faults.append(f"whoever reads the view needs SELECT on {read}, because it reads with its reader's rights")
     rights = f"CREATE on schema {quoted(settings.source_schema)}, the owner of {name}"
@@ -166,7 +163,9 @@ def _lacking(facts: AnalyticsViewFacts, settings: Settings, others: Ours) -> str
     """Why our role can't do it; empty: it can."""
     faults = [f"{table_name(settings, table)} does not exist" for table in facts.absent]
     faults += [f"our role {facts.role} can't read {table_name(settings, table)}" for table in facts.unreadable]
-    return "; ".join(faults + _faults_of_role(facts, settings, [facts.existing[view.name] for view in others]))
+    replaced = [facts.existing[view.name] for view in others]
+    faults += _faults_of_role(facts, settings, replaced)
+    return "; ".join(faults + [hazard for view in replaced for hazard in _hazards(settings, view)])
 
 
 def _faults_of_role(facts: AnalyticsViewFacts, settings: Settings, replaced: Iterable[ViewFacts]) -> list[str]:
@@ -176,6 +175,16 @@ def _faults_of_role(facts: AnalyticsViewFacts, settings: Settings, replaced: Ite
     faults += [
         f"our role {facts.role} does not own {table_name(settings, view.name)}" for view in replaced if not view.owned
     ]
+    return faults
+
+
+def _hazards(settings: Settings, view: ViewFacts) -> list[str]:
+    """What others do with the view that another definition of more columns may break."""
+    faults = []
+    if view.takes_writes:
+        faults.append(f"that nobody writes through {table_name(settings, view.name)}: it takes no writes then")
+    if view.returned_by:
+        faults.append(f"to alter {', '.join(view.returned_by)} with it, whose rows have its columns")
     return faults
 
 

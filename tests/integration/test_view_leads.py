@@ -367,6 +367,14 @@ def test_a_view_that_is_written_through_is_left_to_a_person(settings: Settings, 
     assert _plan(settings) == []
 
 
+def test_functions_of_our_own_older_view_are_not_broken(settings: Settings, source: Source) -> None:
+    _make(source, settings, "of ours")
+    source.execute(f"CREATE FUNCTION theirs() RETURNS SETOF {VIEW} LANGUAGE sql AS 'TABLE {VIEW}'".encode())
+    (step,) = _about_view(setup.plan(settings, existing_view="replaced"))
+    assert step.by_hand
+    assert "to alter theirs() with it" in step.needs
+
+
 def test_functions_of_the_views_rows_are_not_broken(settings: Settings, source: Source, foreign: str) -> None:
     source.execute(f"CREATE FUNCTION theirs() RETURNS SETOF {VIEW} LANGUAGE sql AS '{foreign}'".encode())
     (step,) = _plan(settings)
