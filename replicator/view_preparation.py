@@ -95,7 +95,9 @@ def _extending(facts: AnalyticsViewFacts, ours: Ours, settings: Settings) -> lis
         sql = script(grant_select(settings, "conversations", view.owner), sql).removesuffix(";")
     if not view.readable:
         faults.append(f"our role {facts.role} can't read {name}")
-    faults += _hazards(settings, view)
+    if view.takes_writes:
+        faults.append(f"that nobody writes through {name}: it takes no writes then")
+    faults += _broken_functions(view)
     if view.reads_as_invoker:
         faults.append(f"whoever reads the view needs SELECT on {read}, because it reads with its reader's rights")
     rights = f"CREATE on schema {quoted(settings.source_schema)}, the owner of {name}"
@@ -165,7 +167,7 @@ def _lacking(facts: AnalyticsViewFacts, settings: Settings, others: Ours) -> str
     faults += [f"our role {facts.role} can't read {table_name(settings, table)}" for table in facts.unreadable]
     replaced = [facts.existing[view.name] for view in others]
     faults += _faults_of_role(facts, settings, replaced)
-    return "; ".join(faults + [hazard for view in replaced for hazard in _hazards(settings, view)])
+    return "; ".join(faults + [fault for view in replaced for fault in _broken_functions(view)])
 
 
 def _faults_of_role(facts: AnalyticsViewFacts, settings: Settings, replaced: Iterable[ViewFacts]) -> list[str]:
@@ -178,14 +180,9 @@ def _faults_of_role(facts: AnalyticsViewFacts, settings: Settings, replaced: Ite
     return faults
 
 
-def _hazards(settings: Settings, view: ViewFacts) -> list[str]:
-    """What others do with the view that another definition of more columns may break."""
-    faults = []
-    if view.takes_writes:
-        faults.append(f"that nobody writes through {table_name(settings, view.name)}: it takes no writes then")
-    if view.returned_by:
-        faults.append(f"to alter {', '.join(view.returned_by)} with it, whose rows have its columns")
-    return faults
+def _broken_functions(view: ViewFacts) -> list[str]:
+    """What fails for its callers when the view has more columns."""
+    return [f"to alter {', '.join(view.returned_by)} with it, whose rows have its columns"] if view.returned_by else []
 
 
 def _differences(facts: AnalyticsViewFacts, settings: Settings, others: Ours) -> tuple[Difference, ...]:
