@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
+from decimal import Decimal
 from typing import Any, Final
 
 import psycopg
@@ -21,11 +22,11 @@ from consumers import target, tenants
 from consumers.config import Settings
 from consumers.errors import classify
 from consumers.identifiers import quoted
-from consumers.lead_columns import FROM_SOURCE, LeadColumns
+from consumers.lead_columns import FROM_SOURCE, LAST, LeadColumns
 from consumers.leads import read_origin
 from consumers.live import ANALYTICS
 from consumers.parking import Reason
-from consumers.upsert import LEAD_COLUMNS, Relation
+from consumers.upsert import LEAD_COLUMNS, LEAD_SIGNALS, Relation
 
 log = structlog.get_logger(__name__)
 
@@ -40,24 +41,26 @@ _LOCK_LIMIT: Final = "500ms"
 """Whoever waits for the tenant's lock behind us waits so much longer at the most."""
 _BEFORE_ALL: Final = -(2**63)
 
-# Ranges, not differences: of the tenant's rows the index gives those alone. `kept` are made otherwise, and stay.
+# Ranges, not differences: of the tenant's rows the index gives those alone. From `digest` to `last` are rows of these
+# rules; `kept` are made otherwise, come later, and stay.
 _OUTDATED: Final = f"""
     FROM {ANALYTICS} AS t
     WHERE t.tenant_id = %(tenant)s AND t.message_compiled IS NOT NULL AND t.synced_at IS NOT NULL
         AND (t.lead_rules_digest IS NULL
-            OR t.lead_rules_digest < least(%(digest)s, %(kept)s)
-            OR t.lead_rules_digest > least(%(digest)s, %(kept)s)
-                AND t.lead_rules_digest < greatest(%(digest)s, %(kept)s)
-            OR t.lead_rules_digest > greatest(%(digest)s, %(kept)s))"""
+            OR t.lead_rules_digest < %(digest)s
+            OR t.lead_rules_digest > %(last)s AND t.lead_rules_digest < %(kept)s
+            OR t.lead_rules_digest > %(kept)s)"""
+_SIGNALS: Final = ", ".join(LEAD_SIGNALS)
 # Documents are fetched and printed when it is known which rows they are of.
 _READ: Final = f"""
-    SELECT conversation_id, source_epoch, source_point, source_ordinal, document
+    SELECT conversation_id, source_epoch, source_point, source_ordinal, document, lead_rules_digest, {_SIGNALS}
     FROM (
         SELECT *, sum(octet_length(document)) OVER (ORDER BY conversation_id) - octet_length(document) AS before
         FROM (
-            SELECT conversation_id, source_epoch, source_point, source_ordinal, message_compiled::text AS document
+            SELECT *, message_compiled::text AS document
             FROM (
-                SELECT t.conversation_id, t.source_epoch, t.source_point, t.source_ordinal, t.message_compiled
+                SELECT conversation_id, source_epoch, source_point, source_ordinal, message_compiled,
+                    lead_rules_digest, {_SIGNALS}
                 {_OUTDATED} AND t.conversation_id > %(after)s
                 ORDER BY t.conversation_id LIMIT %(limit)s
             ) AS found
@@ -173,7 +176,10 @@ def recompute(
         found = connection.execute(_READ.encode(), given).fetchall()
     if not found:
         return None, 0
-    rows = [b'{"id":%d,"e":%d,"p":%d,"o":%d,"l":%b}' % (*place, leads.derived(document)) for *place, document in found]
+    rows = [
+        b'{"id":%d,"e":%d,"p":%d,"o":%d,"l":%b}' % (*row[:4], leads.anew(row[4], row[5], _as_json(row[6:])))
+        for row in found
+    ]
     packed = b"".join((b"[", b",".join(rows), b"]")).decode()
     with connection.transaction():
         connection.execute("SELECT set_config('app.current_tenant_id', %s, true)", [str(tenant)])
@@ -194,8 +200,16 @@ def outdated(connection: Connection[Any], tenant: int, leads: LeadColumns) -> in
 
 
 def _asked(tenant: int, leads: LeadColumns, limit: int) -> dict[str, object]:
-    kept = leads.digest if leads.origin == "rules" else FROM_SOURCE
-    return {"tenant": tenant, "digest": leads.digest, "kept": kept, "limit": limit}
+    kept, last = (FROM_SOURCE, leads.digest + LAST) if leads.origin is None else (leads.digest, leads.digest)
+    return {"tenant": tenant, "digest": leads.digest, "last": last, "kept": kept, "limit": limit}
+
+
+def _as_json(signals: Iterable[object]) -> dict[str, object]:
+    """As an event would have them."""
+    return {
+        name: str(value) if isinstance(value, Decimal) else value
+        for name, value in zip(LEAD_SIGNALS, signals, strict=True)
+    }
 
 
 def _write(relation: Relation) -> str:

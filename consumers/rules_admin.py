@@ -14,7 +14,7 @@ import psycopg
 
 from consumers.config import Settings
 from consumers.errors import Refused, RulesRefused
-from consumers.lead_columns import Origin
+from consumers.lead_columns import FROM_SOURCE, Origin
 from consumers.lead_rules import Rule
 from consumers.leads import read_origin, read_own
 from consumers.mapping_admin import Change
@@ -132,7 +132,6 @@ def explain(settings: Settings, tenant: int, conversation: int) -> Explained:
     if found is None:
         raise Refused(f"tenant {tenant} has no conversation {conversation}")
     is_lead, visit, converted, label, score, evidence, made_by = found
-    by = {None: "others", "source": "source", tenant_rules(shipped_rules(), own).digest: "rules"}
     return Explained(
         is_lead=is_lead,
         visit_scheduled=visit,
@@ -140,8 +139,16 @@ def explain(settings: Settings, tenant: int, conversation: int) -> Explained:
         label=label,
         score=None if score is None else float(score),
         evidence=tuple((piece["rule"], piece["message_id"]) for piece in evidence or ()),
-        by=by.get(made_by, "older rules"),
+        by=_by(made_by, tenant_rules(shipped_rules(), own).digest),
     )
+
+
+def _by(mark: str | None, digest: str) -> str:
+    if mark is None or mark == FROM_SOURCE:
+        return mark or "others"
+    made_by, _, given = mark.partition("x")
+    rules = "rules" if made_by == digest else "older rules"
+    return f"{FROM_SOURCE} and {rules}" if given else rules
 
 
 def _differences(tenant: int, own: Any, wanted: dict[str, Rule | None]) -> Iterator[Change]:

@@ -40,7 +40,7 @@ _LEAD_TYPES: Final = {
         r"numeric(\((\d{2,}|[3-9])(,0)?\))?|smallint|integer|bigint|real|double precision"
     ),
     "lead_evidence": re.compile(r"jsonb?"),
-    "lead_rules_digest": re.compile(r"text|character varying(\((\d{3,}|[2-9]\d|1[6-9])\))?"),
+    "lead_rules_digest": re.compile(r"text|character varying(\((\d{3,}|[3-9]\d|2[1-9])\))?"),
 }
 """Of an adopted table, whoever made it: types, as format_type prints them, that hold whatever we write."""
 
@@ -283,8 +283,11 @@ def upsert(form: Form) -> str:
     position = ["source_epoch", "source_point", "source_ordinal"]
     sets = [f"{name} = EXCLUDED.{name}" for name in [*names, *position]]
     if relation.has_leads and not form.with_leads and MESSAGES in form.columns:
-        # What stays was made of other messages, by whatever rules.
-        sets.append("lead_rules_digest = CASE WHEN t.lead_rules_digest IS NOT NULL THEN '' END")
+        # What rules have made of other messages stays, unsigned; what is the source's is still the source's.
+        sets.append(
+            "lead_rules_digest = CASE WHEN t.lead_rules_digest <> 'source'"
+            " THEN COALESCE(substring(t.lead_rules_digest FROM 'x.*'), '') ELSE t.lead_rules_digest END"
+        )
     return (
         f"INSERT INTO {_quoted(relation.name)} AS t ({', '.join(['tenant_id', key, *names, *position, 'synced_at'])})"
         f" SELECT {', '.join(['%(tenant)s', 's.id', *taken, 's.epoch', 's.point', 's.ordinal'])},"

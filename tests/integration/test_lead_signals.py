@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
@@ -131,7 +131,7 @@ def test_where_they_come_from_is_the_tenants_choice(log: Applied) -> None:
     put(log, 1, 1, ASKS, 1, **source)
     put(log, 2, 1, ASKS, 2, **nothing)
     put(log, 3, 1, ASKS, 3)
-    assert five(log, 1, 2, 3) == [of_source, LEAD_BY_PRICE, LEAD_BY_PRICE]
+    assert five(log, 1, 2, 3) == [(False, False, True, "Baixo", 12.5), LEAD_BY_PRICE, LEAD_BY_PRICE]
     assert recomputed(log, 1) == 0
     decide(log, 1, "rules")
     assert recomputed(log, 1) == 1
@@ -154,9 +154,9 @@ def test_what_a_row_became_meanwhile_is_not_overwritten(log: Applied) -> None:
 
     @dataclass(frozen=True)
     class Slow(LeadColumns):
-        def derived(self, document: str | None) -> bytes:
+        def derived(self, document: str | None, given: Mapping[str, object]) -> bytes:
             put(log, 1, 1, SILENT, 2)
-            return super().derived(document)
+            return super().derived(document, given)
 
     real = log.leads.of(log.control, 1)
     assert real is not None
@@ -203,12 +203,12 @@ def test_what_comes_back_is_never_mixed_with_what_is_said_anew(log: Applied) -> 
     put(log, 1, 1, ASKS, 1)
     log.apply(*log.nowhere(TABLE, 1, 2))
     put(log, 1, 1, ASKS, 3, is_lead=False, **dict.fromkeys(LEAD_SIGNALS[1:]))
-    assert five(log, 1) == [(False, None, None, None, None)]
+    assert five(log, 1) == [(False, False, False, "Baixo", 20)]
     decide(log, 1, "external")
     log.target.execute(f"UPDATE {TABLE} SET is_lead = true")
     log.apply(*log.nowhere(TABLE, 1, 4))
     put(log, 1, 1, ASKS, 5)
-    assert five(log, 1) == [(True, None, None, None, None)]
+    assert five(log, 1) == [(True, False, False, "Baixo", 20)]
 
 
 def test_what_others_wrote_is_not_signed_by_our_rules(log: Applied) -> None:
@@ -372,3 +372,61 @@ def test_a_look_reads_no_row_that_is_as_it_should_be(log: Applied, origin: str |
         ((plan,),) = log.control.execute(f"EXPLAIN (ANALYZE, FORMAT JSON) {_READ}".encode(), asked).fetchall()
     assert all(float(rows) == 0 for rows in re.findall(r'"Rows Removed by [^"]*": ([^,}]*)', json.dumps(plan)))
     assert recomputed(log, 1) == 0
+
+
+@pytest.mark.parametrize(
+    ("given", "found"),
+    [
+        ({"is_lead": True}, (True, False, False, "Nenhum", 0)),
+        ({"visit_scheduled": True}, (True, True, False, "Nenhum", 0)),
+        ({"is_lead": False, "crm_converted": True}, (False, False, True, "Nenhum", 0)),
+        ({"ai_probability_score": "71.5"}, (False, False, False, "Alto", 71.5)),
+        ({"ai_probability_label": "Médio"}, (False, False, False, "Médio", 40)),
+        ({"ai_probability_label": "Quente"}, (False, False, False, "Quente", 0)),
+    ],
+)
+def test_what_the_source_does_not_say_is_made_by_rules(
+    log: Applied, given: dict[str, Any], found: tuple[Any, ...]
+) -> None:
+    """Its view may have only some of the five columns, or may have recorded only some."""
+    put(log, 1, 1, SILENT, 1, **given)
+    put(log, 2, 1, SILENT, 2, **{**dict.fromkeys(LEAD_SIGNALS), **given})
+    assert five(log, 1, 2) == [found] * 2
+    assert recomputed(log, 1) == 0
+    put(log, 1, 1, SILENT, 3, **dict.fromkeys(LEAD_SIGNALS))  # nor does it say it any longer
+    assert five(log, 1) == [NO_LEAD]
+
+
+def test_what_is_the_sources_stays_when_rules_change(log: Applied) -> None:
+    put(log, 1, 1, SILENT, 1, is_lead=False, ai_probability_score="12.50")
+    log.target.execute(OWN, 1, "capivaras", "visit", "client", 70, "capivaras")
+    assert recomputed(log, 1) == 1
+    assert five(log, 1) == [(False, True, False, "Baixo", 12.5)]
+    assert recomputed(log, 1) == 0
+    ((_, _, evidence),) = log.rows(TABLE, "lead_evidence", "conversation_id")
+    assert evidence == [{"rule": "capivaras", "message_id": 8}]
+    put(log, 1, 1, SILENT, 2, is_lead=True, ai_probability_score="12.50")  # the same evidence, another signal
+    assert five(log, 1) == [(True, True, False, "Baixo", 12.5)]
+    assert recomputed(log, 1) == 0
+    decide(log, 1, "rules")
+    assert recomputed(log, 1) == 1
+    assert five(log, 1) == [(True, True, False, "Alto", 70)]
+
+
+def test_what_is_the_sources_stays_where_time_was_short_or_rules_were_locked(
+    log: Applied, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = {"is_lead": True, "visit_scheduled": True}
+    with monkeypatch.context() as patched:
+        patched.setattr("consumers.staging.LEADS_S", -1)
+        put(log, 1, 1, SILENT, 1, **given)
+    assert five(log, 1) == [(True, True, None, None, None)]
+    assert recomputed(log, 1) == 1
+    assert five(log, 1) == [(True, True, False, "Nenhum", 0)]
+    log.leads = Leads(60)
+    with log.target.connected() as session, session.transaction():
+        session.execute("LOCK TABLE lead_rules IN ACCESS EXCLUSIVE MODE")
+        put(log, 1, 1, ASKS, 2, **given)
+    log.leads = Leads(60)
+    assert recomputed(log, 1) == 1
+    assert five(log, 1) == [(True, True, False, "Baixo", 20)]
