@@ -25,6 +25,8 @@ log = structlog.get_logger(__name__)
 CHANNEL: Final = "lead_rules"
 """Where triggers tell of a tenant whose rules or setting have changed."""
 _LIMITS: Final = {"lock_timeout": "200ms", "statement_timeout": "2s"}
+_AGAIN_S: Final = 5.0
+"""After so long locked rules are asked for again: as many tenants as there are would else wait one after the other."""
 _NAMED: Final = 10
 """Refused rules that a line of the log names."""
 
@@ -35,8 +37,10 @@ class Leads:
     def __init__(self, longest_s: float) -> None:
         self._longest_s = longest_s
         self._shipped = shipped_rules()
-        self._known: dict[int, tuple[float, LeadColumns | None]] = {}
+        self._known: dict[int, tuple[float, LeadColumns]] = {}
         self._refused: dict[int, dict[str, str]] = {}
+        self._again_at = float("-inf")
+        """Until then rules are locked by somebody, as far as is known."""
 
     def expire(self, tenant: int | None = None) -> None:
         """Something changed: to be read again before the next use. None: of all tenants."""
@@ -51,17 +55,20 @@ class Leads:
         Who may write a tenant's rules may also lock them: nobody waits for that.
         """
         read_at, found = self._known.get(tenant, (float("-inf"), None))
-        if time.monotonic() - read_at > self._longest_s:
-            began = time.monotonic()
+        began = time.monotonic()
+        if began - read_at <= self._longest_s:
+            return found
+        if began >= self._again_at:
             try:
-                found = self._read(connection, tenant)
+                self._known[tenant] = began, self._read(connection, tenant)
+                return self._known[tenant][1]
             except (psycopg.errors.LockNotAvailable, psycopg.errors.QueryCanceled):
+                self._again_at = time.monotonic() + _AGAIN_S
                 log.warning(
                     "rules.not_read", tenant=tenant, advice="A session locks them: see pg_locks. Older ones hold."
                 )
-                if found is not None:  # whose they are is no rule, and nobody may write a tenant's that was given away
-                    found = replace(found, origin=read_origin(connection, tenant))
-            self._known[tenant] = began, found
+        if found is not None:  # whose they are is no rule, and nobody may write a tenant's that was given away
+            found = replace(found, origin=read_origin(connection, tenant))
         return found
 
     def _read(self, connection: Connection[Any], tenant: int) -> LeadColumns:

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
+from decimal import Decimal
 from typing import Any, Final
 
 import psycopg
@@ -21,15 +22,18 @@ from consumers import target, tenants
 from consumers.config import Settings
 from consumers.errors import classify
 from consumers.identifiers import quoted
-from consumers.lead_columns import FROM_SOURCE, LeadColumns
+from consumers.lead_columns import FROM_SOURCE, LAST, LeadColumns
+from consumers.leads import read_origin
 from consumers.live import ANALYTICS
 from consumers.parking import Reason
-from consumers.upsert import LEAD_COLUMNS, Relation
+from consumers.upsert import LEAD_COLUMNS, LEAD_SIGNALS, Relation
 
 log = structlog.get_logger(__name__)
 
 _AT_ONCE: Final = 50
 """Rows; the longest conversation known has 150 kB."""
+_BYTES_AT_ONCE: Final = 8 << 20
+"""Of their documents; one document may be longer by itself."""
 _LOOK_S: Final = 10.0
 """Between two looks for rows that are to be done."""
 _STOP_S: Final = 3.0
@@ -37,15 +41,34 @@ _LOCK_LIMIT: Final = "500ms"
 """Whoever waits for the tenant's lock behind us waits so much longer at the most."""
 _BEFORE_ALL: Final = -(2**63)
 
+# Ranges, not differences: of the tenant's rows the index gives those alone. From `digest` to `last` are rows of these
+# rules; `kept` are made otherwise, come later, and stay.
 _OUTDATED: Final = f"""
     FROM {ANALYTICS} AS t
     WHERE t.tenant_id = %(tenant)s AND t.message_compiled IS NOT NULL AND t.synced_at IS NOT NULL
-        AND (t.lead_rules_digest IS NULL OR t.lead_rules_digest < %(digest)s OR t.lead_rules_digest > %(digest)s)
-        AND (%(source_too)s OR t.lead_rules_digest IS DISTINCT FROM '{FROM_SOURCE}')"""
+        AND (t.lead_rules_digest IS NULL
+            OR t.lead_rules_digest < %(digest)s
+            OR t.lead_rules_digest > %(last)s AND t.lead_rules_digest < %(kept)s
+            OR t.lead_rules_digest > %(kept)s)"""
+_SIGNALS: Final = ", ".join(LEAD_SIGNALS)
+# Documents are fetched and printed when it is known which rows they are of.
 _READ: Final = f"""
-    SELECT t.conversation_id, t.source_epoch, t.source_point, t.source_ordinal, t.message_compiled::text {_OUTDATED}
-        AND t.conversation_id > %(after)s
-    ORDER BY t.conversation_id LIMIT %(limit)s"""
+    SELECT conversation_id, source_epoch, source_point, source_ordinal, document, lead_rules_digest, {_SIGNALS}
+    FROM (
+        SELECT *, sum(octet_length(document)) OVER (ORDER BY conversation_id) - octet_length(document) AS before
+        FROM (
+            SELECT *, message_compiled::text AS document
+            FROM (
+                SELECT conversation_id, source_epoch, source_point, source_ordinal, message_compiled,
+                    lead_rules_digest, {_SIGNALS}
+                {_OUTDATED} AND t.conversation_id > %(after)s
+                ORDER BY t.conversation_id LIMIT %(limit)s
+            ) AS found
+            OFFSET 0
+        ) AS printed
+    ) AS measured
+    WHERE before < %(bytes)s
+    ORDER BY conversation_id"""
 _COUNT: Final = f"SELECT count(*) FROM (SELECT {_OUTDATED} LIMIT %(limit)s) AS found"
 MOST_COUNTED: Final = 100_000
 
@@ -86,21 +109,28 @@ class Recomputation:
 
     def _work(self) -> None:
         while not self._ended.is_set():
-            self._round(dict(self._wanted))
+            self._round(self._wanted.keys())
             self._changed.wait(_LOOK_S)
             self._changed.clear()
         if self._connection is not None:
             self._connection.close()
 
-    def _round(self, wanted: Wanted) -> None:
-        """Some rows of each tenant in turn, until none has any left. What one tenant's rows fail of is its own."""
-        after = dict.fromkeys(wanted, _BEFORE_ALL)
-        done = dict.fromkeys(wanted, 0)
+    def _round(self, tenants: Collection[int]) -> None:
+        """Some rows of each tenant in turn, until none has any left. What one tenant's rows fail of is its own.
+
+        What is wanted of a tenant may change on the way: each turn is by what is wanted then.
+        """
+        after = dict.fromkeys(tenants, _BEFORE_ALL)
+        done = dict.fromkeys(tenants, 0)
         while after and not self._ended.is_set():
             for tenant in list(after):
+                now_wanted = self._wanted.get(tenant)
+                if now_wanted is None:
+                    del after[tenant]
+                    continue
                 began = time.monotonic()
                 try:
-                    last, written = recompute(self._session(), tenant, *wanted[tenant], _AT_ONCE, after[tenant])
+                    last, written = recompute(self._session(), tenant, *now_wanted, _AT_ONCE, after[tenant])
                 except Exception as error:  # whatever it is: the others go on, and it is tried again at the next look
                     last, written = None, 0
                     self._failed(tenant, error)
@@ -137,20 +167,26 @@ def recompute(
 ) -> tuple[int | None, int]:
     """Makes some rows anew that other rules have made: the last one's key (None: there are none), and how many.
 
-    Rows that others hold, or have altered since they were read, are left for another time.
+    Rows that others hold, or have altered since they were read, are left for another time; so are all of a tenant
+    whose signals have come to be made by others.
     """
-    given = {**_asked(tenant, leads, limit), "after": after}
+    given = {**_asked(tenant, leads, limit), "after": after, "bytes": _BYTES_AT_ONCE}
     with connection.transaction():
         connection.execute("SELECT set_config('app.current_tenant_id', %s, true)", [str(tenant)])
         found = connection.execute(_READ.encode(), given).fetchall()
     if not found:
         return None, 0
-    rows = [b'{"id":%d,"e":%d,"p":%d,"o":%d,"l":%b}' % (*place, leads.derived(document)) for *place, document in found]
+    rows = [
+        b'{"id":%d,"e":%d,"p":%d,"o":%d,"l":%b}' % (*row[:4], leads.anew(row[4], row[5], _as_json(row[6:])))
+        for row in found
+    ]
     packed = b"".join((b"[", b",".join(rows), b"]")).decode()
     with connection.transaction():
         connection.execute("SELECT set_config('app.current_tenant_id', %s, true)", [str(tenant)])
         connection.execute("SELECT set_config('lock_timeout', %s, true)", [_LOCK_LIMIT])
         connection.execute("SELECT pg_advisory_xact_lock(%s, %s)", [tenants.TENANT_LOCK, tenant])
+        if read_origin(connection, tenant) != leads.origin:
+            return None, 0
         written = connection.execute(_write(relation).encode(), {"tenant": tenant, "rows": packed}).rowcount
     return found[-1][0], written
 
@@ -164,7 +200,16 @@ def outdated(connection: Connection[Any], tenant: int, leads: LeadColumns) -> in
 
 
 def _asked(tenant: int, leads: LeadColumns, limit: int) -> dict[str, object]:
-    return {"tenant": tenant, "digest": leads.digest, "source_too": leads.origin == "rules", "limit": limit}
+    kept, last = (FROM_SOURCE, leads.digest + LAST) if leads.origin is None else (leads.digest, leads.digest)
+    return {"tenant": tenant, "digest": leads.digest, "last": last, "kept": kept, "limit": limit}
+
+
+def _as_json(signals: Iterable[object]) -> dict[str, object]:
+    """As an event would have them."""
+    return {
+        name: str(value) if isinstance(value, Decimal) else value
+        for name, value in zip(LEAD_SIGNALS, signals, strict=True)
+    }
 
 
 def _write(relation: Relation) -> str:

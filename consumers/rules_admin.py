@@ -14,13 +14,14 @@ import psycopg
 
 from consumers.config import Settings
 from consumers.errors import Refused, RulesRefused
-from consumers.lead_columns import Origin
+from consumers.lead_columns import FROM_SOURCE, Origin
 from consumers.lead_rules import Rule
 from consumers.leads import read_origin, read_own
 from consumers.mapping_admin import Change
 from consumers.rules_file import RulesFile, shipped_rules
 from consumers.session import connect
 from consumers.tenant_rules import tenant_rules
+from consumers.tenants import TENANT_LOCK
 
 AUTO: Final = "auto"
 ORIGINS: Final = (AUTO, "source", "rules", "external")
@@ -96,10 +97,15 @@ def put(settings: Settings, tenant: int, file: RulesFile, *, apply: bool) -> tup
 
 
 def decide(settings: Settings, tenant: int, origin: str, *, apply: bool) -> tuple[Change, ...]:
-    """Where the tenant's signals are to come from: one of ORIGINS."""
+    """Where the tenant's signals are to come from: one of ORIGINS.
+
+    Under the tenant's lock: what workers have under way is in the target before, and they look again afterwards.
+    """
     wanted = None if origin == AUTO else origin
     with connect(settings, settings.owner_dsn, "rules origin") as connection, connection.transaction():
         _refuse_unknown(connection, tenant)
+        if apply:
+            connection.execute("SELECT pg_advisory_xact_lock(%s, %s)", [TENANT_LOCK, tenant])
         if read_origin(connection, tenant) == wanted:
             return ()
         change = Change(
@@ -126,7 +132,6 @@ def explain(settings: Settings, tenant: int, conversation: int) -> Explained:
     if found is None:
         raise Refused(f"tenant {tenant} has no conversation {conversation}")
     is_lead, visit, converted, label, score, evidence, made_by = found
-    by = {None: "others", "source": "source", tenant_rules(shipped_rules(), own).digest: "rules"}
     return Explained(
         is_lead=is_lead,
         visit_scheduled=visit,
@@ -134,8 +139,16 @@ def explain(settings: Settings, tenant: int, conversation: int) -> Explained:
         label=label,
         score=None if score is None else float(score),
         evidence=tuple((piece["rule"], piece["message_id"]) for piece in evidence or ()),
-        by=by.get(made_by, "older rules"),
+        by=_by(made_by, tenant_rules(shipped_rules(), own).digest),
     )
+
+
+def _by(mark: str | None, digest: str) -> str:
+    if mark is None or mark == FROM_SOURCE:
+        return mark or "others"
+    made_by, _, given = mark.partition("x")
+    rules = "rules" if made_by == digest else "older rules"
+    return f"{FROM_SOURCE} and {rules}" if given else rules
 
 
 def _differences(tenant: int, own: Any, wanted: dict[str, Rule | None]) -> Iterator[Change]:

@@ -59,7 +59,7 @@ def rules_set(
 @rules.command("origin")
 def rules_origin(
     tenant: Tenant,
-    origin: Annotated[str, typer.Argument(help="source, rules, external, or auto: the source's where it has any.")],
+    origin: Annotated[str, typer.Argument(help="source, rules, external, or auto: the source's, else by rules.")],
     apply: Apply = False,
     as_json: AsJson = False,
 ) -> None:

@@ -10,7 +10,7 @@ Pure: the same messages and rules give the same result, in whatever order the ru
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final, Literal
 
@@ -19,6 +19,13 @@ from consumers.lead_rules import SIGNALS, Rule, RuleSet
 
 Label = Literal["Alto", "Médio", "Baixo", "Nenhum"]
 SCORE: Final = 100
+BANDS: Final[Mapping[str, tuple[int, int]]] = {
+    "Alto": (70, SCORE),
+    "Médio": (40, 69),
+    "Baixo": (1, 39),
+    "Nenhum": (0, 0),
+}
+"""The scores that a label stands for."""
 EVIDENCE: Final = 100
 """Pieces of evidence of one conversation; the oldest are left out."""
 
@@ -65,7 +72,7 @@ def evaluate(messages: Iterable[Message], rules: RuleSet) -> Signals:
     )
 
 
-def label(score: int) -> Label:
+def label(score: float) -> Label:
     """The score in words, as the dashboards show it."""
     if score >= 70:
         return "Alto"

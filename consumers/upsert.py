@@ -28,6 +28,8 @@ OWN_COLUMNS: Final = frozenset({"tenant_id", "source_epoch", "source_point", "so
 LEAD_SIGNALS: Final = ("is_lead", "visit_scheduled", "crm_converted", "ai_probability_label", "ai_probability_score")
 """What dashboards read of a lead. The source may send them; what the table holds, `lead_columns` decides."""
 LEAD_COLUMNS: Final = (*LEAD_SIGNALS, "lead_evidence", "lead_rules_digest")
+MESSAGES: Final = "message_compiled"
+"""What rules make them of."""
 _TRUTH: Final = r"boolean|text|character varying(\((\d{2,}|[5-9])\))?"
 _LEAD_TYPES: Final = {
     "is_lead": re.compile(_TRUTH),
@@ -38,7 +40,7 @@ _LEAD_TYPES: Final = {
         r"numeric(\((\d{2,}|[3-9])(,0)?\))?|smallint|integer|bigint|real|double precision"
     ),
     "lead_evidence": re.compile(r"jsonb?"),
-    "lead_rules_digest": re.compile(r"text|character varying(\((\d{3,}|[2-9]\d|1[6-9])\))?"),
+    "lead_rules_digest": re.compile(r"text|character varying(\((\d{3,}|[3-9]\d|2[1-9])\))?"),
 }
 """Of an adopted table, whoever made it: types, as format_type prints them, that hold whatever we write."""
 
@@ -280,6 +282,12 @@ def upsert(form: Form) -> str:
         taken += [f"l.{_quoted(name)}" for name in LEAD_COLUMNS]
     position = ["source_epoch", "source_point", "source_ordinal"]
     sets = [f"{name} = EXCLUDED.{name}" for name in [*names, *position]]
+    if relation.has_leads and not form.with_leads and MESSAGES in form.columns:
+        # What rules have made of other messages stays, unsigned; what is the source's is still the source's.
+        sets.append(
+            "lead_rules_digest = CASE WHEN t.lead_rules_digest <> 'source'"
+            " THEN COALESCE(substring(t.lead_rules_digest FROM 'x.*'), '') ELSE t.lead_rules_digest END"
+        )
     return (
         f"INSERT INTO {_quoted(relation.name)} AS t ({', '.join(['tenant_id', key, *names, *position, 'synced_at'])})"
         f" SELECT {', '.join(['%(tenant)s', 's.id', *taken, 's.epoch', 's.point', 's.ordinal'])},"

@@ -41,7 +41,7 @@ def _judge(derived: DerivedFacts, facts: SourceFacts, settings: Settings) -> Ite
     else:
         yield ok("relation", derived.name, f"is read again key by key, followed from {len(derived.used)} tables")
     if derived.reading is not None:
-        yield from judge_view(derived.reading, facts.server, settings)
+        yield from judge_view(derived.reading, facts.server, settings, records_leads=facts.records_leads)
     for path in derived.paths:
         yield _judge_path(derived.name, path, facts, settings)
     yield from _judge_columns(derived)

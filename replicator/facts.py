@@ -198,6 +198,13 @@ class SourceFacts:
     tables: Mapping[str, TableFacts]
     """The source's own by name, as far as a publication is to hold them; what does not exist is not in it."""
 
+    @property
+    def records_leads(self) -> bool:
+        """Conversations have custom_attributes, where leads may be recorded."""
+        conversations = self.tables.get("conversations")
+        column = conversations.columns.get("custom_attributes") if conversations else None
+        return column is not None and column.type_name == "jsonb"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PathFacts:

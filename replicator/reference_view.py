@@ -7,16 +7,24 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
 import pglast
 from pglast import ast
 
+from replicator.view_columns import LEAD_SIGNALS
+
 FOLDER: Final = Path(__file__).resolve().parent.parent / "sql" / "source"
 LEADS: Final = "vw_conversations_analytics_leads"
 """The one that says what is recorded of leads, by conversation_id."""
+NOTHING_RECORDED: Final = (
+    "SELECT\n    c.id AS conversation_id,\n    "
+    + ",\n    ".join(f"NULL::{kind} AS {name}" for name, kind in LEAD_SIGNALS.items())
+    + "\nFROM conversations AS c"
+)
+"""Its query where conversations have no custom_attributes."""
 _CREATE: Final = re.compile(r"CREATE VIEW (?P<name>\w+) AS\s+(?P<query>SELECT\s.*)", re.DOTALL)
 
 
@@ -28,9 +36,14 @@ class ReferenceView:
     query: str
 
 
-def load(final: str, folder: Path = FOLDER) -> tuple[ReferenceView, ...]:
-    """All views, each after those that it reads; the last one is given the name `final`."""
+def load(final: str, folder: Path = FOLDER, *, records_leads: bool = True) -> tuple[ReferenceView, ...]:
+    """All views, each after those that it reads; the last one is given the name `final`.
+
+    `records_leads`: conversations have custom_attributes, of jsonb.
+    """
     *inner, last = (_view(path) for path in sorted(folder.glob("*.sql")))
+    if not records_leads:
+        inner = [replace(view, query=NOTHING_RECORDED) if view.name == LEADS else view for view in inner]
     return (*inner, ReferenceView(name=final, query=last.query))
 
 

@@ -5,6 +5,7 @@ Pure text. Nothing here drops or narrows what exists, but for an index that a fa
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from pglast.keywords import COL_NAME_KEYWORDS, RESERVED_KEYWORDS, TYPE_FUNC_NAME
 from replicator.config import Settings
 from replicator.reference_view import ReferenceView
 from replicator.relations import BaseTable, CauseTable
+from replicator.view_facts import ViewFacts
 
 _PLAIN: Final = re.compile(r"[a-z_][a-z0-9_]*")
 COLUMN_LISTS: Final = 150_000
@@ -125,22 +127,46 @@ def identity_default(settings: Settings, table: str) -> str:
     return f"ALTER TABLE {table_name(settings, table)} REPLICA IDENTITY DEFAULT"
 
 
-def create_views(settings: Settings, views: Iterable[ReferenceView], options: Mapping[str, tuple[str, ...]]) -> str:
-    """All of these or none. A view that `options` names is replaced, and keeps these options, its rights and all that
-    depends on it.
+def create_views(settings: Settings, views: Iterable[ReferenceView], replaced: Mapping[str, ViewFacts]) -> str:
+    """All of these or none. A view that `replaced` names is replaced where it still is what that says, and keeps its
+    options, its rights and all that depends on it.
     """
-    created = [
-        f"CREATE OR REPLACE VIEW {quoted(view.name)}{_with(options[view.name])} AS\n{view.query}"
-        if view.name in options
-        else f"CREATE VIEW {quoted(view.name)} AS\n{view.query}"
-        for view in views
-    ]
+    created = []
+    for view in views:
+        before = replaced.get(view.name)
+        if before is None:
+            created.append(f"CREATE VIEW {quoted(view.name)} AS\n{view.query}")
+        else:
+            created += [
+                _still(before),
+                f"CREATE OR REPLACE VIEW {quoted(view.name)}{_with(before.options)} AS\n{view.query}",
+            ]
+    # What another session has altered is seen as soon as it is there.
+    fresh = ["SET TRANSACTION ISOLATION LEVEL READ COMMITTED"] if replaced else []
     path = f"SET LOCAL search_path TO {quoted(settings.source_schema)}"
-    return ";\n".join(["BEGIN", path, *created, "COMMIT"])
+    return ";\n".join(["BEGIN", *fresh, path, *created, "COMMIT"])
 
 
-def _with(options: tuple[str, ...]) -> str:
-    return f" WITH ({', '.join(options)})" if options else ""
+def _still(view: ViewFacts) -> str:
+    """Fails if the view has another definition by now; as it is read first, nobody alters it until we are done."""
+    name = quoted(view.name)
+    digest = hashlib.md5(view.definition.encode(), usedforsecurity=False).hexdigest()
+    return (
+        f"DO $still$BEGIN\n    PERFORM FROM {name} LIMIT 0;\n"
+        f"    IF md5(convert_to(pg_get_viewdef({_literal(name)}::regclass), 'UTF8')) <> '{digest}' THEN\n"
+        f"        RAISE EXCEPTION '% was altered since this was planned; make a new plan', {_literal(name)}\n"
+        "            USING ERRCODE = 'object_not_in_prerequisite_state';\n    END IF;\nEND$still$"
+    )
+
+
+def _literal(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"
+
+
+def _with(options: Iterable[str]) -> str:
+    """A view that is joined to others can't check what is written through it."""
+    kept = [option for option in options if not option.startswith("check_option=")]
+    return f" WITH ({', '.join(kept)})" if kept else ""
 
 
 def rename_view(settings: Settings, name: str, kind: str) -> str:

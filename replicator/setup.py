@@ -40,7 +40,8 @@ def plan(settings: Settings, *, existing_view: Existing = "extended") -> list[St
 
     Raises SourceRefused if a table to capture does not exist or is another than we know.
     """
-    return _missing(read_source(settings), settings) + _view_steps(settings, existing_view)
+    facts = read_source(settings)
+    return _missing(facts, settings) + _view_steps(facts, settings, existing_view)
 
 
 def apply(
@@ -102,10 +103,10 @@ def _shortened(text: str, width: int = 160) -> str:
     return text if len(text) <= width else text[: width - 1] + "…"
 
 
-def _view_steps(settings: Settings, existing_view: Existing) -> list[Step]:
+def _view_steps(source: SourceFacts, settings: Settings, existing_view: Existing) -> list[Step]:
     if not settings.view:
         return []
-    ours = load(settings.view)
+    ours = load(settings.view, records_leads=source.records_leads)
     facts = read_views(settings, ours, replacing=existing_view == "replaced")
     return view_steps(facts, ours, settings, wanted_of_it=existing_view)
 

@@ -31,6 +31,10 @@ class ViewFacts:
     owned: bool
     """Our role may replace it."""
     readable: bool
+    takes_writes: bool
+    """Rows can be written through it: of itself, or by rules."""
+    returned_by: tuple[str, ...]
+    """Functions that return, or take, its rows as they are."""
     options: tuple[str, ...]
     """`pg_class.reloptions`, such as security_barrier=true."""
     columns: tuple[ViewColumn, ...]

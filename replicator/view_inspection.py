@@ -47,7 +47,14 @@ _NESTED: Final = """
     )
     SELECT c.oid::bigint, n.nspname, c.relname, c.relkind::text, pg_get_userbyid(c.relowner)::text,
         coalesce(has_table_privilege(c.relowner, to_regclass(%s), 'SELECT'), false), pg_has_role(c.relowner, 'USAGE'),
-        has_table_privilege(c.oid, 'SELECT'), coalesce(c.reloptions, '{}'),
+        has_table_privilege(c.oid, 'SELECT'), pg_relation_is_updatable(c.oid, false) <> 0,
+        ARRAY(
+            SELECT p.oid::regprocedure::text FROM pg_type t JOIN pg_depend d ON d.refclassid = 'pg_type'::regclass
+                AND d.refobjid IN (t.oid, t.typarray) AND d.classid = 'pg_proc'::regclass
+            JOIN pg_proc p ON p.oid = d.objid
+            WHERE t.oid = c.reltype ORDER BY 1
+        ),
+        coalesce(c.reloptions, '{}'),
         CASE WHEN c.relkind IN ('v', 'm') THEN pg_get_viewdef(c.oid) ELSE '' END
     FROM made_of JOIN pg_class c ON c.oid = made_of.oid JOIN pg_namespace n ON n.oid = c.relnamespace
 """
@@ -126,9 +133,24 @@ def _described(source: Source, settings: Settings, found: list[tuple[Any, ...]])
             owner_reads_conversations=owner_reads,
             owned=owned,
             readable=readable,
+            takes_writes=takes_writes,
+            returned_by=tuple(returned_by),
             options=tuple(options),
             columns=tuple(columns[oid]),
             definition=definition,
         )
-        for oid, schema, name, kind, owner, owner_reads, owned, readable, options, definition in rows
+        for (
+            oid,
+            schema,
+            name,
+            kind,
+            owner,
+            owner_reads,
+            owned,
+            readable,
+            takes_writes,
+            returned_by,
+            options,
+            definition,
+        ) in rows
     ]

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Final, Literal
 
 from replicator.config import Settings
-from replicator.reference_view import LEADS, ReferenceView
+from replicator.reference_view import LEADS, NOTHING_RECORDED, ReferenceView
 from replicator.remedies import Difference, Step, create_views, grant_select, quoted, rename_view, script, table_name
 from replicator.view_columns import LEAD_SIGNALS
 from replicator.view_difference import differences, is_same, may_replace
@@ -52,7 +52,7 @@ def _differs(view: ReferenceView, facts: AnalyticsViewFacts, understood: Mapping
 def _making(facts: AnalyticsViewFacts, settings: Settings, wanted: list[ReferenceView], others: Ours) -> Step:
     """All that is missing or another, in one transaction."""
     name = table_name(settings, settings.view)
-    replaced = {view.name: facts.existing[view.name].options for view in others}
+    replaced = {view.name: facts.existing[view.name] for view in others}
     sql = create_views(settings, wanted, replaced)
     lacking = _lacking(facts, settings, others)
     if lacking and not _readable(facts, settings):
@@ -81,18 +81,23 @@ def _reason(facts: AnalyticsViewFacts, settings: Settings, others: Ours) -> str:
 def _extending(facts: AnalyticsViewFacts, ours: Ours, settings: Settings) -> list[Step]:
     """The columns of leads in place, by whoever owns the view."""
     view = facts.existing[settings.view]
-    added = lacking(view)
+    (leads,) = (each for each in ours if each.name == LEADS)
+    added = lacking(view) if leads.query != NOTHING_RECORDED else ()
     if not added:
         return []
     name, read = table_name(settings, view.name), table_name(settings, "conversations")
-    (leads,) = (each for each in ours if each.name == LEADS)
     new = ReferenceView(name=view.name, query=extended(view, leads))
-    sql = create_views(settings, [new], {view.name: view.options})
+    sql = create_views(settings, [new], {view.name: view})
     faults = _faults_of_role(facts, settings, [view])
     if not view.owner_reads_conversations:
         # The view would fail for everybody as soon as it reads what its owner may not.
         faults.append(f"the view's owner {view.owner} can't read {read}")
         sql = script(grant_select(settings, "conversations", view.owner), sql).removesuffix(";")
+    if not view.readable:
+        faults.append(f"our role {facts.role} can't read {name}")
+    if view.takes_writes:
+        faults.append(f"that nobody writes through {name}: it takes no writes then")
+    faults += _broken_functions(view)
     if view.reads_as_invoker:
         faults.append(f"whoever reads the view needs SELECT on {read}, because it reads with its reader's rights")
     rights = f"CREATE on schema {quoted(settings.source_schema)}, the owner of {name}"
@@ -160,7 +165,9 @@ def _lacking(facts: AnalyticsViewFacts, settings: Settings, others: Ours) -> str
     """Why our role can't do it; empty: it can."""
     faults = [f"{table_name(settings, table)} does not exist" for table in facts.absent]
     faults += [f"our role {facts.role} can't read {table_name(settings, table)}" for table in facts.unreadable]
-    return "; ".join(faults + _faults_of_role(facts, settings, [facts.existing[view.name] for view in others]))
+    replaced = [facts.existing[view.name] for view in others]
+    faults += _faults_of_role(facts, settings, replaced)
+    return "; ".join(faults + [fault for view in replaced for fault in _broken_functions(view)])
 
 
 def _faults_of_role(facts: AnalyticsViewFacts, settings: Settings, replaced: Iterable[ViewFacts]) -> list[str]:
@@ -171,6 +178,11 @@ def _faults_of_role(facts: AnalyticsViewFacts, settings: Settings, replaced: Ite
         f"our role {facts.role} does not own {table_name(settings, view.name)}" for view in replaced if not view.owned
     ]
     return faults
+
+
+def _broken_functions(view: ViewFacts) -> list[str]:
+    """What fails for its callers when the view has more columns."""
+    return [f"to alter {', '.join(view.returned_by)} with it, whose rows have its columns"] if view.returned_by else []
 
 
 def _differences(facts: AnalyticsViewFacts, settings: Settings, others: Ours) -> tuple[Difference, ...]:

@@ -19,16 +19,17 @@ _EXPENSIVE_MS: Final = 50.0
 _OURS: Final = "replicator setup --replace-view shows what our definition would change, column by column"
 
 
-def judge_view(view: ViewReading, server: ServerFacts, settings: Settings) -> Iterable[Finding]:
-    """Of a view that can be read."""
+def judge_view(view: ViewReading, server: ServerFacts, settings: Settings, *, records_leads: bool) -> Iterable[Finding]:
+    """Of a view that can be read. `records_leads`: conversations have custom_attributes."""
     name = table_name(settings, settings.view)
     kinds = {column: kind_of(type_name) for column, type_name in view.columns.items()}
     yield from _judge_columns(name, view.columns, kinds)
     if absent := [column for column in LEAD_SIGNALS if column not in kinds]:
         reason = (
-            f"has no {', '.join(absent)}: where it says nothing of a lead, the target derives it from what was written;"
-            " replicator setup adds what conversations.custom_attributes say (--keep-view leaves the view alone)"
+            f"has no {', '.join(absent)}: where it says nothing of a lead, the target derives it from what was written"
         )
+        if records_leads:
+            reason += "; replicator setup adds what conversations.custom_attributes say (--keep-view leaves it alone)"
         yield note("view", name, reason)
     if view.surveyed_twice:
         reason = f"{view.surveyed_twice:,} conversations were surveyed more than once: the newest answer is taken"

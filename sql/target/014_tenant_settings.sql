@@ -1,8 +1,8 @@
 -- What the owner of the target decides for each tenant. A tenant without a row has the defaults.
 --
 -- lead_signals says where the five columns of a lead come from: `source`, as the source's view has them; `rules`, out of
--- what client and agents wrote; `external`, from somebody else, so that they are never touched. NULL: the source's where
--- it has any for a conversation, else by the rules.
+-- what client and agents wrote; `external`, from somebody else, so that they are never touched. NULL: each is the
+-- source's where it says something of a conversation, else by the rules.
 
 CREATE TABLE IF NOT EXISTS tenant_settings (
     tenant_id integer NOT NULL,

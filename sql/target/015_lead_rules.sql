@@ -57,7 +57,8 @@ CREATE OR REPLACE TRIGGER replication_signals_changed
     AFTER INSERT OR DELETE OR UPDATE OF lead_signals ON tenant_settings
     FOR EACH ROW EXECUTE FUNCTION replication_rules_changed();
 
--- Whoever else writes signals has other reasons for them than a rule's.
+-- Whoever else writes signals has other reasons for them than a rule's. Some of what is the source's (an x stands before
+-- the letters of those signals) may change where rules find the same.
 CREATE OR REPLACE FUNCTION replication_signals_written() RETURNS trigger
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
 AS $$
@@ -75,7 +76,7 @@ CREATE OR REPLACE TRIGGER replication_signals_written BEFORE UPDATE ON conversat
         AND (NEW.is_lead, NEW.visit_scheduled, NEW.crm_converted, NEW.ai_probability_label, NEW.ai_probability_score)
             IS DISTINCT FROM
             (OLD.is_lead, OLD.visit_scheduled, OLD.crm_converted, OLD.ai_probability_label, OLD.ai_probability_score)
-        AND NEW.lead_rules_digest <> 'source'
+        AND NEW.lead_rules_digest <> 'source' AND NEW.lead_rules_digest NOT LIKE '%x%'
     ) EXECUTE FUNCTION replication_signals_written();
 
 -- Rows whose signals are of other rules than the tenant's, looked for now and then.

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+import re
+import time
+from collections.abc import Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
@@ -12,11 +14,12 @@ import psycopg
 import pytest
 
 from consumers.errors import Overtaken
-from consumers.lead_columns import LeadColumns
-from consumers.recomputation import recompute
+from consumers.lead_columns import FROM_SOURCE, LeadColumns
+from consumers.leads import Leads
+from consumers.recomputation import _READ, Recomputation, _asked, recompute
 from consumers.target import Session, Work
 from consumers.upsert import LEAD_SIGNALS
-from demo.servers import Servers
+from demo.servers import Servers, wait_until
 from tests.integration.sorted_out import Applied, applied, prepared_target
 from tests.integration.targets import Target
 from tests.lead_conversations import conversations
@@ -128,7 +131,7 @@ def test_where_they_come_from_is_the_tenants_choice(log: Applied) -> None:
     put(log, 1, 1, ASKS, 1, **source)
     put(log, 2, 1, ASKS, 2, **nothing)
     put(log, 3, 1, ASKS, 3)
-    assert five(log, 1, 2, 3) == [of_source, LEAD_BY_PRICE, LEAD_BY_PRICE]
+    assert five(log, 1, 2, 3) == [(False, False, True, "Baixo", 12.5), LEAD_BY_PRICE, LEAD_BY_PRICE]
     assert recomputed(log, 1) == 0
     decide(log, 1, "rules")
     assert recomputed(log, 1) == 1
@@ -151,9 +154,9 @@ def test_what_a_row_became_meanwhile_is_not_overwritten(log: Applied) -> None:
 
     @dataclass(frozen=True)
     class Slow(LeadColumns):
-        def derived(self, document: str | None) -> bytes:
+        def derived(self, document: str | None, given: Mapping[str, object]) -> bytes:
             put(log, 1, 1, SILENT, 2)
-            return super().derived(document)
+            return super().derived(document, given)
 
     real = log.leads.of(log.control, 1)
     assert real is not None
@@ -200,12 +203,12 @@ def test_what_comes_back_is_never_mixed_with_what_is_said_anew(log: Applied) -> 
     put(log, 1, 1, ASKS, 1)
     log.apply(*log.nowhere(TABLE, 1, 2))
     put(log, 1, 1, ASKS, 3, is_lead=False, **dict.fromkeys(LEAD_SIGNALS[1:]))
-    assert five(log, 1) == [(False, None, None, None, None)]
+    assert five(log, 1) == [(False, False, False, "Baixo", 20)]
     decide(log, 1, "external")
     log.target.execute(f"UPDATE {TABLE} SET is_lead = true")
     log.apply(*log.nowhere(TABLE, 1, 4))
     put(log, 1, 1, ASKS, 5)
-    assert five(log, 1) == [(True, None, None, None, None)]
+    assert five(log, 1) == [(True, False, False, "Baixo", 20)]
 
 
 def test_what_others_wrote_is_not_signed_by_our_rules(log: Applied) -> None:
@@ -273,3 +276,157 @@ def test_rules_that_are_locked_hide_no_change_of_where_signals_come_from(log: Ap
         decide(log, 1, "external")
         put(log, 1, 1, SILENT, 2)
     assert five(log, 1) == [LEAD_BY_PRICE]
+
+
+def test_rows_are_not_made_anew_for_a_tenant_that_was_given_to_others(log: Applied) -> None:
+    put(log, 1, 1, ASKS, 1)
+    leads = log.leads.of(log.control, 1)
+    assert leads is not None
+    decide(log, 1, "external")
+    log.target.execute(f"UPDATE {TABLE} SET is_lead = false, ai_probability_score = 99")
+    assert recompute(log.control, 1, leads, log.relations[TABLE], 10) == (None, 0)
+    assert five(log, 1) == [(False, False, False, "Baixo", 99)]
+
+
+def test_a_round_of_many_rows_stops_where_nobody_wants_it_any_more(
+    log: Applied, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    leads, turns = log.leads.of(log.control, 1), []
+    assert leads is not None
+    wanted = {1: (leads, log.relations[TABLE])}
+    with closing(Recomputation(log.target.settings())) as recomputation:
+
+        def turn(_: object, tenant: int, *__: object) -> tuple[int, int]:
+            turns.append(tenant)
+            if len(turns) == 3:
+                recomputation.want({2: wanted[1]})
+            if len(turns) == 6:
+                recomputation.want({})
+            return len(turns), 1
+
+        monkeypatch.setattr("consumers.recomputation.recompute", turn)
+        recomputation.want(wanted)
+        wait_until(lambda: len(turns) >= 6, "the turns", 10.0)
+        time.sleep(0.2)
+    assert turns == [1, 1, 1, 2, 2, 2]
+
+
+@pytest.mark.parametrize("back_to", [None, "rules"])
+def test_what_was_written_while_others_made_the_signals_is_seen_afterwards(log: Applied, back_to: str | None) -> None:
+    put(log, 1, 1, ASKS, 1)
+    decide(log, 1, "external")
+    put(log, 1, 1, SILENT, 2)
+    assert five(log, 1) == [LEAD_BY_PRICE]
+    decide(log, 1, back_to)
+    assert recomputed(log, 1) == 1
+    assert five(log, 1) == [NO_LEAD]
+
+
+def test_what_was_written_while_rules_could_not_be_read_is_seen_afterwards(log: Applied) -> None:
+    put(log, 1, 1, ASKS, 1)
+    log.leads = Leads(60)  # a worker that has just begun
+    with log.target.connected() as session, session.transaction():
+        session.execute("LOCK TABLE lead_rules IN ACCESS EXCLUSIVE MODE")
+        put(log, 1, 1, SILENT, 2)
+    assert five(log, 1) == [LEAD_BY_PRICE]
+    log.leads = Leads(60)
+    assert recomputed(log, 1) == 1
+    assert five(log, 1) == [NO_LEAD]
+
+
+def test_rules_that_are_locked_are_waited_for_once(log: Applied) -> None:
+    with log.target.connected() as session, session.transaction():
+        session.execute("LOCK TABLE lead_rules IN ACCESS EXCLUSIVE MODE")
+        began = time.monotonic()
+        assert [log.leads.of(log.control, tenant) for tenant in range(20)] == [None] * 20
+        assert time.monotonic() - began < 1.0
+
+
+def test_few_documents_are_read_at_once_where_they_are_long(log: Applied, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number in range(1, 5):
+        put(log, number, 1, ASKS, number)
+    log.target.execute(OWN, 1, "capivaras", "lead", "client", 30, "capivaras")
+    monkeypatch.setattr("consumers.recomputation._BYTES_AT_ONCE", 100)  # a document has 77
+    log.leads.expire()
+    leads = log.leads.of(log.control, 1)
+    assert leads is not None
+    assert recompute(log.control, 1, leads, log.relations[TABLE], 10) == (2, 2)
+    assert recompute(log.control, 1, leads, log.relations[TABLE], 10, 2) == (4, 2)
+
+
+@pytest.mark.parametrize("origin", [None, "rules"])
+def test_a_look_reads_no_row_that_is_as_it_should_be(log: Applied, origin: str | None) -> None:
+    decide(log, 1, origin)
+    leads = log.leads.of(log.control, 1)
+    assert leads is not None
+    mark = leads.digest if origin else FROM_SOURCE
+    with log.target.connected() as session:
+        session.execute(
+            f"INSERT INTO {TABLE} (tenant_id, conversation_id, synced_at, message_compiled, lead_rules_digest)"
+            f" SELECT 1, g, now(), '[]', '{mark}' FROM generate_series(1, 5000) AS g".encode()
+        )
+        session.execute(f"ANALYZE {TABLE}")
+    with log.control.transaction():
+        log.control.execute("SELECT set_config('app.current_tenant_id', '1', true)")
+        asked = {**_asked(1, leads, 50), "after": 0, "bytes": 1}
+        ((plan,),) = log.control.execute(f"EXPLAIN (ANALYZE, FORMAT JSON) {_READ}".encode(), asked).fetchall()
+    assert all(float(rows) == 0 for rows in re.findall(r'"Rows Removed by [^"]*": ([^,}]*)', json.dumps(plan)))
+    assert recomputed(log, 1) == 0
+
+
+@pytest.mark.parametrize(
+    ("given", "found"),
+    [
+        ({"is_lead": True}, (True, False, False, "Nenhum", 0)),
+        ({"visit_scheduled": True}, (True, True, False, "Nenhum", 0)),
+        ({"is_lead": False, "crm_converted": True}, (False, False, True, "Nenhum", 0)),
+        ({"ai_probability_score": "71.5"}, (False, False, False, "Alto", 71.5)),
+        ({"ai_probability_label": "Médio"}, (False, False, False, "Médio", 40)),
+        ({"ai_probability_label": "Quente"}, (False, False, False, "Quente", 0)),
+    ],
+)
+def test_what_the_source_does_not_say_is_made_by_rules(
+    log: Applied, given: dict[str, Any], found: tuple[Any, ...]
+) -> None:
+    """Its view may have only some of the five columns, or may have recorded only some."""
+    put(log, 1, 1, SILENT, 1, **given)
+    put(log, 2, 1, SILENT, 2, **{**dict.fromkeys(LEAD_SIGNALS), **given})
+    assert five(log, 1, 2) == [found] * 2
+    assert recomputed(log, 1) == 0
+    put(log, 1, 1, SILENT, 3, **dict.fromkeys(LEAD_SIGNALS))  # nor does it say it any longer
+    assert five(log, 1) == [NO_LEAD]
+
+
+def test_what_is_the_sources_stays_when_rules_change(log: Applied) -> None:
+    put(log, 1, 1, SILENT, 1, is_lead=False, ai_probability_score="12.50")
+    log.target.execute(OWN, 1, "capivaras", "visit", "client", 70, "capivaras")
+    assert recomputed(log, 1) == 1
+    assert five(log, 1) == [(False, True, False, "Baixo", 12.5)]
+    assert recomputed(log, 1) == 0
+    ((_, _, evidence),) = log.rows(TABLE, "lead_evidence", "conversation_id")
+    assert evidence == [{"rule": "capivaras", "message_id": 8}]
+    put(log, 1, 1, SILENT, 2, is_lead=True, ai_probability_score="12.50")  # the same evidence, another signal
+    assert five(log, 1) == [(True, True, False, "Baixo", 12.5)]
+    assert recomputed(log, 1) == 0
+    decide(log, 1, "rules")
+    assert recomputed(log, 1) == 1
+    assert five(log, 1) == [(True, True, False, "Alto", 70)]
+
+
+def test_what_is_the_sources_stays_where_time_was_short_or_rules_were_locked(
+    log: Applied, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = {"is_lead": True, "visit_scheduled": True}
+    with monkeypatch.context() as patched:
+        patched.setattr("consumers.staging.LEADS_S", -1)
+        put(log, 1, 1, SILENT, 1, **given)
+    assert five(log, 1) == [(True, True, None, None, None)]
+    assert recomputed(log, 1) == 1
+    assert five(log, 1) == [(True, True, False, "Nenhum", 0)]
+    log.leads = Leads(60)
+    with log.target.connected() as session, session.transaction():
+        session.execute("LOCK TABLE lead_rules IN ACCESS EXCLUSIVE MODE")
+        put(log, 1, 1, ASKS, 2, **given)
+    log.leads = Leads(60)
+    assert recomputed(log, 1) == 1
+    assert five(log, 1) == [(True, True, False, "Baixo", 20)]

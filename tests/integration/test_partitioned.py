@@ -12,6 +12,7 @@ from consumers.target import read_relations, refuse_unbound
 from replicator import REPLICATED
 from tests.integration.sorted_out import Applied
 from tests.integration.targets import Target, target_of
+from tests.integration.test_lead_signals import ASKS, OWN, TABLE, five, put, recomputed
 
 A, B = 1, 2
 """An inbox each of two tenants."""
@@ -25,6 +26,11 @@ TABLES = """
     CREATE TABLE messages_of_others PARTITION OF messages DEFAULT PARTITION BY HASH (id);
     CREATE SCHEMA elsewhere;
     CREATE TABLE elsewhere."Others %" PARTITION OF messages_of_others FOR VALUES WITH (MODULUS 1, REMAINDER 0);
+"""
+CONVERSATIONS = """
+    CREATE TABLE conversations_analytics (id bigserial, tenant_id integer NOT NULL, conversation_id integer NOT NULL,
+        inbox_id integer, message_compiled jsonb, UNIQUE (tenant_id, conversation_id)) PARTITION BY HASH (tenant_id);
+    CREATE TABLE analytics_0 PARTITION OF conversations_analytics FOR VALUES WITH (MODULUS 1, REMAINDER 0);
 """
 PARTS = ("conversations_0", "messages_of_1", "messages_of_others", 'elsewhere."Others %"')
 
@@ -105,3 +111,19 @@ def test_a_partition_that_is_made_later_is_secured_by_the_next_setup(log: Applie
     log.target.execute("CREATE POLICY everyone ON messages_of_9 USING (true)", what="owner")
     says = [note.says for note in log.target.plan().of(Severity.NOTE) if "everyone" in note.says]
     assert [text.startswith("policies of messages_of_9") for text in says] == [True]
+
+
+def test_lead_signals_of_a_partitioned_table_are_made_anew(target_dsn: str) -> None:
+    with target_of(target_dsn) as target:
+        target.execute(CONVERSATIONS, what="owner")
+        target.apply()
+        target.execute("INSERT INTO tenants (id, slug) VALUES (1, 't1')")
+        target.execute("INSERT INTO inbox_tenant_mapping (inbox_id, tenant_id) VALUES (%s, 1)", A)
+        with closing(Applied(target)) as log:
+            put(log, 1, A, ASKS, 1)
+            target.execute(OWN, 1, "price", "lead", "client", 30, "custa")
+            with target.connected() as session, session.transaction():
+                session.execute(f"SELECT FROM {TABLE} FOR UPDATE")
+                assert recomputed(log, 1) == 0
+            assert recomputed(log, 1) == 1
+            assert five(log, 1) == [(True, False, False, "Médio", 50)]

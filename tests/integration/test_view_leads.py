@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import uuid
 from collections.abc import Callable, Iterator
+from threading import Timer
 from typing import Any
 
 import pytest
@@ -18,6 +19,7 @@ from replicator.__main__ import app
 from replicator.config import Settings, load
 from replicator.definitions import captured_by, read_definitions
 from replicator.derived import Derived
+from replicator.errors import SourceRefused
 from replicator.findings import Severity
 from replicator.reference_view import LEADS, ReferenceView
 from replicator.reference_view import load as load_views
@@ -170,7 +172,8 @@ def test_the_five_come_last_and_nothing_else_changes(history: tuple[Source, Sett
         (step,) = _plan(settings)
         assert not step.by_hand
         assert [(each.view, each.column, each.change) for each in step.differences] == ADDED
-        source.execute(step.sql.removeprefix("BEGIN;").removesuffix("COMMIT").encode())
+        in_it = step.sql.replace("SET TRANSACTION ISOLATION LEVEL READ COMMITTED;", "")
+        source.execute(in_it.removeprefix("BEGIN;").removesuffix("COMMIT").encode())
         assert _columns(source) == [*columns, *LEAD_SIGNALS.items()]
         if in_order is not None:
             assert source.execute(whole.encode()).fetchall() == in_order
@@ -262,8 +265,8 @@ def test_check_says_what_setup_adds_and_is_content_afterwards(
 
 def test_columns_of_theirs_stay_and_those_of_another_kind_are_told(settings: Settings, source: Source) -> None:
     source.execute(
-        f"CREATE VIEW {VIEW} AS SELECT id AS conversation_id, 'yes' AS is_lead, inbox_id, 5 AS ai_probability_score"
-        " FROM conversations".encode()
+        f"CREATE VIEW {VIEW} AS SELECT c.id AS conversation_id, 'yes' AS is_lead, inbox_id, 5 AS ai_probability_score"
+        " FROM conversations AS c LEFT JOIN teams AS t ON t.id = c.team_id".encode()
     )
     _apply(settings)
     assert [name for name, _ in _columns(source)] == [
@@ -350,6 +353,77 @@ def test_a_view_that_reads_with_its_readers_rights_is_left_to_a_person(
     assert step.by_hand
     assert "its reader's rights" in step.needs
     assert "WITH (security_invoker=on)" in step.sql
+
+
+@pytest.mark.parametrize("option", ["", "WITH LOCAL CHECK OPTION"])
+def test_a_view_that_is_written_through_is_left_to_a_person(settings: Settings, source: Source, option: str) -> None:
+    query = "SELECT id AS conversation_id, inbox_id FROM conversations WHERE id > 0"
+    source.execute(f"CREATE VIEW {VIEW} AS {query} {option}".encode())
+    (step,) = _plan(settings)
+    assert f"that nobody writes through public.{VIEW}" in step.needs
+    assert _apply(settings) == []
+    source.execute(f"UPDATE {VIEW} SET inbox_id = 1".encode())
+    source.execute(step.sql.encode())
+    assert _plan(settings) == []
+
+
+def test_functions_of_our_own_older_view_are_not_broken(settings: Settings, source: Source) -> None:
+    _make(source, settings, "of ours")
+    source.execute(f"CREATE FUNCTION theirs() RETURNS SETOF {VIEW} LANGUAGE sql AS 'TABLE {VIEW}'".encode())
+    (step,) = _about_view(setup.plan(settings, existing_view="replaced"))
+    assert step.by_hand
+    assert "to alter theirs() with it" in step.needs
+
+
+def test_functions_of_the_views_rows_are_not_broken(settings: Settings, source: Source, foreign: str) -> None:
+    source.execute(f"CREATE FUNCTION theirs() RETURNS SETOF {VIEW} LANGUAGE sql AS '{foreign}'".encode())
+    (step,) = _plan(settings)
+    assert "to alter theirs() with it" in step.needs
+    assert _apply(settings) == []
+    assert source.execute("SELECT * FROM theirs()").fetchall() == []
+
+
+@pytest.mark.parametrize("changes", ["ALTER TABLE conversations DROP COLUMN custom_attributes", ""])
+def test_conversations_without_attributes_have_nothing_recorded(
+    settings: Settings, source: Source, changes: str
+) -> None:
+    """None of that name, or of a type that we do not know."""
+    alter = changes or (
+        "ALTER TABLE conversations ALTER COLUMN custom_attributes DROP DEFAULT,"
+        " ALTER COLUMN custom_attributes TYPE text"
+    )
+    source.execute(alter.encode())
+    source.execute(f"CREATE VIEW {VIEW} AS {COUNTED}".encode())
+    assert _plan(settings) == []
+    (told,) = [each for each in _said_of_view(settings)["note"] if "is_lead" in each]
+    assert "replicator setup adds" not in told
+    source.execute(f"DROP VIEW {VIEW}".encode())
+    assert len(_apply(settings)) == 1
+    assert [name for name, _ in _columns(source)][-5:] == FIVE
+    assert _plan(settings) == []
+    source.execute(f"DROP VIEW {VIEW}".encode())  # what it is made of is there, and compared
+    assert len(_apply(settings)) == 1
+
+
+@pytest.mark.parametrize("committed", [True, False])
+def test_a_view_that_was_altered_while_setup_ran_is_not_set_back(
+    settings: Settings, source: Source, source_dsn: str, foreign: str, committed: bool
+) -> None:
+    """Steps before it may take hours; and whoever alters it may not have committed yet."""
+    theirs = f"CREATE OR REPLACE VIEW {VIEW} AS {foreign.replace('count(*)', 'count(*) + 1')}"
+    (step,) = _plan(settings)
+    with connect(source_dsn) as other, Session(settings) as ours:
+        other.execute("BEGIN")
+        other.execute(theirs.encode())
+        if committed:
+            other.execute("COMMIT")
+        commit = Timer(0.3, other.execute, ["COMMIT"])
+        commit.start()
+        with pytest.raises(SourceRefused, match=f"{VIEW} was altered since this was planned"):
+            setup._run(ours, settings, step)
+        commit.join()
+    assert "+ 1" in str(source.execute("SELECT pg_get_viewdef(%s::regclass)", (VIEW,)).fetchone())
+    assert len(_apply(settings)) == 1
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,8 @@ VIEW = ViewFacts(
     owner_reads_conversations=True,
     owned=True,
     readable=True,
+    takes_writes=False,
+    returned_by=(),
     options=(),
     columns=(ViewColumn(name="conversation_id", type_name="bigint"), ViewColumn(name="Since", type_name="date")),
     definition=' SELECT c.id AS conversation_id,\n    c.since AS "Since"\n   FROM conversations c;',

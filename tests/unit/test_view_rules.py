@@ -25,8 +25,15 @@ WHOLE = {column: TYPES[kind] for kind, columns in COLUMNS.items() for column in 
 READY = ViewReading(columns={**WHOLE, **LEAD_SIGNALS}, surveyed_twice=0, one_read_ms=3.0)
 
 
-def _found(view: ViewReading, time_zone: str = "UTC") -> list[Finding]:
-    return list(judge_view(view, replace(SERVER, time_zone=time_zone), SETTINGS))
+def _found(view: ViewReading, time_zone: str = "UTC", *, records_leads: bool = True) -> list[Finding]:
+    return list(judge_view(view, replace(SERVER, time_zone=time_zone), SETTINGS, records_leads=records_leads))
+
+
+@pytest.mark.parametrize("records_leads", [True, False])
+def test_nothing_is_promised_that_setup_does_not_add(records_leads: bool) -> None:
+    told = _found(replace(READY, columns=WHOLE), records_leads=records_leads)
+    (found,) = [each for each in told if "no is_lead" in each.reason]
+    assert ("replicator setup adds" in found.reason) is records_leads
 
 
 def test_a_view_with_all_columns_is_well() -> None:
