@@ -12,9 +12,12 @@ Pure.
 from __future__ import annotations
 
 import re
+import weakref
+from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from threading import Lock
 from typing import Final, get_args
 
 import re2
@@ -38,6 +41,9 @@ OWN_INSTRUCTIONS: Final = 3_000
 """Of the rules that are a tenant's own: 2 s for the longest conversation at the worst."""
 REMEMBERED_HITS: Final = 2_048
 """Texts of which a set remembers what they hit: it goes with the set."""
+COMPILED: Final = 24
+"""Sets that are compiled at once, two of a tenant with rules of its own; beyond that they are compiled when they are
+asked for (81 rules in a few milliseconds). Measured: 10 MB for a tenant."""
 SET_BYTES: Final = 8 << 20
 """What RE2 may take for the rules of one speaker, its cache of states included; a larger one saves time."""
 
@@ -91,7 +97,33 @@ class RuleSet:
 
 
 class _Compiled:
-    """Rules that are searched for together, in one pass over a text."""
+    """Rules that are searched for together, in one pass over a text. Compiled when they are asked for."""
+
+    __slots__ = ("__weakref__", "_machine", "_rules")
+
+    def __init__(self, rules: Sequence[Rule]) -> None:
+        """Raises RulesRefused."""
+        self._rules = rules
+        self._machine: _Machine | None = None
+        self._ready()
+
+    def hits(self, text: str) -> tuple[Rule, ...]:
+        return self._ready().hits(text) if self._rules else ()
+
+    def _ready(self) -> _Machine:
+        machine = self._machine
+        if machine is None:
+            machine = self._machine = _Machine(self._rules)
+        _IN_USE.use(self)
+        return machine
+
+    def forget(self) -> None:
+        """Gives the memory back."""
+        self._machine = None
+
+
+class _Machine:
+    """What RE2 has made of rules, and what texts have hit."""
 
     __slots__ = ("_remembered", "_rules", "_set")
 
@@ -112,11 +144,30 @@ class _Compiled:
         return self._remembered(text) if len(text) <= SHORT else self._match(text)
 
     def _match(self, text: str) -> tuple[Rule, ...]:
-        if not self._rules:
-            return ()
         # As bytes, since re2 would refuse the half of a surrogate pair, which JSON may hold.
         found = self._set.Match(text.encode(errors="replace"))
         return tuple(self._rules[index] for index in sorted(found)) if found else ()
+
+
+class _InUse:
+    """The rules that are compiled now, of all tenants: those that were not asked for the longest give way."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._lock = Lock()
+        self._compiled: OrderedDict[int, weakref.ref[_Compiled]] = OrderedDict()
+
+    def use(self, rules: _Compiled) -> None:
+        with self._lock:
+            self._compiled[id(rules)] = weakref.ref(rules)
+            self._compiled.move_to_end(id(rules))
+            while len(self._compiled) > self._most:
+                _, oldest = self._compiled.popitem(last=False)
+                if (found := oldest()) is not None:
+                    found.forget()
+
+
+_IN_USE: Final = _InUse(COMPILED)
 
 
 def _options(size: int) -> re2.Options:

@@ -72,6 +72,18 @@ _READ: Final = f"""
 _COUNT: Final = f"SELECT count(*) FROM (SELECT {_OUTDATED} LIMIT %(limit)s) AS found"
 MOST_COUNTED: Final = 100_000
 
+_REFUSALS: Final = (psycopg.IntegrityError, psycopg.DataError, psycopg.errors.RaiseException)
+"""Of a row: the target's owner may have rules of their own."""
+
+
+class RowsRefused(Exception):
+    """The target takes one of these rows' signals not."""
+
+    def __init__(self, before: int, last: int, rows: int, cause: psycopg.Error) -> None:
+        super().__init__(f"{rows} rows")
+        self.before, self.last, self.rows, self.cause = before, last, rows, cause
+
+
 Wanted = Mapping[int, tuple[LeadColumns, Relation]]
 """By tenant: its rules, and the table."""
 
@@ -122,6 +134,7 @@ class Recomputation:
         """
         after = dict.fromkeys(tenants, _BEFORE_ALL)
         done = dict.fromkeys(tenants, 0)
+        most = dict.fromkeys(tenants, _AT_ONCE)
         while after and not self._ended.is_set():
             for tenant in list(after):
                 now_wanted = self._wanted.get(tenant)
@@ -130,7 +143,13 @@ class Recomputation:
                     continue
                 began = time.monotonic()
                 try:
-                    last, written = recompute(self._session(), tenant, *now_wanted, _AT_ONCE, after[tenant])
+                    last, written = recompute(self._session(), tenant, *now_wanted, most[tenant], after[tenant])
+                    most[tenant] = min(2 * most[tenant], _AT_ONCE)
+                except RowsRefused as refused:
+                    last, written = refused.before if refused.rows > 1 else refused.last, 0
+                    most[tenant] = max(1, refused.rows // 2)
+                    if refused.rows == 1:  # the rows behind it do not wait for it
+                        self._failed(tenant, refused.cause)
                 except Exception as error:  # whatever it is: the others go on, and it is tried again at the next look
                     last, written = None, 0
                     self._failed(tenant, error)
@@ -168,7 +187,7 @@ def recompute(
     """Makes some rows anew that other rules have made: the last one's key (None: there are none), and how many.
 
     Rows that others hold, or have altered since they were read, are left for another time; so are all of a tenant
-    whose signals have come to be made by others.
+    whose signals have come to be made by others. Raises RowsRefused, psycopg.Error.
     """
     given = {**_asked(tenant, leads, limit), "after": after, "bytes": _BYTES_AT_ONCE}
     with connection.transaction():
@@ -187,7 +206,10 @@ def recompute(
         connection.execute("SELECT pg_advisory_xact_lock(%s, %s)", [tenants.TENANT_LOCK, tenant])
         if read_origin(connection, tenant) != leads.origin:
             return None, 0
-        written = connection.execute(_write(relation).encode(), {"tenant": tenant, "rows": packed}).rowcount
+        try:
+            written = connection.execute(_write(relation).encode(), {"tenant": tenant, "rows": packed}).rowcount
+        except _REFUSALS as error:
+            raise RowsRefused(after, found[-1][0], len(found), error) from None
     return found[-1][0], written
 
 

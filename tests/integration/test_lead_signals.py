@@ -430,3 +430,21 @@ def test_what_is_the_sources_stays_where_time_was_short_or_rules_were_locked(
     log.leads = Leads(60)
     assert recomputed(log, 1) == 1
     assert five(log, 1) == [(True, True, False, "Baixo", 20)]
+
+
+def test_a_row_whose_signals_the_target_refuses_holds_up_no_other(log: Applied) -> None:
+    """Its owner may have rules of their own about the table."""
+    for conversation in range(1, 6):
+        put(log, conversation, 1, SILENT, conversation)
+    log.target.execute(OWN, 1, "capivara", "lead", "any", 90, "capivara")
+    log.target.execute(f"ALTER TABLE {TABLE} ADD CONSTRAINT dry CHECK (conversation_id <> 3 OR NOT is_lead)")
+    log.leads.expire()
+    leads = log.leads.of(log.control, 1)
+    assert leads is not None
+    try:
+        with closing(Recomputation(log.target.settings())) as recomputation:
+            recomputation.want({1: (leads, log.relations[TABLE])})
+            wait_until(lambda: all(row[0] for row in five(log, 1, 2, 4, 5)), "the others made anew", 20)
+        assert five(log, 3) == [NO_LEAD]
+    finally:
+        log.target.execute(f"ALTER TABLE {TABLE} DROP CONSTRAINT dry")

@@ -23,7 +23,7 @@ PURE_MODULES = {f"{package}.{name}".removesuffix(".__init__") for package, names
 HARMLESS = {  # libraries that read and write nothing and say nothing; whatever is not named here is refused
     *("__future__", "abc", "array", "base64", "bisect", "collections", "contextlib", "copy", "dataclasses", "datetime"),
     *("decimal", "enum", "functools", "graphlib", "hashlib", "heapq", "itertools", "json", "math", "operator", "re"),
-    *("secrets", "string", "struct", "textwrap", "threading", "typing", "unicodedata", "uuid", "zlib"),
+    *("secrets", "string", "struct", "textwrap", "threading", "typing", "unicodedata", "uuid", "weakref", "zlib"),
     *("orjson", "pglast", "re2"),
 }
 

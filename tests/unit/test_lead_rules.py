@@ -9,7 +9,7 @@ import pytest
 
 from consumers.conversation_texts import CONVERSATION_CHARACTERS, TEXT_CHARACTERS, Message
 from consumers.errors import RulesRefused
-from consumers.lead_rules import INSTRUCTIONS, RULES, Rule, RuleSet
+from consumers.lead_rules import COMPILED, INSTRUCTIONS, RULES, Rule, RuleSet
 from consumers.rules_file import shipped_rules
 
 
@@ -133,3 +133,13 @@ def test_the_default_rules_are_taken() -> None:
     assert 60 <= len(rules) <= 100
     assert all("<" not in each.pattern for each in rules)
     assert all(len({each.signal for each in rules if each.takes_back is back}) == 3 for back in (True, False))
+
+
+def test_only_so_many_sets_are_compiled_at_once_and_each_is_there_when_it_is_asked_for() -> None:
+    """Each takes megabytes, and a tenant may have rules of its own."""
+    sets = [RuleSet([rule(f"preco {n}", speaker="client")]) for n in range(COMPILED)]
+    compiled = [each._by_speaker[who] for each in sets for who in ("client", "agent")]
+    assert sum(each._machine is not None for each in compiled) <= COMPILED
+    for n, each in enumerate(sets):
+        assert names(each, "client", f"o preco {n}") == ["r"]
+    assert sum(each._machine is not None for each in compiled) <= COMPILED
