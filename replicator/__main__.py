@@ -62,7 +62,7 @@ def run(
         stop = Stop()
         stop.install()
         kafka = topics.kafka_base(settings)
-        pipeline = Pipeline(settings, kafka, stop, prepare=lambda mode: _prepare(settings, kafka, mode))
+        pipeline = Pipeline(settings, kafka, stop, prepare=lambda mode: _prepare(settings, mode))
         health = Health(settings.http_host, settings.http_port, pipeline.status)
         health.start()
         log.info("replicator.starts", http_port=health.port, slot=settings.slot, topics=settings.topic_prefix)
@@ -171,11 +171,10 @@ def backfill(
         print(f"asked for backfill {request.id}; `replicator status --watch` shows its progress")
 
 
-def _prepare(settings: Settings, kafka: dict[str, Any], mode: Mode) -> None:
-    """What must hold before a run: topics, and of a source that is streamed no refusal."""
-    from replicator import check, topics
+def _prepare(settings: Settings, mode: Mode) -> None:
+    """What must hold before a run: of a source that is streamed no refusal."""
+    from replicator import check
 
-    topics.ensure(kafka, settings)
     if mode is Mode.STREAM:
         check.refuse(settings)
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import structlog
 
+from replicator import topics
 from replicator.config import Settings
 from replicator.definitions import polled_by, read_definitions
 from replicator.errors import ModeChanged
@@ -39,11 +40,13 @@ class ModeChoice:
         self._said: Standing | None = None
 
     def choose(self) -> Standing:
-        """How the next run reads. Raises what keeps it from being known."""
+        """How the next run reads, once there are topics to remember that in. Raises what keeps it from being known."""
         if self._settings.mode == "stream":
+            topics.ensure(self._kafka, self._settings)
             return Standing(mode=Mode.STREAM, since_ms=_now_ms())
         with Source(self._settings) as source:
             self._spare(source)
+            topics.ensure(self._kafka, self._settings)
             records = read_memory(self._kafka, Topics(self._settings.topic_prefix), KAFKA_SECONDS).records
             known = Standing.from_record(records["mode"]) if "mode" in records else None
             epoch = records.get("epoch")

@@ -69,3 +69,9 @@ def test_the_view_alone_is_enough(polled: dict[str, str], source: Source, replay
         wait_alike(replayed, source)
         assert replicator.status()["mode"] == "polling"
         assert replicator.stop() == 0
+
+
+def test_the_first_run_of_all_makes_its_topics_before_it_chooses(polled: dict[str, str], tmp_path: Path) -> None:
+    with polling(polled | {"REPLICATOR_MODE": "auto"}, tmp_path / "log") as replicator:
+        assert replicator.status()["mode_because"] == "the role may not replicate"
+        assert replicator.logged("run.ended") == []
