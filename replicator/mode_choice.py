@@ -41,12 +41,11 @@ class ModeChoice:
 
     def choose(self) -> Standing:
         """How the next run reads, once there are topics to remember that in. Raises what keeps it from being known."""
-        if self._settings.mode == "stream":
-            topics.ensure(self._kafka, self._settings)
-            return Standing(mode=Mode.STREAM, since_ms=_now_ms())
         with Source(self._settings) as source:
             self._spare(source)
             topics.ensure(self._kafka, self._settings)
+            if self._settings.mode == "stream":
+                return Standing(mode=Mode.STREAM, since_ms=_now_ms())
             records = read_memory(self._kafka, Topics(self._settings.topic_prefix), KAFKA_SECONDS).records
             known = Standing.from_record(records["mode"]) if "mode" in records else None
             epoch = records.get("epoch")
