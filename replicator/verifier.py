@@ -14,6 +14,7 @@ from typing import Any
 
 import structlog
 
+from replicator import metrics
 from replicator.agenda import Agenda
 from replicator.calls import Calls, Ended
 from replicator.config import Settings
@@ -100,7 +101,8 @@ class Verifier(SourceThread):
 
 
 def describe(checked: Mapping[str, Checked], verified_us: Mapping[str, int]) -> dict[str, Any]:
-    """Of rolling passes, for the status: by relation."""
+    """Of rolling passes, for the status and the metrics: by relation."""
+    metrics.observe_pass({relation: each.repaired for relation, each in checked.items()}, verified_us)
     return {
         relation: {
             "passes": each.passes,
