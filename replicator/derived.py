@@ -17,6 +17,7 @@ from typing import Any, Final
 
 from psycopg import Connection, sql
 
+from replicator.backfill_job import Chunk
 from replicator.causes import Reach, Way
 from replicator.changes import RenderedRow, Table
 from replicator.chunk import raw_rows
@@ -156,6 +157,15 @@ def keys_after(
         key, select_of(derived), sql.SQL(" AND ").join(conditions), sql.Literal(most)
     )
     return _keys(connection, statement, parameters)
+
+
+def keys_within(connection: Connection[Any], derived: Derived, chunk: Chunk, most: int) -> list[Start]:
+    """The next keys of a chunk's scope, in their order; fewer than so many are the last."""
+    if chunk.keys is None:
+        return keys_after(connection, derived, chunk.inbox, chunk.after, most)
+    first, last = chunk.keys
+    found = keys_after(connection, derived, chunk.inbox, chunk.after or (first - 1,), most)
+    return [key for key in found if int(key[0]) <= last]  # type: ignore[arg-type]  # an integer, by `definitions`
 
 
 def expected_keys(connection: Connection[Any], derived: Derived) -> int:

@@ -12,6 +12,10 @@ The records:
 | `confirmed` | the highest LSN that the slot was ever told to forget; written before it is told |
 | `control` | the next offset of the control topic |
 | `backfill/<id>` | a backfill that is asked for or under way, with its progress |
+| `finished` | the ids of the backfills that ended last |
+| `mode` | how the source is read, why, and since when |
+| `poll/<relation>` | how far polling is |
+| `digest/<relation>/<page>` | what was published last, as digests |
 | `identity/<table>` | a table whose replica identity names no old inbox, until it is mended and read again |
 | `owed/<table>/<key>` | a row that must be read again, with its inbox |
 | `derived/<relation>` | the digest of the definition that its rows were last read under |

@@ -28,7 +28,7 @@ from replicator.calls import Calls, Ended
 from replicator.candidates import END_OF_TIME, LAST_KEY, appended_after, greatest_key, stamp_of, stamped_after
 from replicator.config import Settings
 from replicator.derivation import Derivation
-from replicator.derived import Derived, expected_keys, keys_after
+from replicator.derived import Derived, expected_keys, keys_within
 from replicator.digest_memory import DigestMemory
 from replicator.errors import SourceBusy, SourceRefused, SourceUnavailable
 from replicator.event import Position
@@ -240,7 +240,7 @@ class Poller(SourceThread):
 
     def _begin(self, source: Source, job: BackfillJob) -> BackfillJob:
         expected = 0
-        for name in job.tables if job.inboxes is None else ():
+        for name in job.tables if job.inboxes is None and job.keys is None else ():
             derived = self._calls.run(lambda name=name: self._derivation.derived(name))  # type: ignore[misc]  # mypy can't see the default
             if derived is not None:
                 with source.reading():
@@ -253,10 +253,10 @@ class Poller(SourceThread):
         return begun
 
     def _read_page(self, source: Source, job: BackfillJob, chunk: Chunk, derived: Derived) -> BackfillJob:
-        if chunk.inbox is not None:
+        if chunk.inbox is not None or chunk.keys is not None:
             most = self._settings.backfill_chunk_rows
             with source.reading():
-                found = keys_after(source.connection, derived, chunk.inbox, chunk.after, most)
+                found = keys_within(source.connection, derived, chunk, most)
             self._have_read(source, chunk.table, expected_nowhere(int(key) for (key,) in found))  # type: ignore[arg-type]  # an integer, by `definitions`
             return job.advanced(len(found), found[-1] if len(found) == most else None)
         walk = self._walk_of(job, chunk)

@@ -6,7 +6,7 @@ Works from any machine that reaches Kafka and the source; each of the two may be
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.console import Group, RenderableType
@@ -103,7 +103,7 @@ def render(found: Mapping[str, Any]) -> RenderableType:
     if found.get("verified"):
         parts.append(_verified(found))
     if found.get("backfills"):
-        parts.append(_bars(found))
+        parts.append(_backfills(found))
     return Group(*parts)
 
 
@@ -170,14 +170,19 @@ def _open_ends(found: Mapping[str, Any]) -> str:
     )
 
 
-def _bars(found: Mapping[str, Any]) -> RenderableType:
-    bars = Progress(
+def bars(jobs: Sequence[BackfillJob]) -> RenderableType:
+    """Backfills with their progress."""
+    shown = Progress(
         TextColumn("[bold]backfill[/] {task.description}"), BarColumn(30), MofNCompleteColumn(), TextColumn("rows")
     )
-    for record in found["backfills"]:
-        job = BackfillJob.from_record(record)
+    for job in jobs:
         chunk = job.chunk()
         doing = "waits" if job.start is None else chunk.table if chunk is not None else "ends"
-        bars.add_task(f"{job.id}: {doing}", completed=job.rows, total=max(job.expected or 0, job.rows) or None)
+        shown.add_task(f"{job.id}: {doing}", completed=job.rows, total=max(job.expected or 0, job.rows) or None)
+    return shown
+
+
+def _backfills(found: Mapping[str, Any]) -> RenderableType:
+    shown = bars([BackfillJob.from_record(record) for record in found["backfills"]])
     waits = found.get("backfill_waits_for")
-    return Group(bars, f"[yellow]waits: {waits}[/]") if waits else bars
+    return Group(shown, f"[yellow]waits: {waits}[/]") if waits else shown
