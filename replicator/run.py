@@ -183,6 +183,7 @@ class Run(ABC):
             "mode_since_ms": self.standing.since_ms,
             "mode_because": rule.sentence if rule is not None else "",
             "mode_back": rule.back if rule is not None else "",
+            "mode_not_before_ms": self.standing.not_before_ms,
             "mode_switches": self.standing.switches,
             "at_ms": time.time_ns() // 1_000_000,
             "epoch": run.epoch,

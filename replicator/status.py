@@ -111,8 +111,11 @@ def _mode_because(found: Mapping[str, Any]) -> str:
     """Why it is not the stream, since when, and what brings the stream back."""
     if not found.get("mode_because"):
         return ""
-    minutes = (time.time() * 1000 - found["mode_since_ms"]) / 60_000
-    return f" for {minutes:.0f} min: {found['mode_because']} (back by {found['mode_back']})"
+    now_ms = time.time() * 1000
+    minutes = (now_ms - found["mode_since_ms"]) / 60_000
+    left_s = (found["mode_not_before_ms"] - now_ms) / 1000
+    pause = f", in {left_s:.0f} s at the earliest" if left_s > 0 else ""
+    return f" for {minutes:.0f} min: {found['mode_because']} (back by {found['mode_back']}{pause})"
 
 
 def _polling(table: Table, found: Mapping[str, Any]) -> None:
