@@ -264,9 +264,9 @@ class Poller(SourceThread):
         if look is None:
             self._job_walk = None
             return job.advanced(0, None)
-        self._calls.run(lambda: self._digests.compare(look, ()))  # nothing is known: all of it is read
+        gone = self._calls.run(lambda: self._digests.compare(look, ()))  # nothing is seen: what is not listed is gone
         keys = walk.take(look.keys)
-        self._have_read(source, chunk.table, expected_nowhere(keys))
+        self._have_read(source, chunk.table, {**expected_nowhere(keys), **gone})
         self._calls.run(lambda: self._digests.settle(look))
         return job.advanced(len(keys), (look.keys.stop - 1,))
 

@@ -159,7 +159,7 @@ def next_page(
     of = calls.run(lambda: digests.of(walk.relation))
     with source.reading():
         walk.fill(source.connection, derived, of.page_of)
-    key = walk.next_key(calls.run(lambda: of.first_known(walk.after)))
+    key = walk.next_key(calls.run(lambda: digests.first_known(walk.relation, walk.after)))
     if key is None:
         return None
     return calls.run(lambda: digests.look(walk.relation, key, afresh=afresh))
