@@ -19,9 +19,10 @@ import psycopg
 from bench import path
 from bench.measured import Measured, Part, Ratio
 from bench.path import NotMeasured, Say
+from demo.compare import VIEW
 from demo.servers import Servers
 from demo.servers.guardian import GuardedFolder
-from demo.stage import PREFIX, VIEW, Stage
+from demo.stage import PREFIX, Stage
 from replicator.config import load
 from replicator.definitions import captured_by, read_definitions
 from replicator.derived import Derived, read_rows
