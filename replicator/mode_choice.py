@@ -60,13 +60,14 @@ class ModeChoice:
                 known = Standing(mode=Mode.STREAM, since_ms=_now_ms())
             standing = self._next(known, self._facts(source, has_streamed=has_streamed))
         self._is_return = known is not None and known.mode is Mode.POLL and standing.mode is Mode.STREAM
+        if known is not None and known.mode is Mode.STREAM:
+            self._failed_returns = 0  # it has begun
         self._say(standing)
         return standing
 
     def postpone(self) -> bool:
         """The last run that was chosen has failed. Whether polling is left to go on with: for a while, longer each time."""
         if not self._is_return:
-            self._failed_returns = 0
             return False
         pause_ms = min(self._pause_ms << min(self._failed_returns, 32), LONGEST_PAUSE_MS)
         self._failed_returns += 1
