@@ -1,8 +1,8 @@
 """What was published last of every derived relation, as digests that outlive a run in the state topic.
 
-Lives in the run's loop. A record is written only of what Kafka has acknowledged. Before anything is published anew it is
-written down of which keys, and where they will have been: those are in doubt until the record of their page is written
-again. So after a crash no record claims more than was published, and nothing that was is forgotten.
+Lives in the run's loop. A record is written only of what Kafka has acknowledged. Before anything is published anew it
+is written down of which keys, and where they will have been: those are in doubt until the record of their page is
+written again. So after a crash no record claims more than was published, and nothing that was is forgotten.
 
 Records: `digest/<relation>/<number of page>`, `doubt/<relation>/<number>`.
 """

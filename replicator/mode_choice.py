@@ -66,7 +66,7 @@ class ModeChoice:
         return standing
 
     def postpone(self) -> bool:
-        """The last run that was chosen has failed. Whether polling is left to go on with: for a while, longer each time."""
+        """The run that was chosen has failed. Whether polling is left to go on with; for longer each time."""
         if not self._is_return:
             return False
         pause_ms = min(self._pause_ms << min(self._failed_returns, 32), LONGEST_PAUSE_MS)

@@ -349,8 +349,8 @@ class Source:
         A standby lacks what it has not replayed: its time is that of the last commit which it has.
         """
         ((at_us, snapshot, lsn),) = self.rows(
-            "SELECT (extract(epoch FROM CASE WHEN pg_is_in_recovery()"
-            " THEN coalesce(pg_last_xact_replay_timestamp(), 'epoch') ELSE statement_timestamp() END) * 1000000)::bigint,"
+            "SELECT (extract(epoch FROM CASE WHEN NOT pg_is_in_recovery() THEN statement_timestamp()"
+            " ELSE coalesce(pg_last_xact_replay_timestamp(), 'epoch') END) * 1000000)::bigint,"
             " pg_current_snapshot()::text,"
             " CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_flush_lsn() END"
         )

@@ -217,18 +217,20 @@ def test_what_the_source_may_not_keep_is_given_up_and_all_is_read_again(own: Mak
 
 
 def test_a_source_whose_wal_level_is_raised_is_streamed_then(own: MakeOwn, tmp_path: Path) -> None:
-    with own(wal_level="replica") as (server, source, replayed, settings):
-        with started(RUN, settings, tmp_path / "log") as replicator:
-            wait_mode(replicator, "polling", 0, "wal_level is not logical")
-            change(source)
-            wait_all(replayed, source)
-            server._settings["wal_level"] = "logical"
-            server.restart()
-            wait_mode(replicator, "streaming", 1)
-            with closing(connect(server.dsn)) as again:
-                change(again)
-                wait_all(replayed, again)
-            assert replicator.stop() == 0
+    with (
+        own(wal_level="replica") as (server, source, replayed, settings),
+        started(RUN, settings, tmp_path / "log") as replicator,
+    ):
+        wait_mode(replicator, "polling", 0, "wal_level is not logical")
+        change(source)
+        wait_all(replayed, source)
+        server._settings["wal_level"] = "logical"
+        server.restart()
+        wait_mode(replicator, "streaming", 1)
+        with closing(connect(server.dsn)) as again:
+            change(again)
+            wait_all(replayed, again)
+        assert replicator.stop() == 0
 
 
 def test_a_source_that_lacks_what_streaming_needs_is_polled_on_where_it_was_polled(

@@ -407,6 +407,12 @@ class NothingIsLost(RuleBasedStateMachine):
         self.run = Run(self.run.epoch, self.run.generation + 1)
         self.begin(begins=False)
 
+    @rule(key=KEYS, inbox=INBOXES)
+    def change_while_dead(self, key: int, inbox: int | None) -> None:
+        """What was published just before is not written down."""
+        self._start_again(state=0, changes=0)
+        self.write(key, inbox, 0, stamps=True, commits=True)
+
     @rule(fresh=st.booleans())
     def switch(self, fresh: bool) -> None:
         """It was streamed for a while, and all of it published."""
@@ -466,4 +472,41 @@ class NothingIsLost(RuleBasedStateMachine):
 
 
 TestNothingIsLost = NothingIsLost.TestCase
-TestNothingIsLost.settings = settings(max_examples=300, stateful_step_count=25, deadline=None)
+TestNothingIsLost.settings = settings(max_examples=400, stateful_step_count=25, deadline=None)
+
+
+@pytest.fixture
+def history() -> Iterator[NothingIsLost]:
+    """One that is told, not drawn; at its end the poller is left alone, and must have found everything."""
+    machine = NothingIsLost()
+    machine.begun(limit=1000, listed=20_000, most=2000)
+    yield machine
+    machine.teardown()
+
+
+@pytest.mark.parametrize("then", [None, 1, 3], ids=["goes", "returns", "moves on"])
+@pytest.mark.parametrize("recorded", [False, True])
+def test_what_had_just_been_published_when_the_poller_died(
+    history: NothingIsLost, then: int | None, recorded: bool
+) -> None:
+    if recorded:
+        history.write(511, 1, 0, stamps=True, commits=True)
+        history.look_around(3)
+        history.rest()
+    history.write(511, 2, 0, stamps=True, commits=True)
+    history.look_around(3)
+    history.change_while_dead(511, then)
+
+
+def test_a_row_that_comes_and_goes_while_the_source_is_read_for_the_first_time(history: NothingIsLost) -> None:
+    """Its page had been listed before it came, and is read after it was published."""
+    history.write(1, 1, 0, stamps=True, commits=True)
+    history.write(512, 1, 0, stamps=True, commits=True)
+    history.switch(fresh=False)
+    history.database.now_us += 100
+    history.poll(-1)
+    history.go_on(1, -1)
+    history.write(513, 2, 0, stamps=True, commits=True)
+    history.database.now_us += 100
+    history.poll(-1)
+    history.write(513, None, 0, stamps=True, commits=True)
