@@ -20,6 +20,10 @@ The records:
 | `owed/<table>/<key>` | a row that must be read again, with its inbox |
 | `derived/<relation>` | the digest of the definition that its rows were last read under |
 | `dirty/<relation>/<path>/<start>` | a key of a derived relation that is owed, or the start of a look-up |
+| `mode` | how the source is read, why, and since when |
+| `poll/<relation>` | how far polling is |
+| `digest/<relation>/<number>` | what was published last of a page of keys, as digests |
+| `doubt/<relation>/<number>` | keys that were published since, and where |
 | `slots` | the names of the slots that were read, as long as they exist |
 | `status` | what `replicator status` shows |
 """

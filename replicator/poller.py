@@ -260,13 +260,15 @@ class Poller(SourceThread):
             self._have_read(source, chunk.table, expected_nowhere(int(key) for (key,) in found))  # type: ignore[arg-type]  # an integer, by `definitions`
             return job.advanced(len(found), found[-1] if len(found) == most else None)
         walk = self._walk_of(job, chunk)
-        look = next_page(source, self._calls, self._digests, walk, derived, afresh=True)
+        look = next_page(source, self._calls, self._digests, walk, derived)
         if look is None:
             self._job_walk = None
             return job.advanced(0, None)
-        gone = self._calls.run(lambda: self._digests.compare(look, ()))  # nothing is seen: what is not listed is gone
         keys = walk.take(look.keys)
-        self._have_read(source, chunk.table, {**expected_nowhere(keys), **gone})
+        # All is read again, and what is known and gone; of neighbours that are known together hashes say which.
+        seen = [] if look.knows_keys else self.rolling.hashes(source, derived, keys)[0]
+        differing = self._calls.run(lambda: self._digests.compare(look, seen))
+        self._have_read(source, chunk.table, {**expected_nowhere(keys), **differing})
         self._calls.run(lambda: self._digests.settle(look))
         return job.advanced(len(keys), (look.keys.stop - 1,))
 

@@ -117,7 +117,7 @@ class RollingPass:
     def _compare(self, source: Source, derived: Derived, walk: Walk, look: Look) -> int:
         """How many keys were looked at."""
         keys = sorted({*walk.take(look.keys), *look.known})
-        seen, unread, lsn = self._hashes(source, derived, keys)
+        seen, unread, lsn = self.hashes(source, derived, keys)
         self._published_upto(lsn)
         differing: dict[int, frozenset[int]] = dict.fromkeys(unread, frozenset())
         differing |= self._calls.run(lambda: self._digests.compare(look, seen))
@@ -128,11 +128,10 @@ class RollingPass:
                 checked.repaired += len(differing)
                 log.info("digest.differs", relation=walk.relation, keys=len(differing))
             self._have_read(source, walk.relation, differing)
-        if look.is_known or not unread:  # else nobody would ask for those again
-            self._calls.run(lambda: self._digests.settle(look))
+        self._calls.run(lambda: self._digests.settle(look))
         return len(keys)
 
-    def _hashes(self, source: Source, derived: Derived, keys: Sequence[int]) -> tuple[list[Seen], list[int], int]:
+    def hashes(self, source: Source, derived: Derived, keys: Sequence[int]) -> tuple[list[Seen], list[int], int]:
         """Hashes, keys that can't be read, and an LSN of the snapshot."""
         try:
             with source.reading():
@@ -144,7 +143,7 @@ class RollingPass:
             if len(keys) <= 1:
                 return [], list(keys), 0
         middle = len(keys) // 2
-        halves = [self._hashes(source, derived, half) for half in (keys[:middle], keys[middle:])]
+        halves = [self.hashes(source, derived, half) for half in (keys[:middle], keys[middle:])]
         return (
             [each for seen, _, _ in halves for each in seen],
             [key for _, unread, _ in halves for key in unread],
@@ -152,17 +151,15 @@ class RollingPass:
         )
 
 
-def next_page(
-    source: Source, calls: Calls, digests: DigestMemory, walk: Walk, derived: Derived, *, afresh: bool = False
-) -> Look | None:
+def next_page(source: Source, calls: Calls, digests: DigestMemory, walk: Walk, derived: Derived) -> Look | None:
     """Begins to look at the page that a walk comes to next; None: it has come to its end."""
     of = calls.run(lambda: digests.of(walk.relation))
     with source.reading():
         walk.fill(source.connection, derived, of.page_of)
-    key = walk.next_key(calls.run(lambda: digests.first_known(walk.relation, walk.after)))
+    key = walk.next_key(calls.run(lambda: of.first_known(walk.after)))
     if key is None:
         return None
-    return calls.run(lambda: digests.look(walk.relation, key, afresh=afresh))
+    return calls.run(lambda: digests.look(walk.relation, key))
 
 
 def expected_nowhere(keys: Iterable[int]) -> Keys:

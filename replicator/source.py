@@ -348,10 +348,14 @@ class Source:
         return self._settings.slot
 
     def poll_sample(self) -> PollSample:
-        """Of the transaction that is open: first in it, so that its time is before what its snapshot lacks."""
+        """Of the transaction that is open: first in it, so that its time is before what its snapshot lacks.
+
+        A standby lacks what it has not replayed: its time is that of the last commit which it has.
+        """
         ((at_us, snapshot, lsn),) = self.rows(
-            "SELECT (extract(epoch FROM statement_timestamp()) * 1000000)::bigint, pg_current_snapshot()::text,"
-            f" {_FLUSHED}"
+            "SELECT (extract(epoch FROM CASE WHEN NOT pg_is_in_recovery() THEN statement_timestamp()"
+            " ELSE coalesce(pg_last_xact_replay_timestamp(), 'epoch') END) * 1000000)::bigint,"
+            f" pg_current_snapshot()::text, {_FLUSHED}"
         )
         return PollSample(at_us=at_us, snapshot=Snapshot.parse(snapshot), lsn=parse_lsn(lsn))
 

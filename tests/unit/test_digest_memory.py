@@ -1,108 +1,161 @@
-"""Whatever was published is asked for again once it is gone: also before its page is known, and after a crash."""
+"""What is remembered of what was published outlives a crash at any moment, and never claims too much."""
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import Any
 
+import orjson
 import pytest
 
 from replicator.digest_memory import DigestMemory
-from replicator.digests import PAGE_SLOTS, Seen
-from replicator.memory import Memory
+from replicator.digests import Seen
 from replicator.progress import Batch
 
-TABLE = "conversations"
+FAR = 5_000
+"""A key of another page."""
 
 
-class Records:
-    """A memory that is durable at once."""
+class Topic:
+    """The state topic: what is written, and who waits for it."""
 
-    def __init__(self) -> None:
-        self.records: dict[str, Any] = {}
+    def __init__(self, records: dict[str, Any] | None = None) -> None:
+        self.records = records or {}
+        self.waited = 0
 
     def write(self, key: str, content: Any, batch: Batch) -> None:
-        self.records[key] = content
+        batch.sent += 1
+        self.records[key] = orjson.loads(orjson.dumps(content))
 
     def forget(self, key: str, batch: Batch) -> None:
+        batch.sent += 1
         self.records.pop(key, None)
 
     def under(self, prefix: str) -> dict[str, Any]:
-        return {key: content for key, content in self.records.items() if key.startswith(prefix)}
+        return {key: record for key, record in self.records.items() if key.startswith(prefix)}
+
+    def wait_for(self, batch: Batch) -> None:
+        assert batch.sent, "nobody waits for nothing"
+        self.waited += 1
+
+
+def memory(topic: Topic, limit: int = 1000) -> DigestMemory:
+    return DigestMemory(limit, topic, topic.wait_for)  # type: ignore[arg-type]
+
+
+def after_a_crash(topic: Topic) -> DigestMemory:
+    return memory(Topic(dict(topic.records)))
+
+
+def acknowledged() -> Batch:
+    return Batch()
+
+
+def publish(digests: DigestMemory, *rows: Seen, gone: tuple[int, ...] = (), batch: Batch | None = None) -> None:
+    """As `Derivation` does."""
+    keys = sorted({*(row.key for row in rows), *gone})
+    digests.doubt("view", keys, rows)
+    digests.published("view", keys, rows, batch if batch is not None else acknowledged())
+
+
+def named(digests: DigestMemory, key: int, *seen: Seen) -> dict[int, set[int]]:
+    found = digests.compare(digests.look("view", key), seen)
+    return {key: set(inboxes) for key, inboxes in found.items()}
 
 
 @pytest.fixture
-def records() -> Records:
-    return Records()
+def topic() -> Topic:
+    return Topic()
 
 
-def begun(records: Records) -> DigestMemory:
-    """By a run."""
-    return DigestMemory(1_000, cast("Memory", records), lambda batch: None)
-
-
-def publish(digests: DigestMemory, *rows: Seen, keys: tuple[int, ...] = ()) -> None:
-    named = keys or tuple(row.key for row in rows)
-    digests.reopen(TABLE, named)
-    digests.published(TABLE, named, rows, Batch())
-
-
-def visit(digests: DigestMemory, key: int, *seen: Seen, afresh: bool = False) -> dict[int, frozenset[int]]:
-    """What is named, and then read as it was seen."""
-    look = digests.look(TABLE, key, afresh=afresh)
-    named = dict(digests.compare(look, () if afresh else seen))
-    again = {*named, *(row.key for row in seen)} if afresh else {*named}
-    publish(digests, *(row for row in seen if row.key in again), keys=tuple(again))
+def visited(topic: Topic, *rows: Seen) -> DigestMemory:
+    """A page that was published and written down."""
+    digests = memory(topic)
+    look = digests.look("view", 1)
+    digests.compare(look, rows)
+    publish(digests, *rows)
     digests.settle(look)
-    return named
-
-
-def test_a_row_that_went_before_its_page_was_visited_is_named_with_where_it_was(records: Records) -> None:
-    digests = begun(records)
-    publish(digests, Seen(7, 3, 70), Seen(8, 3, 80))
-    assert visit(digests, 8, Seen(8, 3, 80)) == {7: {3}, 8: {3}}
-    assert visit(digests, 8, Seen(8, 3, 80)) == {}, "it is asked for once"
-
-
-def test_so_it_is_where_all_is_published_again(records: Records) -> None:
-    digests = begun(records)
-    visit(digests, 8, Seen(7, 3, 70), Seen(8, 3, 80))
-    assert visit(digests, 8, Seen(8, 4, 80), afresh=True) == {7: {3}, 8: {3}}
-    assert visit(digests, 8, Seen(8, 4, 80)) == {}
-
-
-def test_a_page_of_which_no_row_is_left_is_visited(records: Records) -> None:
-    digests = begun(records)
-    publish(digests, Seen(PAGE_SLOTS + 7, 3, 70))
-    assert digests.first_known(TABLE, None) == digests.first_known(TABLE, PAGE_SLOTS) == PAGE_SLOTS + 7
-    assert digests.first_known(TABLE, PAGE_SLOTS + 7) is None
-    assert visit(digests, PAGE_SLOTS + 7) == {PAGE_SLOTS + 7: {3}}
-
-
-def test_a_key_that_was_published_as_gone_need_not_be_asked_for(records: Records) -> None:
-    digests = begun(records)
-    publish(digests, Seen(7, 3, 70))
-    publish(digests, keys=(7,))
-    assert visit(digests, 7) == {}
-
-
-@pytest.mark.parametrize("is_known", [False, True])
-def test_a_crash_after_publishing_forgets_no_key(records: Records, *, is_known: bool) -> None:
-    """Of those that were on their way it may be unknown where they were: then they are gone everywhere."""
-    digests = begun(records)
-    if is_known:
-        visit(digests, 7, Seen(6, 2, 60))
-        digests.write_down(at_once=True)
-    publish(digests, Seen(7, 3, 70))
-    named = visit(begun(records), 7)
-    assert named == ({6: frozenset({2}), 7: frozenset()} if is_known else {7: frozenset()})
-
-
-def test_a_stop_forgets_nothing(records: Records) -> None:
-    digests = begun(records)
-    publish(digests, Seen(7, 3, 70))
     digests.write_down(at_once=True)
-    assert visit(begun(records), 7) == {7: {3}}
-    digests = begun(records)
-    visit(digests, 7, Seen(7, 3, 70))
+    return digests
+
+
+def test_what_was_written_down_is_known_after_a_crash(topic: Topic) -> None:
+    visited(topic, Seen(1, 1, 10), Seen(2, 1, 20))
+    assert [*topic.under("doubt/")] == []
+    again = after_a_crash(topic)
+    assert again.look("view", 1).is_known
+    assert named(again, 1, Seen(1, 1, 10), Seen(2, 1, 21)) == {2: {1}}
+
+
+def test_before_anything_is_published_it_is_durable_where_it_will_have_been(topic: Topic) -> None:
+    digests = visited(topic, Seen(1, 1, 10), Seen(2, 1, 20))
+    digests.doubt("view", [1, FAR], [Seen(1, 2, 11), Seen(FAR, 3, 30)])
+    again = after_a_crash(topic)
+    assert named(again, 1, Seen(1, 2, 11), Seen(2, 1, 20)) == {1: {1, 2}}, "it may be as it was, or as it is"
+    assert named(again, 1, Seen(1, 1, 10), Seen(2, 1, 20)) == {1: {1, 2}}
+    assert named(again, FAR) == {FAR: {3}}, "of a page that was never visited too"
+
+
+def test_nothing_is_written_down_that_is_not_acknowledged(topic: Topic) -> None:
+    digests = visited(topic, Seen(1, 1, 10))
+    flying = Batch()
+    flying.sent = 1
+    publish(digests, Seen(1, 1, 11), batch=flying)
     digests.write_down(at_once=True)
-    assert visit(begun(records), 7, Seen(7, 3, 70)) == {}
+    assert named(after_a_crash(topic), 1, Seen(1, 1, 11)) == {1: {1}}
+    flying.acknowledged = 1
+    digests.write_down(at_once=True)
+    assert named(after_a_crash(topic), 1, Seen(1, 1, 11)) == {}
+
+
+def test_a_page_that_does_not_rest_is_not_written_but_is_not_forgotten_either(topic: Topic) -> None:
+    digests = visited(topic, Seen(1, 1, 10))
+    publish(digests, gone=(1,))
+    digests.write_down()
+    assert named(after_a_crash(topic), 1) == {1: {1}}
+    digests.write_down(at_once=True)
+    assert named(after_a_crash(topic), 1) == {}
+
+
+def test_who_is_in_doubt_already_is_not_waited_for_again(topic: Topic) -> None:
+    digests = visited(topic, Seen(1, 1, 10))
+    waited = topic.waited
+    for hashed in (11, 12, 13):
+        publish(digests, Seen(1, 1, hashed))
+    publish(digests, gone=(2,))
+    assert topic.waited == waited + 1
+    publish(digests, Seen(1, 2, 13))
+    assert topic.waited == waited + 2, "at another inbox"
+
+
+def test_what_is_forgotten_leaves_no_record(topic: Topic) -> None:
+    digests = visited(topic, Seen(1, 1, 10))
+    publish(digests, Seen(FAR, 1, 1))
+    digests.forget("view", Batch())
+    assert topic.records == {}
+    assert digests.inboxes("view", 1) == frozenset()
+
+
+def test_doubts_survive_that_the_width_doubles(topic: Topic) -> None:
+    digests = visited(topic, Seen(1, 1, 10), Seen(2, 1, 20))
+    publish(digests, Seen(700, 1, 1))
+    digests.of("view")._double()
+    again = after_a_crash(topic)
+    assert again.inboxes("view", 700) == {1}
+    digests.settle(_looked(digests, Seen(1, 1, 10), Seen(2, 1, 20), Seen(700, 1, 1)))
+    digests.write_down(at_once=True)
+    assert [*topic.records] == ["digest/view/0"]
+    assert named(after_a_crash(topic), 1, Seen(1, 1, 10), Seen(2, 1, 20)) == {700: {1}, 701: {1}}
+
+
+def _looked(digests: DigestMemory, *seen: Seen) -> Any:
+    look = digests.look("view", 1)
+    digests.compare(look, seen)
+    publish(digests, *seen)
+    return look
+
+
+def test_without_a_state_topic_it_lasts_as_long_as_the_run() -> None:
+    digests = DigestMemory.unrecorded(100)
+    publish(digests, Seen(1, 1, 10))
+    digests.write_down(at_once=True)
+    assert named(digests, 1) == {1: {1}}
