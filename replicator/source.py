@@ -154,6 +154,8 @@ class Source:
         self._schema = settings.source_schema
         self.busy_s = 0.0
         """Spent in transactions that read."""
+        self._replayed_us: int | None = None
+        """On a standby: when the last commit was made that it had replayed at the last sample."""
         with source_errors():
             self.connection: Connection[tuple[Any, ...]] = psycopg.connect(
                 settings.source_dsn.get_secret_value(), autocommit=True, **connection_parameters(settings)
@@ -344,11 +346,23 @@ class Source:
         return self._settings.slot
 
     def poll_sample(self) -> PollSample:
-        """Of the transaction that is open: first in it, so that its time is before what its snapshot lacks."""
-        ((at_us, snapshot, lsn),) = self.rows(
+        """Of the transaction that is open: first in it, so that its time is before what its snapshot lacks.
+
+        On a standby the time is that of a commit on the primary which was replayed by then. Raises SourceUnavailable as
+        long as none is known.
+        """
+        ((at_us, snapshot, lsn, in_recovery, replayed_us),) = self.rows(
             "SELECT (extract(epoch FROM statement_timestamp()) * 1000000)::bigint, pg_current_snapshot()::text,"
-            " CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_flush_lsn() END"
+            " CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_flush_lsn() END,"
+            " pg_is_in_recovery(), (extract(epoch FROM pg_last_xact_replay_timestamp()) * 1000000)::bigint"
         )
+        before, self._replayed_us = self._replayed_us, replayed_us
+        if in_recovery:
+            # Its clock goes on while it lags behind. What is told here may be later than the snapshot: what the sample
+            # before was told is not.
+            if before is None:
+                raise SourceUnavailable("the standby has not told yet up to which commit it has replayed")
+            at_us = before
         return PollSample(at_us=at_us, snapshot=Snapshot.parse(snapshot), lsn=parse_lsn(lsn))
 
     def emit(self, content: str) -> int:
