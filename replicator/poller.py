@@ -94,7 +94,8 @@ class Poller(SourceThread):
             verified=marks.verified,
             keys_per_second=settings.digest_keys_per_second,
         )
-        self.polls = self.candidates = 0
+        self.polls = self.candidates = self.poll_candidates = 0
+        """`poll_candidates`: of the last poll that has ended; so is `poll_s`."""
         self.poll_s = self.held_back_s = 0.0
         """Source time of the last poll's queries; how far its bound was behind the source's clock."""
 
@@ -156,7 +157,7 @@ class Poller(SourceThread):
     def _poll(self, source: Source) -> None:
         """Everything that was stamped, or appended, up to what is safe now."""
         relations = self._calls.run(lambda: self._derivation.readable)
-        before = source.busy_s
+        before, known = source.busy_s, self.candidates
         with source.reading():
             sample = source.poll_sample()
             greatest = {
@@ -171,8 +172,8 @@ class Poller(SourceThread):
             self.held_back_s = (sample.at_us - upto_us) / 1e6
             for derived in relations:
                 self._poll_relation(source, derived, upto_us)
+        self.poll_s, self.poll_candidates = source.busy_s - before, self.candidates - known
         self.polls += 1
-        self.poll_s = source.busy_s - before
         self._poll_due = time.monotonic() + self._settings.poll_interval_s
 
     def _poll_relation(self, source: Source, derived: Derived, upto_us: int) -> None:
