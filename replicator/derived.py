@@ -145,6 +145,11 @@ def keys_after(
     connection: Connection[Any], derived: Derived, inbox: int | None, after: Start | None, most: int
 ) -> list[Start]:
     """The relation's keys in their order, of one inbox or of all."""
+    return _keys(connection, *listing(derived, inbox, after, most))
+
+
+def listing(derived: Derived, inbox: int | None, after: Start | None, most: int) -> tuple[sql.Composed, list[Any]]:
+    """The statement that asks this, and its parameters."""
     key, parameters = sql.Identifier(*derived.relation.key), list[Any]()
     conditions: list[sql.Composable] = [sql.SQL("true")]
     if inbox is not None:
@@ -156,7 +161,7 @@ def keys_after(
     statement = sql.SQL("SELECT DISTINCT q.{} FROM ({}) AS q WHERE {} ORDER BY 1 LIMIT {}").format(
         key, select_of(derived), sql.SQL(" AND ").join(conditions), sql.Literal(most)
     )
-    return _keys(connection, statement, parameters)
+    return statement, parameters
 
 
 def keys_within(connection: Connection[Any], derived: Derived, chunk: Chunk, most: int) -> list[Start]:

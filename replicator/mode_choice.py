@@ -6,8 +6,8 @@ A slot that keeps more WAL than it may is dropped here, also while Kafka is away
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import structlog
@@ -59,7 +59,8 @@ class ModeChoice:
             )
             if known is None and has_streamed:
                 known = Standing(mode=Mode.STREAM, since_ms=_now_ms())
-            standing = self._next(known, self._facts(source, has_streamed=has_streamed))
+            facts = self._facts(source, has_streamed=has_streamed, can_poll=partial(self._can_poll, source))
+            standing = self._next(known, facts)
         self._is_return = known is not None and known.mode is Mode.POLL and standing.mode is Mode.STREAM
         if known is not None and known.mode is Mode.STREAM:
             self._failed_returns = 0  # it has begun
@@ -79,8 +80,8 @@ class ModeChoice:
         """Asked now and then while polling. Raises ModeChanged when the stream is to be tried."""
         if self._settings.mode == "poll":
             return
-        facts = replace(self._facts(source, has_streamed=False), can_poll=lambda: True)  # it does
-        following = self._next(standing, facts)
+        # What is polled at this moment can be: to ask would take a new look at every definition, each time.
+        following = self._next(standing, self._facts(source, has_streamed=False, can_poll=lambda: True))
         if following.mode is Mode.STREAM:
             raise ModeChanged("the source can be streamed, it seems")
 
@@ -119,7 +120,10 @@ class ModeChoice:
             log.warning("slot.dropped", reason=BY_WHY[Why.WAL_BUDGET].sentence)
             self.budget_is_spent = True
 
-    def _facts(self, source: Source, *, has_streamed: bool) -> Facts:
+    def _can_poll(self, source: Source) -> bool:
+        return bool(read_definitions(source, polled_by(self._settings)).available)
+
+    def _facts(self, source: Source, *, has_streamed: bool, can_poll: Callable[[], bool]) -> Facts:
         in_recovery, may_replicate, wal_level = source.may_stream()
         slot = source.slot()
         self.budget_is_spent &= has_streamed
@@ -130,7 +134,7 @@ class ModeChoice:
             wal_level=wal_level,
             budget_is_spent=self.budget_is_spent,
             slot_is_lost=has_streamed and (slot is None or slot.wal_status == "lost"),
-            can_poll=lambda: bool(read_definitions(source, polled_by(self._settings)).available),
+            can_poll=can_poll,
         )
 
 

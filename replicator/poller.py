@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
+from functools import partial
 from typing import Any, ClassVar, Final
 
 import structlog
@@ -100,7 +101,8 @@ class Poller(SourceThread):
             verified=marks.verified,
             keys_per_second=settings.digest_keys_per_second,
         )
-        self.polls = self.candidates = 0
+        self.polls = self.candidates = self.poll_candidates = 0
+        """`poll_candidates`: of the last poll that has ended; so is `poll_s`."""
         self.poll_s = self.held_back_s = 0.0
         """Source time of the last poll's queries; how far its bound was behind the source's clock."""
 
@@ -162,7 +164,7 @@ class Poller(SourceThread):
     def _poll(self, source: Source) -> None:
         """Everything that was stamped, or appended, since the marks; and the marks move to what is safe."""
         relations = self._calls.run(lambda: self._derivation.readable)
-        before = source.busy_s
+        before, known = source.busy_s, self.candidates
         with source.reading():
             sample = source.poll_sample()
             greatest = {
@@ -175,11 +177,20 @@ class Poller(SourceThread):
         self._horizon.see(sample.snapshot.xmin)
         safe_us = self._horizon.safe_us
         self.held_back_s = (sample.at_us - safe_us) / 1e6 if safe_us is not None else 0.0
-        for derived in relations:
-            self._poll_relation(source, derived, now)
-        self.polls += 1
-        self.poll_s = source.busy_s - before
         self._poll_due = time.monotonic() + self._settings.poll_interval_s
+        for derived in relations:
+            self._try(source, partial(self._poll_relation, source, derived, now))
+        self.poll_s, self.poll_candidates = source.busy_s - before, self.candidates - known
+        self.polls += 1
+
+    def _try(self, source: Source, poll: Callable[[], None]) -> None:
+        """A relation whose candidates can't be asked for holds up neither others nor the rolling pass."""
+        try:
+            poll()
+        except (SourceBusy, SourceUnavailable, SourceRefused) as error:
+            if source.connection.closed or source.connection.broken:
+                raise
+            self._delayed(str(error))
 
     def _poll_relation(self, source: Source, derived: Derived, now: Sampled) -> None:
         name = derived.relation.name
@@ -200,6 +211,7 @@ class Poller(SourceThread):
         beyond = self._beyond.setdefault(name, Beyond())
         at, more = Stamped(mark, LAST_KEY), True
         reached = mark
+        self._remember(name, mark)  # it has begun, whatever becomes of the query: the rolling pass needs no candidates
         while more:
             limit = (safe if safe is not None else mark) if beyond.is_full else END_OF_TIME
             with source.reading():
@@ -289,6 +301,8 @@ class Poller(SourceThread):
         while not errand.complete:
             if self._reader.serve(source):
                 self._rest(source)
+            elif self._calls.run(lambda: self._derivation.derived(relation)) is None:
+                raise SourceUnavailable(f"{relation} can't be read at the moment")
             else:
                 self._wait(0.005)
 

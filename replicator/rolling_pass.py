@@ -45,6 +45,10 @@ class Checked:
     """Compared in this pass so far."""
     repaired: int = 0
     """Rows that were not as they had been published, in all passes of this run."""
+    source_s: float = 0.0
+    """In queries on the source, by the last whole pass..."""
+    took_s: float = 0.0
+    """...and how long it took, rests included."""
 
 
 class RollingPass:
@@ -70,6 +74,7 @@ class RollingPass:
         self._keys_per_second = keys_per_second
         self._walk: Walk | None = None
         self._began_us = 0
+        self._began_s = self._spent_s = 0.0
         self._turn = 0
         self._due = 0.0
         self.checked: dict[str, Checked] = {}
@@ -84,11 +89,13 @@ class RollingPass:
             self._walk = None
             self._due = time.monotonic() + IDLE_S
             return False
+        before = source.busy_s
         look = next_page(source, self._calls, self._digests, walk, derived)
         if look is None:
             self._end(walk)
         else:
             self._due = time.monotonic() + self._compare(source, derived, walk, look) / self._keys_per_second
+            self._spent_s += source.busy_s - before
         return True
 
     def _begin(self, source: Source) -> Walk | None:
@@ -99,13 +106,16 @@ class RollingPass:
             self._began_us = source.poll_sample().at_us
         self._walk = Walk(relations[self._turn % len(relations)])
         self._turn += 1
+        self._began_s, self._spent_s = time.monotonic(), 0.0
         self.checked.setdefault(self._walk.relation, Checked()).keys = 0
         return self._walk
 
     def _end(self, walk: Walk) -> None:
         self._walk = None
         self._due = time.monotonic() + IDLE_S
-        self.checked[walk.relation].passes += 1
+        checked = self.checked[walk.relation]
+        checked.passes += 1
+        checked.source_s, checked.took_s = self._spent_s, time.monotonic() - self._began_s
         began = self._began_us
 
         def verified() -> Batch:

@@ -108,6 +108,8 @@ def describe(checked: Mapping[str, Checked], verified_us: Mapping[str, int]) -> 
             "passes": each.passes,
             "keys": each.keys,
             "repaired": each.repaired,
+            "source_s": round(each.source_s, 3),
+            "took_s": round(each.took_s, 1),
             "verified_through": as_time(verified_us.get(relation, 0)),
         }
         for relation, each in checked.items()
