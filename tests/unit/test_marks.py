@@ -28,10 +28,10 @@ def test_a_mark_is_what_was_said_last() -> None:
     memory = Memory()
     marks = Marks(memory)  # type: ignore[arg-type]
     assert not marks.of("view").has_begun
-    marks.advance("view", updated_us=5)
-    batch = marks.advance("view", key=7)
+    marks.advance("view", upto=5)
+    batch = marks.advance("view", verified_us=7)
     assert not batch.complete, "it is durable with its batch"
-    assert Marks(memory).of("view") == Mark(updated_us=5, key=7)  # type: ignore[arg-type]
+    assert Marks(memory).of("view") == Mark(upto=5, verified_us=7)  # type: ignore[arg-type]
     assert not Marks(memory).of("other").has_begun  # type: ignore[arg-type]
 
 
