@@ -117,8 +117,8 @@ def test_what_no_stamp_tells_of_is_found_before_it_is_called_verified(
         assert replicator.stop() == 0
 
 
-def test_the_first_run_of_all_makes_its_topics_before_it_chooses(polled: dict[str, str], tmp_path: Path) -> None:
-    with polling(polled | {"REPLICATOR_MODE": "auto"}, tmp_path / "log") as replicator:
+def test_the_first_run_of_all_makes_its_topics_before_it_chooses(by_view: dict[str, str], tmp_path: Path) -> None:
+    with polling(by_view | {"REPLICATOR_MODE": "auto"}, tmp_path / "log") as replicator:
         assert replicator.status()["mode_because"] == "the role may not replicate"
         assert replicator.logged("run.ended") == []
 

@@ -12,10 +12,10 @@ from demo.servers import Servers
 from demo.servers.postgres import LocalPostgres
 from demo.source.installation import install
 from tests.integration.chatwoot import add_message, connect, fill
+from tests.integration.polled import FAST, wait_view
 from tests.integration.programs import RUN, make_topics, prepare_source, replicator_environment, started
 from tests.integration.replayed import Replayed
 from tests.integration.standby import Standby
-from tests.integration.test_polling import FAST, wait_alike
 
 
 def test_a_standby_is_polled(
@@ -38,11 +38,11 @@ def test_a_standby_is_polled(
     ):
         fill(source, conversations=30, messages=2)
         replicator.wait_healthy()
-        wait_alike(replayed, source)
+        wait_view(replayed, source)
         add_message(source, 1, "live")
         source.execute("UPDATE conversations SET updated_at = now(), status = 1 WHERE id = 2")
         source.execute("DELETE FROM conversations WHERE id = 3")
-        wait_alike(replayed, source)
+        wait_view(replayed, source)
         (chosen,) = replicator.logged("mode.chosen")
         assert chosen["why"] == "the source is a standby"
         assert replicator.stop() == 0
