@@ -54,6 +54,7 @@ class Nursery:
 
     def bear(self, arguments: Sequence[str], environment: Mapping[str, str], log: Path) -> Child:
         """`python -m arguments`, what it says appended to `log`."""
+        log.touch()  # whoever starts it looks into its log at once
         with self._lock:
             self._pipe.send(Wish(arguments, dict(environment), str(Path.cwd()), str(log)))
             while not isinstance(told := self._pipe.recv(), int):
