@@ -8,6 +8,8 @@ N ?= 20
 SEED ?=
 KEEP ?=
 PART ?= view
+MODE ?=
+SCENARIO ?=
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test soak bench lint format clean
@@ -23,8 +25,8 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@touch $@
 
-demo: $(STAMP) ## run the whole path for about a minute and compare source and target (KEEP=1 leaves it running)
-	KEEP=$(KEEP) $(BIN)/python -m demo
+demo: $(STAMP) ## run the whole path for about a minute and compare source and target (KEEP=1 leaves it running; MODE=poll or poll-tables: without a stream; SCENARIO=slot-lost)
+	KEEP=$(KEEP) $(BIN)/python -m demo $(if $(MODE),--mode $(MODE)) $(if $(SCENARIO),--scenario $(SCENARIO))
 
 test: $(STAMP) ## every test, on real servers
 	$(BIN)/pytest -n $(WORKERS) --dist loadgroup -m 'not soak' --durations 20
@@ -32,7 +34,7 @@ test: $(STAMP) ## every test, on real servers
 soak: $(STAMP) ## N random kills under traffic (N=20, SEED= repeats a run), and Kafka away for long
 	SOAK_KILLS=$(N) SOAK_SEED=$(SEED) $(BIN)/pytest -m soak -s
 
-bench: $(STAMP) ## figures of one part, several times in one run, beside what it replaces (PART=view; some 15 minutes)
+bench: $(STAMP) ## figures of one part, several times in one run, beside what it replaces (PART=view, freshness, signals or polling; some 15 minutes)
 	$(BIN)/python -m bench $(PART)
 
 lint: $(STAMP) ## ruff and mypy

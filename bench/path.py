@@ -9,6 +9,7 @@ from typing import Any, Final
 
 import psycopg
 
+from demo.manner import Mode, Scenario
 from demo.options import Options
 from demo.programs import Program, command
 from demo.servers import Servers
@@ -28,6 +29,8 @@ class NotMeasured(Exception):
 def stage(servers: Servers, folder: GuardedFolder, conversations: int, messages: int, say: Say) -> Stage:
     """A source with a history, and a target that knows its three tenants."""
     size = Options(
+        mode=Mode.STREAM,
+        scenario=Scenario.WORKER_KILLED,
         tenants=3,
         inboxes=4,
         conversations=conversations,

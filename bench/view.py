@@ -14,14 +14,13 @@ import time
 from collections.abc import Iterator
 from typing import Any, Final
 
-import psycopg
-
 from bench import path
+from bench.batch_query import BatchQuery, timed
 from bench.measured import Measured, Part, Ratio
 from bench.path import NotMeasured, Say
 from demo.servers import Servers
 from demo.servers.guardian import GuardedFolder
-from demo.stage import PREFIX, VIEW, Stage
+from demo.stage import PREFIX, Stage
 from replicator.config import load
 from replicator.definitions import captured_by, read_definitions
 from replicator.derived import Derived, read_rows
@@ -32,7 +31,6 @@ CONVERSATIONS: Final = 100_000
 SIZES: Final = (1, 100, 1000)
 POLLED: Final = 100
 """Rows that the poll by time is to find; what it costs does not depend on that."""
-SESSION: Final = "-c jit=off -c TimeZone=UTC -c application_name=bench"
 
 
 def measure(servers: Servers, folder: GuardedFolder, options: argparse.Namespace, say: Say) -> Part:
@@ -89,9 +87,8 @@ class _Ways:
         self._derived = self._definition(settings)
         origin = Origin(topic_prefix=PREFIX, database="chatwoot", schema="public", table=path.ANALYTICS)
         self._table = self._derived.table(origin)
-        self._theirs = psycopg.connect(stage.source_dsn, options=SESSION, autocommit=True)
-        found = self._theirs.execute("SELECT id FROM conversations WHERE inbox_id IS NOT NULL ORDER BY id").fetchall()
-        self._ids, self._random = [number for (number,) in found], random.Random(1)
+        self._theirs = BatchQuery(stage.source_dsn)
+        self._ids, self._random = self._theirs.conversations(), random.Random(1)
 
     def close(self) -> None:
         self._ours.close()
@@ -110,8 +107,8 @@ class _Ways:
     def _round(self) -> Iterator[tuple[str, float]]:
         for n in SIZES:
             yield _ours(n), self._read(self._keys(n))
-            yield _any(n), self._poll("conversation_id = ANY (%s)", self._keys(n), n)
-        yield _poll(), self._poll("conversation_updated_at > %s", self._recent(), None)
+            yield _any(n), self._theirs.by_keys(self._keys(n))
+        yield _poll(), self._theirs.by_time(POLLED)
 
     def _definition(self, settings: Any) -> Derived:
         found = read_definitions(self._ours, captured_by(settings)).relations[path.ANALYTICS]
@@ -122,34 +119,11 @@ class _Ways:
     def _keys(self, n: int) -> list[int]:
         return self._random.sample(self._ids, n)
 
-    def _recent(self) -> Any:
-        """Some conversations were written after this."""
-        row = self._theirs.execute(
-            "SELECT updated_at FROM conversations ORDER BY updated_at DESC OFFSET %s LIMIT 1", [POLLED]
-        ).fetchone()
-        if row is None:
-            raise NotMeasured(f"the source has no {POLLED} conversations")
-        return row[0]
-
     def _read(self, keys: list[int]) -> float:
         began = time.perf_counter()
         with self._ours.reading():
             rows = read_rows(self._ours.connection, self._derived, self._table, [(key,) for key in keys])
-        return _since(began, len(rows), len(keys))
-
-    def _poll(self, condition: str, given: object, expected: int | None) -> float:
-        began = time.perf_counter()
-        with self._theirs.cursor() as cursor:
-            rows = cursor.execute(f"SELECT * FROM {VIEW} WHERE {condition}".encode(), [given]).fetchall()
-        return _since(began, len(rows), expected)
-
-
-def _since(began: float, rows: int, expected: int | None) -> float:
-    """Milliseconds; a read that did not find its rows measures nothing. Two survey answers make two rows."""
-    took = time.perf_counter() - began
-    if rows < (expected or 1):
-        raise NotMeasured(f"{rows} rows were read, {expected or 'some'} expected")
-    return 1000 * took
+        return timed(began, len(rows), len(keys))
 
 
 def _through(stage: Stage, folder: GuardedFolder, options: argparse.Namespace, say: Say) -> Iterator[float]:

@@ -238,9 +238,10 @@ class Session:
         given: dict[str, Any],
         inboxes: list[int] | None = None,
         spared: list[int] | None = None,
+        keys: tuple[int, int] | None = None,
     ) -> None:
         epoch, point, ordinal = position
-        statement = upsert.stage_older(relation, of_inboxes=inboxes is not None)
+        statement = upsert.stage_older(relation, of_inboxes=inboxes is not None, of_keys=keys is not None)
         self._staged += self._execute(
             statement,
             **given,
@@ -248,6 +249,7 @@ class Session:
             point=point,
             ordinal=ordinal,
             **({"inboxes": inboxes, "spared": spared or []} if inboxes else {}),
+            **({"first": keys[0], "last": keys[1]} if keys else {}),
         )
 
     def _sweep(self, step: Sweep, given: dict[str, Any]) -> int:
@@ -267,7 +269,8 @@ class Session:
         for name in swept:
             start = marker.start_of(name)
             spared = list(marker.spared.get(name, ()))
-            self._stage_older(self.relations[name], start._replace(ordinal=start.ordinal - 1), given, inboxes, spared)
+            older = start._replace(ordinal=start.ordinal - 1)
+            self._stage_older(self.relations[name], older, given, inboxes, spared, marker.keys)
         gone = self._delete(swept, given)
         # An inbox that still waits after a backfill of some tables waits for another one.
         self._execute(

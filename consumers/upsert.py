@@ -216,11 +216,13 @@ def wipe(relation: Relation) -> str | None:
     )
 
 
-def stage_older(relation: Relation, *, of_inboxes: bool) -> str:
+def stage_older(relation: Relation, *, of_inboxes: bool, of_keys: bool = False) -> str:
     """Stages the delete of rows not beyond (%(epoch)s, %(point)s, %(ordinal)s): all, or synced ones of %(inboxes)s but
-    those of %(spared)s.
+    those of %(spared)s, perhaps only those with keys from %(first)s to %(last)s.
     """
     scope = f" AND {_within(relation)} AND t.synced_at IS NOT NULL AND {_key(relation)} <> ALL (%(spared)s::bigint[])"
+    if of_keys:
+        scope += f" AND {_key(relation)} BETWEEN %(first)s AND %(last)s"
     return (
         "INSERT INTO pg_temp.staged_deletes SELECT %(load)s, %(step)s,"
         f" {_literal(relation.name)}, {_key(relation)}, NULL, %(epoch)s, %(point)s, %(ordinal)s"

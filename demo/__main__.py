@@ -1,4 +1,4 @@
-"""`make demo`: the whole path on real servers in about a minute, watched on one screen, compared at its end.
+"""`make demo`: the whole path on real servers in a minute or two, watched on one screen, compared at its end.
 
 Exit code 0: every row of every tenant is equal and nothing went wrong. 1: something did. 128 + signal: interrupted.
 However it ends, nothing of it is left: processes and the temporary folder go with it (`demo.servers.guardian`).
@@ -89,8 +89,8 @@ def _run(options: Options) -> int:
         finally:
             display.stop()  # before anything else ends, so that the last words stand on the user's own screen
         faults = outcome.faults + ([] if options.keep else play.stop_programs())
-        verdict = judge(outcome.comparisons, outcome.leads, stage.tenants, faults)
-        report(Console(), outcome, verdict, board.elapsed)
+        verdict = judge(outcome.comparisons, outcome.leads, stage.tenants, faults, stage.manner.compared)
+        report(Console(), outcome, verdict, stage.manner, board.elapsed)
         if options.keep:
             return _keep(stage, folder.path, play) or verdict.exit_code
         return verdict.exit_code

@@ -7,6 +7,7 @@ from collections import deque
 from dataclasses import dataclass, field
 
 from demo.figures import Delays
+from demo.reading import Reading
 
 HISTORY = 24  # delays that a tenant's bars show
 
@@ -59,6 +60,8 @@ class Board:
         self.programs = {line.name: line for line in programs}
         self.tenants = {tenant: TenantLine(tenant=tenant) for tenant in tenants}
         self.load = Load(inboxes=inboxes)
+        self.reading: Reading | None = None
+        """How the source is read; None: nobody does."""
         self.phase = "preparing"
         self.traffic = 0
         """Row changes that the traffic has written."""

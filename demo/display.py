@@ -102,8 +102,10 @@ def _dated(at: float, what: str) -> str:
 def _line(board: Board) -> str:
     tenants = board.tenants.values()
     lags = "  ".join(f"{line.tenant}: {milliseconds(line.lag) if line.lag is not None else '-'}" for line in tenants)
-    load = board.load
+    load, reading = board.load, board.reading
     parts = [f"in {board.rate('in'):,.0f} rows/s", f"out {board.rate('out'):,.0f} rows/s", f"lag ms {lags}"]
+    if reading is not None and reading.is_polling:
+        parts.append(f"{reading.mode}, verified through {reading.verified_sentence(time.time())}")
     if load.inboxes_done < load.inboxes:
         parts.append(f"initial load {load.share:.0%}, {load.inboxes_done} of {load.inboxes} inboxes complete")
     return " | ".join(parts)

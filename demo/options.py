@@ -7,11 +7,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from demo.manner import Mode, Scenario
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
     """What may be chosen."""
 
+    mode: Mode
+    """How the source is read."""
+    scenario: Scenario
     tenants: int
     inboxes: int
     """Of each tenant."""
@@ -35,9 +40,17 @@ def parse(arguments: Sequence[str], environment: Mapping[str, str]) -> Options:
     """The command line over the environment (KEEP). Leaves the program with 2 if that makes no sense."""
     parser = argparse.ArgumentParser(prog="python -m demo", description=__doc__)
     add = parser.add_argument
+    add("--mode", type=Mode, choices=list(Mode), default=Mode.STREAM, help="how the source is read: %(choices)s")
+    add(
+        "--scenario",
+        type=Scenario,
+        choices=list(Scenario),
+        default=Scenario.WORKER_KILLED,
+        help="what happens in the middle: %(choices)s",
+    )
     add("--tenants", type=_count, default=3, help="schools, each with its own inboxes")
     add("--inboxes", type=_count, default=4, help="of each tenant")
-    add("--conversations", type=_count, default=5_000, help="in the source when the demo begins")
+    add("--conversations", type=_count, help="in the source when the demo begins (5000; 2000 where tables are polled)")
     add("--messages", type=_count, default=12, help="of each conversation, on average")
     add("--rate", type=_count, default=200, help="row changes per second of the live traffic")
     add("--seconds", type=_count, default=25, help="of live traffic after the initial load, at least")
@@ -45,6 +58,10 @@ def parse(arguments: Sequence[str], environment: Mapping[str, str]) -> Options:
     add("--plain", action="store_true", help="print lines, also on a terminal")
     add("--logs", type=Path, metavar="FOLDER", help="leave a copy of the programs' logs there")
     given = parser.parse_args(arguments)
+    if given.scenario is Scenario.SLOT_LOST and given.mode is not Mode.STREAM:
+        parser.error("a slot can only be lost in --mode stream")
+    if given.conversations is None:  # a poller takes its time over tables
+        given.conversations = 2_000 if given.mode is Mode.POLL_TABLES else 5_000
     kept = environment.get("KEEP", "").strip().lower() not in ("", "0", "no", "false")
     return Options(**{**vars(given), "keep": given.keep or kept})
 

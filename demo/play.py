@@ -1,4 +1,4 @@
-"""The play: an initial load beside live traffic, a worker killed and started again, and at the end the comparison."""
+"""The play: an initial load beside live traffic, what the scenario brings in its middle, at the end the comparison."""
 
 from __future__ import annotations
 
@@ -9,16 +9,19 @@ from dataclasses import dataclass
 import psycopg
 
 from demo.board import Board
-from demo.compare import Comparison, all_equal, compare
+from demo.compare import TABLES, Comparison, all_equal, compare
 from demo.display import Display
 from demo.figures import Delays, summed_up
 from demo.leads import Leads, are_back, look, take_away
+from demo.manner import Scenario
 from demo.options import Options
 from demo.probes import Probes
 from demo.programs import Program
+from demo.reading import POLLING, STREAMING, Reading, Switch, clock, missing_switches
 from demo.servers.guardian import GuardedFolder
+from demo.slot import lose_slot
 from demo.source.traffic import Traffic
-from demo.stage import Stage
+from demo.stage import SLOT, Stage
 from demo.watch import ProgramFell, Watch
 
 START_SECONDS = 60.0
@@ -27,14 +30,29 @@ TAKE_OVER_SECONDS = 90.0
 CATCH_UP_SECONDS = 120.0
 COMPARE_SECONDS = 60.0
 SIGNALS_SECONDS = 180.0
-KILL_AT = 0.4  # of the live part
+SWITCH_SECONDS = 120.0
+VERIFY_SECONDS = 180.0
+MIDDLE = 0.4  # of the live part: then the scenario strikes
 CALM_SECONDS = 3.0  # at least, after each turn of the play
 TICK = 0.1
 LOADING, LIVE, GONE = "initial load", "live, two workers", "live, worker 1 gone"
+STREAMED, LOST, BACK = "live, streamed", "live, slot lost, polled", "live, streamed again"
 
 
 class GaveUp(Exception):
     """Something did not come about in the time that was given to it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Loaded:
+    """The initial load."""
+
+    rows: int
+    backfills: int
+    """That read them."""
+    read_seconds: float | None
+    seconds: float | None
+    """Until the last inbox was complete in the target; None: it never was."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,12 +63,7 @@ class Outcome:
     leads: list[Leads]
     """Of each tenant, after all signals were made anew."""
     faults: list[str]
-    load_rows: int
-    backfills: int
-    """That read them."""
-    load_read_seconds: float | None
-    load_seconds: float | None
-    """Until the last inbox was complete in the target; None: it never was."""
+    load: Loaded
     stream_rows: int
     """Changes that the traffic made after the load..."""
     stream_seconds: float
@@ -61,6 +74,12 @@ class Outcome:
     """Bytes of memory, by program."""
     remarks: dict[str, dict[str, int]]
     """What the programs warned of, and how often."""
+    switches: list[Switch]
+    """Modes that the replicator chose; the first is how it began."""
+    polled: Reading | None
+    """What a poller said of itself last."""
+    ended: float | None
+    """When the traffic had stopped, in seconds since 1970."""
 
 
 class Play:
@@ -70,14 +89,18 @@ class Play:
         self._stage, self._options, self._board, self._display = stage, options, board, display
         inboxes = [inbox for owned in stage.tenants.values() for inbox in owned]
         self._traffic = Traffic(stage.source_dsn, inboxes=inboxes, rate=options.rate)
-        self._probes = Probes(stage.source_dsn, stage.reader_dsn, stage.tenants)
+        self._probes = Probes(stage.source_dsn, stage.reader_dsn, stage.tenants, stage.manner.probed)
         self._replicator = Program(folder, "replicator", ["replicator", "run"], stage.replicator)
         self._workers = [Program(folder, f"worker {n}", ["consumers", "run"], stage.consumers) for n in (1, 2)]
-        self._watch = Watch(board, self._replicator, self._workers, self._probes, self._traffic, stage.target_dsn)
+        self._watch = Watch(
+            board, self._replicator, self._workers, self._probes, self._traffic, stage.target_dsn, display.event
+        )
         self._writing = False
         self._faults: list[str] = []
         self._live = (0.0, 0)
         self._stream = (0.0, 0)
+        self._loaded: Loaded | None = None
+        self._ended: float | None = None
 
     @property
     def programs(self) -> list[Program]:
@@ -87,27 +110,30 @@ class Play:
         """All of it; faults do not end it before the comparison."""
         try:
             self._load()
-            self._kill_and_restart()
+            self._live = time.monotonic(), self._traffic.counts.rows
+            self._strike()
+            self._during(max(CALM_SECONDS, self._live[0] + self._options.seconds - time.monotonic()))
             self._finish()
         except (GaveUp, ProgramFell) as fault:
             self._faults.append(str(fault))
             self._display.event(str(fault).splitlines()[0])
         self._end_writing()
+        self._faults += missing_switches(self._stage.manner.modes, self._watch.switches)
         comparisons = self._compare()
         leads = self._make_signals_anew()
         return Outcome(
             comparisons=comparisons,
             leads=leads,
             faults=self._faults,
-            load_rows=self._watch.load.rows,
-            backfills=self._watch.load.backfills,
-            load_read_seconds=_between(self._watch.load.began, self._watch.load.read),
-            load_seconds=_between(self._watch.load.began, self._watch.load.complete),
+            load=self._loaded or self._load_so_far(),
             stream_rows=self._stream[1],
             stream_seconds=self._stream[0],
             delays=self._delays(),
             peaks={program.name: program.peak for program in self.programs},
             remarks={program.name: dict(program.remarks) for program in self.programs if program.remarks},
+            switches=self._watch.switches,
+            polled=self._watch.polled,
+            ended=self._ended,
         )
 
     def stop_programs(self) -> list[str]:
@@ -128,22 +154,46 @@ class Play:
         for program in self.programs:
             self._start(program)
         self._display.event("the replicator and two workers are started")
+        if polled := self._only_polled():
+            self._display.event(f"the role may read the view alone: only {polled} is polled and compared")
         self._until(lambda: all(map(self._healthy, self.programs)), "the programs are healthy", START_SECONDS)
         self._writing = True
         self._traffic.start()
+        self._until(lambda: self._traffic.counts.rows > 0, "the traffic writes", START_SECONDS)
         self._probes.start()
         self._display.event(f"live traffic begins: {self._options.rate:g} row changes per second")
         self._until(lambda: self._watch.load.complete is not None, "the initial load is complete", LOAD_SECONDS)
-        seconds = _between(self._watch.load.began, self._watch.load.complete) or 0.0
-        self._display.event(f"the initial load is complete: {self._watch.load.rows:,} rows in {seconds:.1f} s")
+        self._loaded = self._load_so_far()
+        seconds = self._loaded.seconds or 0.0
+        self._display.event(f"the initial load is complete: {self._loaded.rows:,} rows in {seconds:.1f} s")
         done = time.monotonic()
         self._until(lambda: not self._probes.unreached_since(done), "the workers have caught up", LOAD_SECONDS)
 
+    def _only_polled(self) -> str:
+        """Empty if all tables are replicated."""
+        compared = self._stage.manner.compared
+        return "" if set(compared) == set(TABLES) else ", ".join(compared)
+
+    def _load_so_far(self) -> Loaded:
+        load = self._watch.load
+        return Loaded(
+            rows=load.rows,
+            backfills=load.backfills,
+            read_seconds=_between(load.began, load.read),
+            seconds=_between(load.began, load.complete),
+        )
+
+    def _strike(self) -> None:
+        match self._options.scenario:
+            case Scenario.WORKER_KILLED:
+                self._kill_and_restart()
+            case Scenario.SLOT_LOST:
+                self._lose_slot()
+
     def _kill_and_restart(self) -> None:
         first = self._workers[0]
-        self._live = time.monotonic(), self._traffic.counts.rows
         self._watch.begin(LIVE)
-        self._during(KILL_AT * self._options.seconds)
+        self._during(MIDDLE * self._options.seconds)
         first.kill()
         killed = time.monotonic()
         self._watch.begin(GONE, since=self._probes.oldest_under_way)  # what was on its way waits for worker 2 too
@@ -160,17 +210,54 @@ class Play:
         self._until(lambda: self._serves(first), "worker 1 has partitions again", START_SECONDS)
         self._display.event("worker 1 is back")
         self._watch.begin(LIVE)
-        self._during(max(CALM_SECONDS, self._live[0] + self._options.seconds - time.monotonic()))
+
+    def _lose_slot(self) -> None:
+        self._watch.begin(STREAMED)
+        self._during(MIDDLE * self._options.seconds)
+        lose_slot(self._stage.source_dsn, SLOT)
+        lost = time.monotonic()
+        self._display.event("the slot is lost: its walsender was ended, the slot dropped")
+        self._watch.begin(LOST, since=self._probes.oldest_under_way)  # what was on its way is found by polling
+        self._until(lambda: self._reads_by(POLLING), "the source is polled", SWITCH_SECONDS)
+        self._display.event(f"the source is polled, {time.monotonic() - lost:.1f} s after the loss")
+        self._until(lambda: not self._probes.unreached_since(lost), "polled changes arrive", SWITCH_SECONDS)
+        self._display.event(f"every inbox's changes arrive again, {time.monotonic() - lost:.1f} s after the loss")
+        self._until(lambda: self._reads_by(STREAMING), "the source is streamed again", SWITCH_SECONDS)
+        back = time.monotonic()
+        self._display.event(f"the source is streamed again, {back - lost:.1f} s after the loss")
+        self._watch.begin(BACK, since=self._probes.oldest_under_way)
+        self._until(lambda: not self._open_ends(back), "all is read again", LOAD_SECONDS)
+        self._display.event(f"all is read again, {time.monotonic() - back:.1f} s after the switch")
+
+    def _reads_by(self, mode: str) -> bool:
+        reading = self._board.reading
+        return reading is not None and reading.mode == mode and self._healthy(self._replicator)
 
     def _finish(self) -> None:
         self._traffic.stop()
         began, before = self._live
         self._stream = time.monotonic() - began, self._traffic.counts.rows - before
         stopped = self._probes.finish_sending()
+        self._ended = time.time()
         self._watch.begin("waiting for the last changes")
         self._display.event(f"the traffic has stopped after {self._traffic.counts.rows:,} row changes")
         self._until(lambda: not self._open_ends(stopped), "everything is applied", CATCH_UP_SECONDS)
         self._display.event("everything is applied")
+        self._wait_verified(self._ended)
+
+    def _wait_verified(self, ended: float) -> None:
+        """Of what no stamp shows only the rolling pass tells: while polling that is waited for, then its arrival."""
+        if (reading := self._board.reading) is None or not reading.is_polling:
+            return
+        self._until(lambda: self._verified_through() > ended, "polling has verified all of it", VERIFY_SECONDS)
+        self._display.event(f"everything is published up to {clock(self._verified_through())} UTC: polling has seen it")
+        self._until(lambda: self._watch.target_through() > ended, "the target has all of it", CATCH_UP_SECONDS)
+        self._display.event("the target has all of it")
+
+    def _verified_through(self) -> float:
+        """0: that is not known."""
+        reading = self._board.reading
+        return reading.verified or 0.0 if reading is not None else 0.0
 
     def _open_ends(self, since: float) -> bool:
         """Whether something is still on its way: an inbox's last change, or rows that are to be read again."""
@@ -184,7 +271,7 @@ class Play:
         deadline = time.monotonic() + (0.0 if self._faults else COMPARE_SECONDS)
         while True:
             self._display.event("comparing source and target, row by row")
-            results = compare(self._stage.source_dsn, self._stage.target_dsn)
+            results = compare(self._stage.source_dsn, self._stage.target_dsn, tables=self._stage.manner.compared)
             if all_equal(results):
                 self._display.event("every row is equal")
                 return results

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import time
+from collections.abc import Iterable, Iterator
 
 from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.progress_bar import ProgressBar
@@ -16,7 +17,7 @@ from demo.figures import bars, milliseconds
 WIDE = 128  # columns from which on the two tables stand beside each other
 MEGABYTE = 1_000_000
 STYLES = {"running": "green", "killed": "bold red", "starting": "yellow"}
-LOUD_WORDS = ("killed", "unexpectedly", "gave up", "differ")
+LOUD_WORDS = ("killed", "unexpectedly", "gave up", "differ", "lost")
 
 
 class Screen:
@@ -45,7 +46,7 @@ class Screen:
             beside = Table.grid(padding=(0, 4))
             beside.add_row(programs, tenants)
             tables = beside
-        return Group(_head(board), Text(), tables, Text(), _load(board, width), Text())
+        return Group(_head(board), Text(), tables, Text(), *_reading(board), _load(board, width), Text())
 
     def _latest(self, room: int) -> Iterable[Text]:
         for at, what in self._board.events[-room:]:
@@ -91,6 +92,19 @@ def _table(*headings: str) -> Table:
         right = heading.startswith(">")
         table.add_column(heading.lstrip(">"), justify="right" if right else "left", min_width=width, no_wrap=True)
     return table
+
+
+def _reading(board: Board) -> Iterator[Text]:
+    """One line, or two while the source is polled."""
+    now = time.time()
+    known = board.reading
+    told = {"source": known.sentence(now), "verified": known.verified_sentence(now)} if known else {"source": "-"}
+    for name, sentence in told.items():
+        if sentence:
+            polled = known is not None and known.is_polling
+            line = Text.assemble(f"{name:<12} ", (sentence, "yellow" if polled else ""))
+            line.no_wrap, line.overflow = True, "ellipsis"
+            yield line
 
 
 def _load(board: Board, width: int) -> RenderableType:

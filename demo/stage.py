@@ -1,6 +1,7 @@
 """What the demo plays on: a source with a history, a target with its roles and tenants, and the programs' settings.
 
-Made as docs/operations.md tells an operator to make it: a replicator that may only read, an owner of the target who is
+Made as docs/operations.md tells an operator to make it: a replicator that may only read (and no more than its manner
+needs), an owner of the target who is
 no superuser, an applier that row-level security binds, a reader for dashboards; and every step by the product's own
 commands.
 """
@@ -17,6 +18,7 @@ from dataclasses import dataclass
 import psycopg
 from psycopg import sql
 
+from demo.manner import CAPTURED, Manner, manner_of
 from demo.options import Options
 from demo.programs import command
 from demo.servers import PostgresServer, Servers
@@ -24,10 +26,8 @@ from demo.servers.guardian import GuardedFolder
 from demo.source.installation import install
 from demo.source.seed import seed
 
-CAPTURED = ("inboxes", "conversations", "contact_inboxes", "messages")
-DERIVED_FROM = ("contacts", "csat_survey_responses")
-VIEW = "vw_conversations_analytics_final"
 PREFIX = "demo"
+SLOT = "demo"
 # A worker that was killed says no goodbye: so long its partitions wait (the least that brokers allow by default).
 GROUP = {"session.timeout.ms": 6000, "heartbeat.interval.ms": 1000}
 COMMANDS_AT_ONCE = 2
@@ -53,17 +53,18 @@ class Stage:
     """The inboxes of each tenant."""
     psql: str
     """How a user starts it."""
+    manner: Manner
 
 
 def prepare(servers: Servers, folder: GuardedFolder, options: Options, say: Callable[[str], None]) -> Stage:
     """Both sides at the same time; returns when they are ready."""
-    tenants = tenants_of(options)
+    tenants, manner = tenants_of(options), manner_of(options.mode, options.scenario)
     target = _Target(servers, folder)
     with ThreadPoolExecutor(COMMANDS_AT_ONCE) as pool:
         mapped = pool.submit(target.make, tenants, pool)
         try:
             source_dsn = _history(servers.source, options, say)
-            settings = _open_source(servers, folder, source_dsn)
+            settings = _open_source(servers, folder, source_dsn, manner)
             for done in mapped.result():
                 done.result()
         except BaseException:
@@ -83,6 +84,7 @@ def prepare(servers: Servers, folder: GuardedFolder, options: Options, say: Call
         owner=target.owner,
         tenants=tenants,
         psql=_psql(servers.source),
+        manner=manner,
     )
 
 
@@ -107,22 +109,22 @@ def _history(server: PostgresServer, options: Options, say: Callable[[str], None
     return dsn
 
 
-def _open_source(servers: Servers, folder: GuardedFolder, dsn: str) -> dict[str, str]:
+def _open_source(servers: Servers, folder: GuardedFolder, dsn: str, manner: Manner) -> dict[str, str]:
     """Let the replicator in; its settings."""
     password = secrets.token_hex(16)
-    with psycopg.connect(dsn, autocommit=True) as connection:
-        _make_role(connection, "replicator", "LOGIN REPLICATION", password)
-        connection.execute("GRANT USAGE ON SCHEMA public TO replicator")
-        connection.execute(f"GRANT SELECT ON {', '.join((*CAPTURED, *DERIVED_FROM))} TO replicator")
     settings = {
+        **manner.settings,
         "REPLICATOR_SOURCE_DSN": _address(servers.source, "chatwoot", "replicator", password),
         "REPLICATOR_KAFKA_BOOTSTRAP_SERVERS": servers.kafka.bootstrap,
         "REPLICATOR_TOPIC_PREFIX": PREFIX,
+        "REPLICATOR_SLOT": SLOT,
         "REPLICATOR_HTTP_PORT": "0",
     }
     command(folder, ["replicator", "setup", "--apply"], {**settings, "REPLICATOR_SOURCE_DSN": dsn})
     with psycopg.connect(dsn, autocommit=True) as connection:
-        connection.execute(f"GRANT SELECT ON {VIEW} TO replicator")
+        _make_role(connection, "replicator", manner.attributes, password)
+        connection.execute("GRANT USAGE ON SCHEMA public TO replicator")
+        connection.execute(f"GRANT SELECT ON {', '.join(manner.readable)} TO replicator")
     return settings
 
 

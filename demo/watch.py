@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -13,6 +13,7 @@ from demo.board import Board
 from demo.figures import Phases, Rate, Total, summed_up
 from demo.probes import Probes
 from demo.programs import Program
+from demo.reading import Reading, Switch, switch_of, told
 from demo.source.traffic import Traffic
 
 LOOK_SECONDS = 0.5
@@ -60,6 +61,9 @@ class Load:
     def line(self, fields: Mapping[str, Any]) -> None:
         """A line of the replicator's log."""
         match fields.get("event"):
+            case "epoch.begins":  # what was under way is void
+                for job in self._rows.keys() - self._finished:
+                    del self._rows[job]
             case "backfill.began":
                 self._rows.setdefault(fields["id"], 0)
                 self.began = self.began or _moment(fields)
@@ -84,11 +88,18 @@ class Watch:
         probes: Probes,
         traffic: Traffic,
         target_dsn: str,
+        tell: Callable[[str], None],
     ) -> None:
+        """`tell`: what the replicator's log says of how it reads."""
         self.load = Load()
         self.phases = Phases()
         self.statuses: dict[str, dict[str, Any]] = {}
         """What each program last said of itself; empty if it does not answer."""
+        self.switches: list[Switch] = []
+        """Modes that the replicator chose; the first is how it began."""
+        self.polled: Reading | None = None
+        """The latest status of a poller."""
+        self._tell = tell
         self._board, self._replicator, self._workers = board, replicator, list(workers)
         self._probes, self._traffic = probes, traffic
         self._target = psycopg.connect(target_dsn, autocommit=True, options=SESSION, connect_timeout=5)
@@ -115,8 +126,16 @@ class Watch:
         return sum(self._totals[worker.name].value for worker in self._workers)
 
     def changes(self) -> int:
-        """Row changes that the replicator has read from the stream, over all its lives."""
+        """Row changes that the replicator has found, over all its lives."""
         return self._totals[self._replicator.name].value
+
+    def target_through(self) -> float:
+        """Everything that was committed before is in the target, as the workers say; 0: they don't."""
+        row = self._target.execute(
+            "SELECT extract(epoch FROM min(source_at))::float8 FROM replication_progress"
+            " HAVING count(*) = count(source_at)"
+        ).fetchone()
+        return row[0] or 0.0 if row is not None else 0.0
 
     def look(self) -> None:
         """One look at everything, if it is time. Raises ProgramFell, and what probes or target died of."""
@@ -156,7 +175,16 @@ class Watch:
             self.load.job(record)
         for fields in news:
             self.load.line(fields)
-        total.add(status.get("row_changes", 0))
+            if (switch := switch_of(fields)) is not None:
+                self.switches.append(switch)
+            if sentence := told(fields):
+                self._tell(sentence)
+        reading = self._board.reading = Reading.of(status)
+        if reading is not None and reading.is_polling:
+            self.polled = reading
+            total.add(reading.candidates + reading.repaired)
+        else:
+            total.add(status.get("row_changes", 0))
         if "at_ms" in status:
             rate.add(status["at_ms"] / 1000, total.value + self.load.rows)
 

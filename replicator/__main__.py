@@ -6,11 +6,7 @@
 from __future__ import annotations
 
 import json
-import secrets
-import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Annotated, Any
 
 import structlog
@@ -18,30 +14,17 @@ import typer
 from rich.console import Console
 from rich.live import Live
 
+from replicator.backfill_commands import app as backfill
 from replicator.config import Settings, load
-from replicator.errors import ReplicatorError, SettingsError, action_for
 from replicator.modes import Mode
+from replicator.terminal import Apply, AsJson, faults
 
 app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     help="Reads a Chatwoot PostgreSQL by logical replication and publishes change events, keyed by inbox, to Kafka.",
 )
-AsJson = Annotated[bool, typer.Option("--json", help="For machines.")]
-Apply = Annotated[bool, typer.Option("--apply", help="Carry the plan out; without it, only show it.")]
-
-
-@contextmanager
-def _faults() -> Iterator[None]:
-    """Every fault that we know is one sentence and an exit code, never a traceback."""
-    try:
-        yield
-    except SettingsError as error:
-        print(error, file=sys.stderr)
-        raise typer.Exit(2) from None
-    except ReplicatorError as error:
-        print(f"{error}\n{action_for(error)[1]}", file=sys.stderr)
-        raise typer.Exit(1) from None
+app.add_typer(backfill, name="backfill")
 
 
 @app.command()
@@ -55,7 +38,7 @@ def run(
     from replicator.pipeline import Pipeline
     from replicator.runtime import Health, Stop, configure_logging
 
-    with _faults():
+    with faults():
         settings = load(verify=True) if verify else load()
         configure_logging(settings.log_level)
         log = structlog.get_logger("replicator")
@@ -78,7 +61,7 @@ def check(as_json: AsJson = False) -> None:
     """Everything that could go wrong with this source, each with the SQL or the setting that mends it."""
     from replicator import check as checks
 
-    with _faults():
+    with faults():
         findings = checks.run(load())
         if as_json:
             print(json.dumps(checks.to_json(findings), indent=2))
@@ -106,7 +89,7 @@ def setup(
     if replace_view and keep_view:
         raise typer.BadParameter("give --replace-view or --keep-view, not both")
     existing: Existing = "replaced" if replace_view else "kept" if keep_view else "extended"
-    with _faults():
+    with faults():
         settings = load()
         steps = preparing.plan(settings, existing_view=existing)
         if as_json:
@@ -129,7 +112,7 @@ def status(
     from replicator import topics
     from replicator.status import gather, render
 
-    with _faults():
+    with faults():
         settings = load()
         kafka = topics.kafka_base(settings)
         found = gather(settings, kafka)
@@ -140,35 +123,6 @@ def status(
         else:
             found = _watch(settings, kafka)
         raise typer.Exit(0 if found["running"] and not found["faults"] else 1)
-
-
-@app.command()
-def backfill(
-    everything: Annotated[bool, typer.Option("--all", help="Every inbox.")] = False,
-    inbox: Annotated[list[int] | None, typer.Option(help="Only this inbox; may be given again.")] = None,
-    table: Annotated[list[str] | None, typer.Option(help="Only this table; may be given again.")] = None,
-) -> None:
-    """Ask the running replicator to read the source again; what no longer exists there is then swept."""
-    from replicator import topics
-    from replicator.control import send
-    from replicator.definitions import captured_by
-    from replicator.event import Topics
-    from replicator.request import BackfillRequest
-
-    if everything == bool(inbox):
-        raise typer.BadParameter("give --all or --inbox, one of them")
-    with _faults():
-        settings = load()
-        known = captured_by(settings).names
-        if unknown := [name for name in table or () if name not in known]:
-            raise typer.BadParameter(f"unknown table {', '.join(unknown)}; known: {', '.join(known)}")
-        request = BackfillRequest(
-            id=f"asked-{int(time.time())}-{secrets.token_hex(3)}",
-            tables=tuple(table) if table else None,
-            inboxes=tuple(inbox) if inbox else None,
-        )
-        send(topics.kafka_base(settings), Topics(settings.topic_prefix), request)
-        print(f"asked for backfill {request.id}; `replicator status --watch` shows its progress")
 
 
 def _prepare(settings: Settings, mode: Mode) -> None:

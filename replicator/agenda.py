@@ -27,13 +27,15 @@ from replicator.memory import Memory
 from replicator.outlet import Outlet
 from replicator.progress import Batch
 from replicator.relations import Captured, StreamedRelation
-from replicator.request import MOST_INBOXES, BackfillRequest, KeysRequest, Request
+from replicator.request import ASKED, MOST_INBOXES, BackfillRequest, CancelRequest, KeysRequest, Request
 from replicator.window import Window
 
 log = structlog.get_logger(__name__)
 
 MOST_JOBS = 1_000
 """Backfills waiting; whoever asks beyond that asks again later."""
+MOST_FINISHED = 100
+"""Ids of backfills that are remembered after their end, for whoever waits for one."""
 MOST_OWED = 50_000
 """Keys of one table that are owed; beyond that reading the whole table again costs less than remembering them."""
 MOST_KEYS = 100_000
@@ -60,7 +62,8 @@ class Agenda:
         self.open_window = open_window
         jobs = [BackfillJob.from_record(record) for record in memory.under("backfill/").values()]
         self.jobs: dict[str, BackfillJob] = {job.id: job for job in sorted(jobs, key=lambda job: job.requested_ms)}
-        self._finished: deque[str] = deque(maxlen=MOST_JOBS)
+        ended = memory.records.get("finished", {}).get("ids", [])
+        self._finished: deque[str] = deque(ended, maxlen=MOST_FINISHED)
         self._owed: dict[str, dict[bytes, int]] = {}
         """Table → key → inbox. A table without keys is not in it."""
         for record in memory.under("owed/").values():
@@ -103,6 +106,8 @@ class Agenda:
                 self._request_keys(request)
             case BackfillRequest():
                 self._request_backfill(request, batch)
+            case CancelRequest():
+                self._cancel(request.id, batch)
 
     def _request_keys(self, request: KeysRequest) -> None:
         relation = self._captured.by_name.get(request.table)
@@ -134,7 +139,18 @@ class Agenda:
             return
         if any(_covers(job, tables, request.inboxes) for job in self._waiting()):
             return
-        self._add(request.id, tables, request.inboxes, batch, is_complete=request.tables is None)
+        is_complete = request.tables is None and request.keys is None
+        self._add(request.id, tables, request.inboxes, batch, keys=request.keys, is_complete=is_complete)
+
+    def _cancel(self, name: str, batch: Batch) -> None:
+        """Only what a person asked for: whatever else is read would lack in the log."""
+        job = self.jobs.get(name)
+        if job is None or not name.startswith(ASKED):
+            log.warning("backfill.not_cancelled", id=name, reason="nobody asked for it" if job else "there is none")
+            return
+        log.info("backfill.cancelled", id=name, rows=job.rows)
+        del self.jobs[name]
+        self._memory.forget(f"backfill/{name}", batch)
 
     def read_whole(self, table: str, reason: str, batch: Batch) -> None:
         """A derived relation is to be read as a whole. Durable with the batch."""
@@ -161,6 +177,7 @@ class Agenda:
         inboxes: tuple[int, ...] | None,
         batch: Batch,
         *,
+        keys: tuple[int, int] | None = None,
         is_complete: bool = False,
         fan_out: FanOut | None = None,
         catches_up: bool = False,
@@ -170,6 +187,7 @@ class Agenda:
             tables=tables,
             inboxes=inboxes,
             requested_ms=_now_ms(),
+            keys=keys,
             is_complete=is_complete,
             fan_out=fan_out,
             catches_up=catches_up,
@@ -235,16 +253,20 @@ class Agenda:
 
     def advance(self, job: BackfillJob) -> Batch:
         batch = Batch()
-        self._remember(job, batch)
+        if job.id in self.jobs:  # else it was cancelled meanwhile
+            self._remember(job, batch)
         return batch
 
     def finish(self, job: BackfillJob) -> Batch:
         batch = Batch()
+        if job.id not in self.jobs:
+            return batch
         if job.fan_out is None:
             self._outlet.marker(self._marker(job, "end"), self._point(job), batch)
         self.jobs.pop(job.id, None)
         self._finished.append(job.id)
         self._memory.forget(f"backfill/{job.id}", batch)
+        self._memory.write("finished", {"ids": list(self._finished)}, batch)
         return batch
 
     def _remember(self, job: BackfillJob, batch: Batch) -> None:
@@ -265,6 +287,7 @@ class Agenda:
             derived=derived,
             is_complete=job.is_complete,
             inboxes=job.inboxes,
+            keys=job.keys,
             start=job.start,
             start_read=job.start_read,
             spared={name: self._derivation.spared(name) for name in derived} if boundary == "end" else {},
@@ -294,6 +317,6 @@ def _unfit(request: BackfillRequest, tables: tuple[str, ...]) -> str:
 
 def _covers(job: BackfillJob, tables: tuple[str, ...], inboxes: tuple[int, ...] | None) -> bool:
     """Whether a backfill that has not begun will read all of this scope."""
-    if not set(tables) <= set(job.tables):
+    if job.keys is not None or not set(tables) <= set(job.tables):
         return False
     return job.inboxes is None or (inboxes is not None and set(inboxes) <= set(job.inboxes))

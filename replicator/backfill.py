@@ -22,7 +22,7 @@ from replicator.calls import Calls, Ended
 from replicator.changes import Table
 from replicator.chunk import Limits, lock_against_ddl, read_chunk, read_keys, scope
 from replicator.config import Settings
-from replicator.derived import Derived, expected_keys, keys_after, looked_up_after
+from replicator.derived import Derived, expected_keys, keys_within, looked_up_after
 from replicator.dirty import Errand, Start
 from replicator.errors import SourceUnavailable
 from replicator.event import Origin, Position
@@ -185,7 +185,7 @@ class Backfiller(SourceThread):
         for name in job.tables:
             relation = self._captured.by_name[name]
             if isinstance(relation, DerivedRelation):
-                if job.inboxes is not None:
+                if job.inboxes is not None or job.keys is not None:
                     continue
                 derived = self._calls.run(lambda name=name: self._work.derived(name))  # type: ignore[misc]  # mypy can't see the default
                 if derived is not None:
@@ -193,7 +193,7 @@ class Backfiller(SourceThread):
                         total += expected_keys(source.connection, derived)
                 continue
             for inbox in job.inboxes if job.inboxes is not None else (None,):
-                where, parameters = scope(relation, Chunk(table=name, inbox=inbox, after=None))
+                where, parameters = scope(relation, Chunk(table=name, inbox=inbox, after=None, keys=job.keys))
                 total += source.estimate_rows(name, where, parameters)
         return total
 
@@ -209,7 +209,7 @@ class Backfiller(SourceThread):
                     source.connection, derived, job.fan_out.path, job.fan_out.start, chunk.after, most
                 )
             else:
-                keys = keys_after(source.connection, derived, chunk.inbox, chunk.after, most)
+                keys = keys_within(source.connection, derived, chunk, most)
         inboxes = frozenset(job.fan_out.inboxes if job.fan_out is not None else ())
         errand = self._calls.run(lambda: self._work.errand(chunk.table, [(key, inboxes) for key in keys]))
         self._wait(errand)

@@ -21,6 +21,8 @@ class Chunk:
     table: str
     inbox: int | None
     after: Cursor | None
+    keys: tuple[int, int] | None = None
+    """Only those between these, both included."""
     by_key: bool = False
     """Though it is of one inbox: a row with NULL in a column of the scan is neither before nor after a cursor."""
 
@@ -43,6 +45,8 @@ class BackfillJob:
     tables: tuple[str, ...]
     inboxes: tuple[int, ...] | None
     requested_ms: int
+    keys: tuple[int, int] | None = None
+    """Only rows whose key lies between these, both included."""
     is_complete: bool = False
     """It reads every captured relation."""
     start: Position | None = None
@@ -65,7 +69,7 @@ class BackfillJob:
         if self.at_table >= len(self.tables) or self.inboxes == ():
             return None
         inbox = self.inboxes[self.at_inbox] if self.inboxes is not None else None
-        return Chunk(table=self.tables[self.at_table], inbox=inbox, after=self.after)
+        return Chunk(table=self.tables[self.at_table], inbox=inbox, after=self.after, keys=self.keys)
 
     def advanced(self, rows: int, after: Cursor | None) -> BackfillJob:
         """After a chunk of so many rows; `after` is None if it was the last of its table (and inbox)."""
@@ -81,6 +85,7 @@ class BackfillJob:
             "tables": self.tables,
             "inboxes": self.inboxes,
             "requested_ms": self.requested_ms,
+            "keys": self.keys,
             "complete": self.is_complete,
             "start": None if self.start is None else list(self.start),
             "start_read": None if self.start_read is None else list(self.start_read),
@@ -103,6 +108,7 @@ class BackfillJob:
             tables=tuple(record["tables"]),
             inboxes=None if record["inboxes"] is None else tuple(record["inboxes"]),
             requested_ms=record["requested_ms"],
+            keys=None if record["keys"] is None else (record["keys"][0], record["keys"][1]),
             is_complete=record["complete"],
             start=None if record["start"] is None else Position(*record["start"]),
             start_read=None if record["start_read"] is None else Position(*record["start_read"]),

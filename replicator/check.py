@@ -20,8 +20,12 @@ from replicator.errors import ReplicatorError, SourceRefused, SourceUnavailable
 from replicator.facts import SourceFacts
 from replicator.findings import KAFKA_OWNER, OPERATOR, Finding, Severity, ok, refusal
 from replicator.inspection import read_source
+from replicator.mode_rules import judge_mode, postponed, why_polled
+from replicator.modes import Why
+from replicator.poll_inspection import read_polled
+from replicator.poll_rules import can_poll, judge_polling
 from replicator.publication_rules import judge_publication
-from replicator.server_rules import judge_server
+from replicator.server_rules import judge_polled_server, judge_server
 from replicator.table_rules import judge_tables
 from replicator.topic_rules import judge_kafka
 
@@ -88,7 +92,26 @@ def _source(settings: Settings) -> list[Finding]:
             refusal("source", "connection", str(error), "see REPLICATOR_SOURCE_DSN and the way there", whose=OPERATOR)
         ]
     reached = ok("source", f"{facts.server.database} as {facts.role.name}", "answers")
-    return [reached, *judge_source(facts, settings), *_derived(facts, settings)]
+    try:
+        return [reached, *_by_mode(facts, settings)]
+    except ReplicatorError as error:  # it went away meanwhile
+        return [refusal("source", "connection", str(error), "run it again", whose=OPERATOR)]
+
+
+def _by_mode(facts: SourceFacts, settings: Settings) -> list[Finding]:
+    """What is asked of the source depends on how it will be read."""
+    would_poll = why_polled(facts, settings, can_poll=True) is not Why.NONE
+    polled = read_polled(settings) if would_poll else ()
+    why = why_polled(facts, settings, can_poll=can_poll(polled))
+    mode = judge_mode(why, settings)
+    for_both = judge_polled_server(facts)
+    polling = judge_polling(polled, facts.role.name, settings) if would_poll else []
+    if why is Why.SETTING:
+        return [mode, *for_both, *polling]
+    streamed = [*judge_source(facts, settings), *_derived(facts, settings)]
+    if why is Why.NONE:
+        return [mode, *streamed, *postponed(polling)]  # the stream's refusals say what has to be mended
+    return [mode, *for_both, *postponed(each for each in streamed if each not in for_both), *polling]
 
 
 def _derived(facts: SourceFacts, settings: Settings) -> list[Finding]:

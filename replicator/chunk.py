@@ -38,6 +38,9 @@ def scope(relation: StreamedRelation, chunk: Chunk) -> tuple[sql.Composed, list[
     if chunk.inbox is not None:
         conditions.append(sql.SQL("{} = %s").format(sql.Identifier(relation.inbox)))
         parameters.append(chunk.inbox)
+    if chunk.keys is not None:
+        conditions.append(sql.SQL("{} BETWEEN %s AND %s").format(sql.Identifier(*relation.key)))
+        parameters.extend(chunk.keys)
     if chunk.after is not None:
         conditions.append(
             sql.SQL("({}) > ({})").format(_columns(order), sql.SQL(", ").join([sql.SQL("%s")] * len(order)))

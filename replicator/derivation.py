@@ -226,7 +226,7 @@ class Derivation:
             self._dirty.published(reading, batch, 0, 0)
             return
         if self._digests is not None:
-            self._expect(reading, self._digests)
+            self._expect(reading, hashes, self._digests)
         now_ms = time.time_ns() // 1_000_000
         cause = Cause(0, lsn, now_ms, now_ms)
         self._read += 1
@@ -249,10 +249,10 @@ class Derivation:
             self._digests.published(reading.relation, [_number(item) for item in reading.items], hashes, batch)
         self._dirty.published(reading, batch, len(rows), absences)
 
-    def _expect(self, reading: Reading, digests: DigestMemory) -> None:
-        """A key is also expected where it was published last. What is kept of that is void until this is."""
+    def _expect(self, reading: Reading, hashes: Sequence[Seen], digests: DigestMemory) -> None:
+        """A key is also expected where it was published last. What is kept of that is in doubt until this is."""
         keys = [_number(item) for item in reading.items]
-        digests.reopen(reading.relation, keys)
+        digests.doubt(reading.relation, keys, hashes)
         for item, key in zip(reading.items, keys, strict=True):
             item.inboxes |= digests.inboxes(reading.relation, key)
 

@@ -17,6 +17,7 @@ from typing import Any, Final
 
 from psycopg import Connection, sql
 
+from replicator.backfill_job import Chunk
 from replicator.causes import Reach, Way
 from replicator.changes import RenderedRow, Table
 from replicator.chunk import raw_rows
@@ -144,6 +145,11 @@ def keys_after(
     connection: Connection[Any], derived: Derived, inbox: int | None, after: Start | None, most: int
 ) -> list[Start]:
     """The relation's keys in their order, of one inbox or of all."""
+    return _keys(connection, *listing(derived, inbox, after, most))
+
+
+def listing(derived: Derived, inbox: int | None, after: Start | None, most: int) -> tuple[sql.Composed, list[Any]]:
+    """The statement that asks this, and its parameters."""
     key, parameters = sql.Identifier(*derived.relation.key), list[Any]()
     conditions: list[sql.Composable] = [sql.SQL("true")]
     if inbox is not None:
@@ -155,7 +161,16 @@ def keys_after(
     statement = sql.SQL("SELECT DISTINCT q.{} FROM ({}) AS q WHERE {} ORDER BY 1 LIMIT {}").format(
         key, select_of(derived), sql.SQL(" AND ").join(conditions), sql.Literal(most)
     )
-    return _keys(connection, statement, parameters)
+    return statement, parameters
+
+
+def keys_within(connection: Connection[Any], derived: Derived, chunk: Chunk, most: int) -> list[Start]:
+    """The next keys of a chunk's scope, in their order; fewer than so many are the last."""
+    if chunk.keys is None:
+        return keys_after(connection, derived, chunk.inbox, chunk.after, most)
+    first, last = chunk.keys
+    found = keys_after(connection, derived, chunk.inbox, chunk.after or (first - 1,), most)
+    return [key for key in found if int(key[0]) <= last]  # type: ignore[arg-type]  # an integer, by `definitions`
 
 
 def expected_keys(connection: Connection[Any], derived: Derived) -> int:

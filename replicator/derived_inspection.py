@@ -104,11 +104,12 @@ def _scanned(source: Source, statement: Any, parameters: Any) -> tuple[tuple[str
             ((plan,),) = source.rows(statement, parameters)
     except ReplicatorError as error:
         return (), str(error)
-    return tuple(sorted(set(_whole_reads(plan[0]["Plan"])))), ""
+    return tuple(sorted(set(whole_reads(plan[0]["Plan"])))), ""
 
 
-def _whole_reads(node: dict[str, Any]) -> Iterator[str]:
+def whole_reads(node: dict[str, Any]) -> Iterator[str]:
+    """Tables that a plan reads from one end to the other, as often as it does."""
     if node["Node Type"] == "Seq Scan":
         yield node["Relation Name"]
     for child in node.get("Plans", ()):
-        yield from _whole_reads(child)
+        yield from whole_reads(child)

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from base64 import b64decode, b64encode
 from bisect import bisect_left
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from struct import Struct
@@ -77,6 +78,8 @@ class Digests:
         """Keys per slot, a power of two. Changes when a visit is settled, and never else."""
         self.entries = 0
         self._pages: dict[int, bytes] = {}
+        self._visited: set[int] = set()
+        """Pages that know of every row of the source, as it was then."""
         self._visit: Visit | None = None
         self._changed: set[int] = set()
 
@@ -88,12 +91,21 @@ class Digests:
         size = self.width * PAGE_SLOTS
         return range(page * size, (page + 1) * size)
 
+    def number_of(self, page: int) -> int:
+        """By which its record is kept: the same for its first keys, whatever the width."""
+        return page * self.width
+
+    def page_at(self, number: int) -> int:
+        """The page that covers the keys from this number on."""
+        return number // self.width
+
     def pages(self) -> list[int]:
-        """Those that are known, in their order."""
+        """Those of which anything is known, in their order."""
         return sorted(self._pages)
 
     def is_known(self, page: int) -> bool:
-        return page in self._pages
+        """Whether it was visited, so that what differs has changed since it was published."""
+        return page in self._visited
 
     def keys(self, page: int) -> tuple[int, ...]:
         """Of which a page knows rows; empty where it knows no single keys."""
@@ -107,26 +119,26 @@ class Digests:
         return self.keys_of(min(pages)).start if pages else None
 
     def inboxes(self, key: int) -> frozenset[int]:
-        """Where it was published last, and perhaps some more; empty if its page is unknown."""
+        """Where it was published last, and perhaps some more."""
         page, slot = self._place(key)
         known = _slot(self._pages.get(page, b""), slot)
         read = self._visit.read.get(key, {}) if self._visit is not None else {}
         return frozenset((*known, *read))
 
     def put(self, key: int, found: Found) -> None:
-        """It was read and published just now. Of an unknown page it is remembered by its visit alone."""
+        """It was read and published just now."""
         page, slot = self._place(key)
         if self._visit is not None and self._visit.page == page:
             self._visit.read[key] = found
-        packed = self._pages.get(page)
-        if packed is None:
-            return
-        known = _slot(packed, slot)
-        # What this key had in the sum of its slot is not known.
-        entries = found if self.width == 1 else dict.fromkeys((*known, *found), _UNCERTAIN)
-        if entries != known:
-            begin, end = _bounds(packed, slot)
-            self._store(page, packed[:begin] + _pack({slot: entries}) + packed[end:])
+        # What this key had in the sum of a wide slot is not known.
+        known = _slot(self._pages.get(page, b""), slot)
+        self._replace(page, slot, found if self.width == 1 else dict.fromkeys((*known, *found), _UNCERTAIN))
+
+    def doubt(self, key: int, inboxes: Iterable[int]) -> None:
+        """It may have been published at these inboxes too, and nobody knows as what."""
+        page, slot = self._place(key)
+        known = _slot(self._pages.get(page, b""), slot)
+        self._replace(page, slot, dict.fromkeys((*known, *inboxes), _UNCERTAIN))
 
     def begin(self, page: int) -> Visit:
         """Before the hashes of the page's keys are read. One page is visited at a time: an earlier visit is void."""
@@ -136,7 +148,7 @@ class Digests:
     def compare(self, visit: Visit, seen: Iterable[Seen]) -> Mapping[int, frozenset[int]]:
         """Keys to be read again → all inboxes where they were known. `seen`: every row of the page's keys.
 
-        Of an unknown page: every key seen, known nowhere. Raises ValueError if a row is of another page.
+        Raises ValueError if a row is of another page.
         """
         visit.seen = by_key(seen)
         if any(self.page_of(key) != visit.page for key in visit.seen):
@@ -155,8 +167,8 @@ class Digests:
     def settle(self, visit: Visit) -> None:
         """What was named has been read and put: the page is known as it was seen, and as it was put since.
 
-        A key that could not be read is named again by the next visit; an unknown page with such a key stays unknown.
-        Does nothing for a visit that is void. Raises ValueError if nothing was compared.
+        A key that could not be read is named again by the next visit. Does nothing for a visit that is void. Raises
+        ValueError if nothing was compared.
         """
         if visit.seen is None:
             raise ValueError("nothing was compared")
@@ -164,45 +176,45 @@ class Digests:
             return
         self._visit = None
         unread = visit.named.keys() - visit.read.keys()
-        known = self._pages.get(visit.page)
-        if unread and known is None:
-            return
         slots = self._slots({**visit.seen, **visit.read})
         for slot in {self._place(key)[1] for key in unread}:
-            slots[slot] = _slot(known or b"", slot)
+            slots[slot] = _slot(self._pages.get(visit.page, b""), slot)
         packed = _pack(slots)
-        if packed != known:
+        if packed != self._pages.get(visit.page) or visit.page not in self._visited:
+            self._visited.add(visit.page)
             self._store(visit.page, packed)
         self._fit()
 
-    def forget(self, page: int) -> None:
-        """It is unknown again; a visit of it is void."""
-        if self._visit is not None and self._visit.page == page:
-            self._visit = None
-        packed = self._pages.pop(page, None)
-        if packed is not None:
-            self.entries -= len(packed) // _ENTRY.size
-            self._changed.add(page)
-
     def take_changed(self) -> frozenset[int]:
-        """Numbers of pages whose records are not what `to_record` says now. Each change is told once."""
+        """Numbers whose records are not what `to_record` says now. Each change is told once."""
         changed, self._changed = frozenset(self._changed), set()
         return changed
 
-    def to_record(self, page: int) -> dict[str, Any] | None:
-        """A page as JSON has it. None: it is unknown, and a record of this number is void."""
-        packed = self._pages.get(page)
-        return None if packed is None else {"width": self.width, "entries": b64encode(packed).decode()}
+    def to_record(self, number: int) -> dict[str, Any] | None:
+        """A page as JSON has it. None: no page begins there, and a record of this number is void."""
+        page = self.page_at(number)
+        if self.number_of(page) != number or page not in self._pages:
+            return None
+        entries = b64encode(self._pages[page]).decode()
+        return {"width": self.width, "entries": entries, "visited": page in self._visited}
 
     @classmethod
     def from_records(cls, limit: int, records: Mapping[int, Mapping[str, Any]]) -> Self:
-        """Page → record. Those of a width less than the greatest are void: left over from before it doubled."""
+        """Number → record. Some may be left over from before the width doubled: void where a wider one covers them."""
         digests = cls(limit)
-        digests.width = max((record["width"] for record in records.values()), default=1)
-        for page, record in records.items():
-            if record["width"] == digests.width:
-                digests._store(page, b64decode(record["entries"]))
-        digests._changed = records.keys() - digests._pages.keys()
+        widths = {record["width"] for record in records.values()}
+        digests.width = max(widths, default=1)
+
+        def is_covered(number: int, width: int) -> bool:
+            wider = (each for each in widths if each > width)
+            return any(records.get(number - number % each, {"width": 0})["width"] >= each for each in wider)
+
+        digests._gather(
+            _Part(number, record["width"], b64decode(record["entries"]), record["visited"])
+            for number, record in records.items()
+            if not is_covered(number, record["width"])
+        )
+        digests._changed = {number for number in records if digests.to_record(number) != records[number]}
         digests._fit()
         return digests
 
@@ -217,27 +229,55 @@ class Digests:
                 _add(slots.setdefault(self._place(key)[1], {}), found)
         return slots
 
+    def _replace(self, page: int, slot: int, entries: Found) -> None:
+        packed = self._pages.get(page, b"")
+        if entries != _slot(packed, slot):
+            begin, end = _bounds(packed, slot)
+            self._store(page, packed[:begin] + _pack({slot: entries}) + packed[end:])
+
     def _store(self, page: int, packed: bytes) -> None:
         self.entries += (len(packed) - len(self._pages.get(page, b""))) // _ENTRY.size
         self._pages[page] = packed
-        self._changed.add(page)
+        self._changed.add(self.number_of(page))
 
     def _fit(self) -> None:
         while self.entries + len(self._pages) > self.limit and self.width < _WIDEST:
             self._double()
 
     def _double(self) -> None:
-        """Two neighbouring slots become one, and two pages: known if both were."""
-        pages, self._pages, self.entries = self._pages, {}, 0
-        self._changed |= pages.keys()
+        """Two neighbouring slots become one, and two pages: visited if both were."""
+        parts = [
+            _Part(self.number_of(page), self.width, packed, page in self._visited)
+            for page, packed in self._pages.items()
+        ]
+        self._changed.update(part.number for part in parts)
+        self._pages, self.entries = {}, 0
         self.width *= 2
-        for page in pages:
-            if page % 2 == 0 and page + 1 in pages:
-                slots: _Slots = {}
-                for half in (0, 1):
-                    for slot, entries in _unpack(pages[page + half]).items():
-                        _add(slots.setdefault((half * PAGE_SLOTS + slot) // 2, {}), entries)
-                self._store(page // 2, _pack(slots))
+        self._gather(parts)
+
+    def _gather(self, parts: Iterable[_Part]) -> None:
+        """Pages of this width out of narrower ones."""
+        pages: dict[int, _Slots] = {}
+        visited: Counter[int] = Counter()
+        for part in parts:
+            page = self.page_at(part.number)
+            visited[page] += part.width if part.visited else 0
+            slots = pages.setdefault(page, {})
+            for slot, entries in _unpack(part.packed).items():
+                key = part.number * PAGE_SLOTS + slot * part.width
+                _add(slots.setdefault(self._place(key)[1], {}), entries)
+        for page, slots in pages.items():
+            self._store(page, _pack(slots))
+        self._visited = {page for page, width in visited.items() if width == self.width}
+
+
+class _Part(NamedTuple):
+    """A page of some width."""
+
+    number: int
+    width: int
+    packed: bytes
+    visited: bool
 
 
 def _add(to: dict[int, Digest], found: Found) -> None:

@@ -260,10 +260,12 @@ class DirtyKeys:
         inboxes = set[int]().union(*(item.inboxes for item in reading.items))
         held = min((item.lsn for item in reading.items if item.holds), default=0)
         serial = max(item.transaction for item in reading.items)
+        first = min(item.first for item in reading.items)
         is_recorded = any(item.is_recorded for item in reading.items)
         heirs: list[Item] = []
         for key in keys:
             taken = self.touch(reading.relation, KEY, key, inboxes, held, now - COALESCE_S, serial)
+            taken.first = min(taken.first, first)  # or whoever waits for the starts would not wait for it
             if held and taken.owed is None:
                 taken.lsn = min(held, taken.lsn) if taken.lsn else held
             if is_recorded and not taken.is_recorded:

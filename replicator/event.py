@@ -260,6 +260,8 @@ class BackfillMarker:
     """None: every inbox."""
     start: Position
     start_read: Position
+    keys: tuple[int, int] | None = None
+    """Only rows whose key lies between these, both included; None: all."""
     spared: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     """By derived relation: keys that exist and could not be read. What the target has of them is not swept."""
 
@@ -295,6 +297,7 @@ def encode_marker(marker: Marker, run: Run, point: int) -> tuple[Headers, bytes]
                 "derived": marker.derived,
                 "complete": marker.is_complete,
                 "inboxes": marker.inboxes,
+                "keys": marker.keys,
                 "start": list(marker.start),
                 "start_read": list(marker.start_read),
                 "spared": marker.spared,
@@ -320,6 +323,7 @@ def decode_marker(body: bytes) -> Marker:
                 derived=tuple(content["derived"]),
                 is_complete=content["complete"],
                 inboxes=None if inboxes is None else tuple(inboxes),
+                keys=None if content["keys"] is None else (content["keys"][0], content["keys"][1]),
                 start=Position(*content["start"]),
                 start_read=Position(*content["start_read"]),
                 spared={table: tuple(keys) for table, keys in content["spared"].items()},

@@ -256,6 +256,42 @@ class DerivedFacts:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class StampFacts:
+    """The base column behind the column that says when a row was written."""
+
+    schema: str
+    table: str
+    column: str
+    is_indexed: bool
+    """An index begins with it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PolledFacts:
+    """A relation as polling would find its changes."""
+
+    name: str
+    problem: str = ""
+    """Why it can't be read; empty: it can, and the rest is known."""
+    updated: str = ""
+    """The column that says when a row was written; empty: there is none."""
+    stamp: StampFacts | None = None
+    """None: no base column stands behind it as it is."""
+    is_appended: bool = False
+    """Its changes are looked for by greater keys."""
+    cost: float = 0.0
+    """What the planner expects of a query for changes that finds none..."""
+    took_ms: float = 0.0
+    """...and how long it takes; without one, 0."""
+    scanned: tuple[str, ...] = ()
+    """Tables that it reads as a whole."""
+    rows: int = 0
+    """The planner's estimate."""
+    key_ms: float = 0.0
+    """How long it takes to compare one row in a rolling pass."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TopicFacts:
     """A topic that exists."""
 

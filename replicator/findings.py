@@ -1,6 +1,6 @@
 """A finding: one thing about this installation, how grave it is, why, and what mends it.
 
-Pure data, shared by the rules; the rules themselves stand in `server_rules`, `table_rules` and `topic_rules`.
+Pure data, shared by the rules; the rules themselves stand in the modules `…_rules`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ class Severity(StrEnum):
 
     OK = "ok"
     NOTE = "note"
-    """Worth knowing; nothing to do."""
+    """Worth knowing; nothing has to be done."""
     WARNING = "warning"
     """It works, or is waited out; something may go wrong later."""
     REFUSAL = "refusal"
@@ -43,8 +43,8 @@ def ok(name: str, subject: str, reason: str, *, whose: str = SOURCE_OWNER) -> Fi
     return Finding(name=name, severity=Severity.OK, subject=subject, reason=reason, whose=whose)
 
 
-def note(name: str, subject: str, reason: str, *, whose: str = SOURCE_OWNER) -> Finding:
-    return Finding(name=name, severity=Severity.NOTE, subject=subject, reason=reason, whose=whose)
+def note(name: str, subject: str, reason: str, remedy: str = "", *, whose: str = SOURCE_OWNER) -> Finding:
+    return Finding(name=name, severity=Severity.NOTE, subject=subject, reason=reason, remedy=remedy, whose=whose)
 
 
 def warning(name: str, subject: str, reason: str, remedy: str, *, whose: str = SOURCE_OWNER) -> Finding:

@@ -137,10 +137,11 @@ def _server(source: Source) -> ServerFacts:
 
 
 def _role(source: Source) -> RoleFacts:
-    ((name, superuser, replication, can_create),) = source.rows(
-        "SELECT rolname, rolsuper, rolreplication, has_database_privilege(current_database(), 'CREATE')"
+    ((name, superuser, can_create),) = source.rows(
+        "SELECT rolname, rolsuper, has_database_privilege(current_database(), 'CREATE')"
         " FROM pg_roles WHERE rolname = current_user"
     )
+    _, replication, _ = source.may_stream()  # as the choice of the mode has it, managed services included
     return RoleFacts(name=name, superuser=superuser, replication=replication, can_create=can_create)
 
 

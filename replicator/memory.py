@@ -12,10 +12,18 @@ The records:
 | `confirmed` | the highest LSN that the slot was ever told to forget; written before it is told |
 | `control` | the next offset of the control topic |
 | `backfill/<id>` | a backfill that is asked for or under way, with its progress |
+| `finished` | the ids of the backfills that ended last |
+| `mode` | how the source is read, why, and since when |
+| `poll/<relation>` | how far polling is |
+| `digest/<relation>/<page>` | what was published last, as digests |
 | `identity/<table>` | a table whose replica identity names no old inbox, until it is mended and read again |
 | `owed/<table>/<key>` | a row that must be read again, with its inbox |
 | `derived/<relation>` | the digest of the definition that its rows were last read under |
 | `dirty/<relation>/<path>/<start>` | a key of a derived relation that is owed, or the start of a look-up |
+| `mode` | how the source is read, why, and since when |
+| `poll/<relation>` | how far polling is |
+| `digest/<relation>/<number>` | what was published last of a page of keys, as digests |
+| `doubt/<relation>/<number>` | keys that were published since, and where |
 | `slots` | the names of the slots that were read, as long as they exist |
 | `status` | what `replicator status` shows |
 """

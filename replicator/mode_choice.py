@@ -6,8 +6,8 @@ A slot that keeps more WAL than it may is dropped here, also while Kafka is away
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import structlog
@@ -15,13 +15,13 @@ import structlog
 from replicator import topics
 from replicator.config import Settings
 from replicator.definitions import polled_by, read_definitions
-from replicator.errors import ModeChanged
+from replicator.errors import ModeChanged, SourceRefused
 from replicator.event import Topics
 from replicator.memory import read_memory
-from replicator.modes import BY_WHY, Facts, Mode, Standing, Why, next_standing
+from replicator.modes import BY_WHY, LONGEST_PAUSE_MS, Facts, Mode, Standing, Why, next_standing
 from replicator.runtime import Stop
 from replicator.source import Source
-from replicator.takeover import KAFKA_SECONDS
+from replicator.takeover import KAFKA_SECONDS, name_left_behind
 
 log = structlog.get_logger(__name__)
 
@@ -37,6 +37,9 @@ class ModeChoice:
         self.budget_is_spent = False
         """Known here only until a run has begun to poll: the state topic may be away."""
         self._not_before_ms = 0
+        self._is_return = False
+        """The stream is to be tried after polling."""
+        self._failed_returns = 0
         self._said: Standing | None = None
 
     def choose(self) -> Standing:
@@ -56,21 +59,29 @@ class ModeChoice:
             )
             if known is None and has_streamed:
                 known = Standing(mode=Mode.STREAM, since_ms=_now_ms())
-            standing = self._next(known, self._facts(source, has_streamed=has_streamed))
+            facts = self._facts(source, has_streamed=has_streamed, can_poll=partial(self._can_poll, source))
+            standing = self._next(known, facts)
+        self._is_return = known is not None and known.mode is Mode.POLL and standing.mode is Mode.STREAM
+        if known is not None and known.mode is Mode.STREAM:
+            self._failed_returns = 0  # it has begun
         self._say(standing)
         return standing
 
-    def postpone(self, standing: Standing) -> None:
-        """The stream could not begin: polling goes on for a while, if that is what was left for it."""
-        if standing.mode is Mode.STREAM and standing.switches:
-            self._not_before_ms = _now_ms() + self._pause_ms
+    def postpone(self) -> bool:
+        """The run that was chosen has failed. Whether polling is left to go on with; for longer each time."""
+        if not self._is_return:
+            return False
+        pause_ms = min(self._pause_ms << min(self._failed_returns, 32), LONGEST_PAUSE_MS)
+        self._failed_returns += 1
+        self._not_before_ms = _now_ms() + pause_ms
+        return True
 
     def leave_polling(self, standing: Standing, source: Source) -> None:
         """Asked now and then while polling. Raises ModeChanged when the stream is to be tried."""
         if self._settings.mode == "poll":
             return
-        facts = replace(self._facts(source, has_streamed=False), can_poll=lambda: True)  # it does
-        following = self._next(standing, facts)
+        # What is polled at this moment can be: to ask would take a new look at every definition, each time.
+        following = self._next(standing, self._facts(source, has_streamed=False, can_poll=lambda: True))
         if following.mode is Mode.STREAM:
             raise ModeChanged("the source can be streamed, it seems")
 
@@ -100,21 +111,30 @@ class ModeChoice:
         while slot is not None and slot.active_pid is not None and time.monotonic() < deadline:
             self._stop.wait(0.1)
             slot = source.slot()
-        source.drop_slot()
-        log.warning("slot.dropped", reason=BY_WHY[Why.WAL_BUDGET].sentence)
-        self.budget_is_spent = True
+        try:
+            source.drop_slot()
+        except SourceRefused as error:
+            name_left_behind(source, str(error))
+            return
+        if source.slot() is None:
+            log.warning("slot.dropped", reason=BY_WHY[Why.WAL_BUDGET].sentence)
+            self.budget_is_spent = True
 
-    def _facts(self, source: Source, *, has_streamed: bool) -> Facts:
+    def _can_poll(self, source: Source) -> bool:
+        return bool(read_definitions(source, polled_by(self._settings)).available)
+
+    def _facts(self, source: Source, *, has_streamed: bool, can_poll: Callable[[], bool]) -> Facts:
         in_recovery, may_replicate, wal_level = source.may_stream()
         slot = source.slot()
+        self.budget_is_spent &= has_streamed
         return Facts(
             setting=self._settings.mode,
             in_recovery=in_recovery,
             may_replicate=may_replicate,
             wal_level=wal_level,
-            budget_is_spent=self.budget_is_spent and has_streamed,
+            budget_is_spent=self.budget_is_spent,
             slot_is_lost=has_streamed and (slot is None or slot.wal_status == "lost"),
-            can_poll=lambda: bool(read_definitions(source, polled_by(self._settings)).available),
+            can_poll=can_poll,
         )
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import structlog
 
 from replicator.config import Settings
-from replicator.errors import Action, ModeChanged, ReplicatorError, WalBudgetSpent, action_for
+from replicator.errors import Action, ModeChanged, ReplicatorError, SourceRefused, WalBudgetSpent, action_for
 from replicator.mode_choice import ModeChoice
 from replicator.modes import Mode, Standing
 from replicator.polling import Polling
@@ -47,13 +47,13 @@ class Pipeline:
                 pause.reset()
             except ReplicatorError as error:
                 action, sentence = action_for(error)
-                if action is Action.STOP:
+                goes_on = self._choice.postpone() and isinstance(error, SourceRefused)
+                if action is Action.STOP and not goes_on:
                     raise
                 self._waits_for = str(error)
                 if isinstance(self._run, Streaming):
                     patience_s = next_patience(patience_s, error, advanced=self._run.advanced)
                     self._choice.budget_is_spent |= isinstance(error, WalBudgetSpent)
-                    self._choice.postpone(self._run.standing)
                 if time.monotonic() - began > 30:
                     pause.reset()
                 seconds = pause.next()

@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
+from functools import partial
 from typing import Any, ClassVar, Final
 
 import structlog
@@ -28,7 +29,7 @@ from replicator.calls import Calls, Ended
 from replicator.candidates import END_OF_TIME, LAST_KEY, appended_after, greatest_key, stamp_of, stamped_after
 from replicator.config import Settings
 from replicator.derivation import Derivation
-from replicator.derived import Derived, expected_keys, keys_after
+from replicator.derived import Derived, expected_keys, keys_within
 from replicator.digest_memory import DigestMemory
 from replicator.errors import SourceBusy, SourceRefused, SourceUnavailable
 from replicator.event import Position
@@ -100,7 +101,8 @@ class Poller(SourceThread):
             verified=marks.verified,
             keys_per_second=settings.digest_keys_per_second,
         )
-        self.polls = self.candidates = 0
+        self.polls = self.candidates = self.poll_candidates = 0
+        """`poll_candidates`: of the last poll that has ended; so is `poll_s`."""
         self.poll_s = self.held_back_s = 0.0
         """Source time of the last poll's queries; how far its bound was behind the source's clock."""
 
@@ -162,7 +164,7 @@ class Poller(SourceThread):
     def _poll(self, source: Source) -> None:
         """Everything that was stamped, or appended, since the marks; and the marks move to what is safe."""
         relations = self._calls.run(lambda: self._derivation.readable)
-        before = source.busy_s
+        before, known = source.busy_s, self.candidates
         with source.reading():
             sample = source.poll_sample()
             greatest = {
@@ -175,11 +177,20 @@ class Poller(SourceThread):
         self._horizon.see(sample.snapshot.xmin)
         safe_us = self._horizon.safe_us
         self.held_back_s = (sample.at_us - safe_us) / 1e6 if safe_us is not None else 0.0
-        for derived in relations:
-            self._poll_relation(source, derived, now)
-        self.polls += 1
-        self.poll_s = source.busy_s - before
         self._poll_due = time.monotonic() + self._settings.poll_interval_s
+        for derived in relations:
+            self._try(source, partial(self._poll_relation, source, derived, now))
+        self.poll_s, self.poll_candidates = source.busy_s - before, self.candidates - known
+        self.polls += 1
+
+    def _try(self, source: Source, poll: Callable[[], None]) -> None:
+        """A relation whose candidates can't be asked for holds up neither others nor the rolling pass."""
+        try:
+            poll()
+        except (SourceBusy, SourceUnavailable, SourceRefused) as error:
+            if source.connection.closed or source.connection.broken:
+                raise
+            self._delayed(str(error))
 
     def _poll_relation(self, source: Source, derived: Derived, now: Sampled) -> None:
         name = derived.relation.name
@@ -200,6 +211,7 @@ class Poller(SourceThread):
         beyond = self._beyond.setdefault(name, Beyond())
         at, more = Stamped(mark, LAST_KEY), True
         reached = mark
+        self._remember(name, mark)  # it has begun, whatever becomes of the query: the rolling pass needs no candidates
         while more:
             limit = (safe if safe is not None else mark) if beyond.is_full else END_OF_TIME
             with source.reading():
@@ -240,7 +252,7 @@ class Poller(SourceThread):
 
     def _begin(self, source: Source, job: BackfillJob) -> BackfillJob:
         expected = 0
-        for name in job.tables if job.inboxes is None else ():
+        for name in job.tables if job.inboxes is None and job.keys is None else ():
             derived = self._calls.run(lambda name=name: self._derivation.derived(name))  # type: ignore[misc]  # mypy can't see the default
             if derived is not None:
                 with source.reading():
@@ -253,20 +265,22 @@ class Poller(SourceThread):
         return begun
 
     def _read_page(self, source: Source, job: BackfillJob, chunk: Chunk, derived: Derived) -> BackfillJob:
-        if chunk.inbox is not None:
+        if chunk.inbox is not None or chunk.keys is not None:
             most = self._settings.backfill_chunk_rows
             with source.reading():
-                found = keys_after(source.connection, derived, chunk.inbox, chunk.after, most)
+                found = keys_within(source.connection, derived, chunk, most)
             self._have_read(source, chunk.table, expected_nowhere(int(key) for (key,) in found))  # type: ignore[arg-type]  # an integer, by `definitions`
             return job.advanced(len(found), found[-1] if len(found) == most else None)
         walk = self._walk_of(job, chunk)
-        look = next_page(source, self._calls, self._digests, walk, derived, afresh=True)
+        look = next_page(source, self._calls, self._digests, walk, derived)
         if look is None:
             self._job_walk = None
             return job.advanced(0, None)
-        self._calls.run(lambda: self._digests.compare(look, ()))  # nothing is known: all of it is read
         keys = walk.take(look.keys)
-        self._have_read(source, chunk.table, expected_nowhere(keys))
+        # All is read again, and what is known and gone; of neighbours that are known together hashes say which.
+        seen = [] if look.knows_keys else self.rolling.hashes(source, derived, keys)[0]
+        differing = self._calls.run(lambda: self._digests.compare(look, seen))
+        self._have_read(source, chunk.table, {**expected_nowhere(keys), **differing})
         self._calls.run(lambda: self._digests.settle(look))
         return job.advanced(len(keys), (look.keys.stop - 1,))
 
@@ -287,6 +301,8 @@ class Poller(SourceThread):
         while not errand.complete:
             if self._reader.serve(source):
                 self._rest(source)
+            elif self._calls.run(lambda: self._derivation.derived(relation)) is None:
+                raise SourceUnavailable(f"{relation} can't be read at the moment")
             else:
                 self._wait(0.005)
 

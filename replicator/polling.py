@@ -185,6 +185,7 @@ class Polling(Run):
             **self._shared_status(),
             "polls": poller.polls,
             "candidates": poller.candidates,
+            "poll_candidates": poller.poll_candidates,
             "poll_s": round(poller.poll_s, 4),
             "source_s": round(poller.spent_s, 3),
             "held_back_s": round(poller.held_back_s, 3),

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any
 
 import structlog
@@ -146,11 +147,16 @@ class Publisher:
 
     def close(self, seconds: float) -> None:
         """Waits so long for what is queued, then drops the rest: it was never confirmed, so it will come again."""
-        self._producer.flush(seconds)
+        self._flush(seconds)
         if left := len(self._producer):
             log.info("publisher.dropped_unconfirmed", messages=left)
             self._producer.purge()
-            self._producer.flush(1)
+            self._flush(1)
+
+    def _flush(self, seconds: float) -> None:
+        """A producer that has failed for good, as one does of which messages in flight are dropped, is only left."""
+        with suppress(KafkaException):
+            self._producer.flush(seconds)
 
     def _on_error(self, error: KafkaError) -> None:
         if error.fatal():

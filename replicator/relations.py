@@ -142,11 +142,13 @@ WITH_SECRETS: Final = frozenset({"users"})
 
 CONTACTS: Final = DerivedRelation(
     name="contacts",
+    # LATERAL: inboxes are looked up contact by contact. As a subquery of its own the UNION would be made of all of them
+    # wherever it is not asked for one contact.
     select=(
-        "SELECT c.*, at.inbox_id FROM contacts AS c JOIN ("
-        "SELECT contact_id, inbox_id FROM contact_inboxes"
-        " UNION SELECT contact_id, inbox_id FROM conversations"
-        ") AS at ON at.contact_id = c.id"
+        "SELECT c.*, at.inbox_id FROM contacts AS c CROSS JOIN LATERAL ("
+        "SELECT i.inbox_id FROM contact_inboxes AS i WHERE i.contact_id = c.id"
+        " UNION SELECT v.inbox_id FROM conversations AS v WHERE v.contact_id = c.id"
+        ") AS at"
     ),
     key=("id",),
     inbox="inbox_id",

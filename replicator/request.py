@@ -15,6 +15,8 @@ from replicator.values import JsonValue
 T = TypeVar("T")
 
 
+ASKED = "asked-"
+"""How the ids of backfills begin that a person asked for: those may be cancelled."""
 MOST_INBOXES = 10_000
 """In one request for a backfill: its progress is one record of the state topic."""
 
@@ -28,6 +30,8 @@ class BackfillRequest:
     """None: every captured relation."""
     inboxes: tuple[int, ...] | None
     """None: every inbox. At most `MOST_INBOXES`."""
+    keys: tuple[int, int] | None = None
+    """Only rows whose key lies between these, both included; None: all."""
     known: str = ""
     """The backfill that the asker already waits for, if any: while it is under way nothing new is begun."""
 
@@ -41,7 +45,14 @@ class KeysRequest:
     keys: tuple[tuple[JsonValue, ...], ...]
 
 
-Request = BackfillRequest | KeysRequest
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CancelRequest:
+    """Asks the replicator to give a backfill up that a person asked for."""
+
+    id: str
+
+
+Request = BackfillRequest | KeysRequest | CancelRequest
 
 
 def encode_request(request: Request) -> bytes:
@@ -54,9 +65,12 @@ def encode_request(request: Request) -> bytes:
                     "id": request.id,
                     "tables": request.tables,
                     "inboxes": request.inboxes,
+                    "keys": request.keys,
                     "known": request.known,
                 }
             )
+        case CancelRequest():
+            return orjson.dumps({"kind": "cancel", "id": request.id})
         case KeysRequest():
             return orjson.dumps({"kind": "keys", "table": request.table, "inbox": request.inbox, "keys": request.keys})
 
@@ -70,8 +84,11 @@ def decode_request(record: bytes) -> Request:
                 id=_only(str, content["id"]),
                 tables=_some_or_all(str, content["tables"]),
                 inboxes=_some_or_all(int, content["inboxes"]),
+                keys=_range(content["keys"]),
                 known=_only(str, content["known"]),
             )
+        case "cancel":
+            return CancelRequest(id=_only(str, content["id"]))
         case "keys":
             return KeysRequest(
                 table=_only(str, content["table"]),
@@ -91,6 +108,13 @@ def _only(kind: type[T], value: Any) -> T:
 def _some_or_all(kind: type[T], values: Any) -> tuple[T, ...] | None:
     """None stands for everything."""
     return None if values is None else tuple(_only(kind, value) for value in _list(values))
+
+
+def _range(value: Any) -> tuple[int, int] | None:
+    if value is None:
+        return None
+    first, last = (_only(int, each) for each in _list(value))
+    return first, last
 
 
 def _list(value: Any) -> list[Any]:

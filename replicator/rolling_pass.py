@@ -45,6 +45,10 @@ class Checked:
     """Compared in this pass so far."""
     repaired: int = 0
     """Rows that were not as they had been published, in all passes of this run."""
+    source_s: float = 0.0
+    """In queries on the source, by the last whole pass..."""
+    took_s: float = 0.0
+    """...and how long it took, rests included."""
 
 
 class RollingPass:
@@ -70,6 +74,7 @@ class RollingPass:
         self._keys_per_second = keys_per_second
         self._walk: Walk | None = None
         self._began_us = 0
+        self._began_s = self._spent_s = 0.0
         self._turn = 0
         self._due = 0.0
         self.checked: dict[str, Checked] = {}
@@ -84,11 +89,13 @@ class RollingPass:
             self._walk = None
             self._due = time.monotonic() + IDLE_S
             return False
+        before = source.busy_s
         look = next_page(source, self._calls, self._digests, walk, derived)
         if look is None:
             self._end(walk)
         else:
             self._due = time.monotonic() + self._compare(source, derived, walk, look) / self._keys_per_second
+            self._spent_s += source.busy_s - before
         return True
 
     def _begin(self, source: Source) -> Walk | None:
@@ -99,13 +106,16 @@ class RollingPass:
             self._began_us = source.poll_sample().at_us
         self._walk = Walk(relations[self._turn % len(relations)])
         self._turn += 1
+        self._began_s, self._spent_s = time.monotonic(), 0.0
         self.checked.setdefault(self._walk.relation, Checked()).keys = 0
         return self._walk
 
     def _end(self, walk: Walk) -> None:
         self._walk = None
         self._due = time.monotonic() + IDLE_S
-        self.checked[walk.relation].passes += 1
+        checked = self.checked[walk.relation]
+        checked.passes += 1
+        checked.source_s, checked.took_s = self._spent_s, time.monotonic() - self._began_s
         began = self._began_us
 
         def verified() -> Batch:
@@ -117,7 +127,7 @@ class RollingPass:
     def _compare(self, source: Source, derived: Derived, walk: Walk, look: Look) -> int:
         """How many keys were looked at."""
         keys = sorted({*walk.take(look.keys), *look.known})
-        seen, unread, lsn = self._hashes(source, derived, keys)
+        seen, unread, lsn = self.hashes(source, derived, keys)
         self._published_upto(lsn)
         differing: dict[int, frozenset[int]] = dict.fromkeys(unread, frozenset())
         differing |= self._calls.run(lambda: self._digests.compare(look, seen))
@@ -128,11 +138,10 @@ class RollingPass:
                 checked.repaired += len(differing)
                 log.info("digest.differs", relation=walk.relation, keys=len(differing))
             self._have_read(source, walk.relation, differing)
-        if look.is_known or not unread:  # else nobody would ask for those again
-            self._calls.run(lambda: self._digests.settle(look))
+        self._calls.run(lambda: self._digests.settle(look))
         return len(keys)
 
-    def _hashes(self, source: Source, derived: Derived, keys: Sequence[int]) -> tuple[list[Seen], list[int], int]:
+    def hashes(self, source: Source, derived: Derived, keys: Sequence[int]) -> tuple[list[Seen], list[int], int]:
         """Hashes, keys that can't be read, and an LSN of the snapshot."""
         try:
             with source.reading():
@@ -144,7 +153,7 @@ class RollingPass:
             if len(keys) <= 1:
                 return [], list(keys), 0
         middle = len(keys) // 2
-        halves = [self._hashes(source, derived, half) for half in (keys[:middle], keys[middle:])]
+        halves = [self.hashes(source, derived, half) for half in (keys[:middle], keys[middle:])]
         return (
             [each for seen, _, _ in halves for each in seen],
             [key for _, unread, _ in halves for key in unread],
@@ -152,9 +161,7 @@ class RollingPass:
         )
 
 
-def next_page(
-    source: Source, calls: Calls, digests: DigestMemory, walk: Walk, derived: Derived, *, afresh: bool = False
-) -> Look | None:
+def next_page(source: Source, calls: Calls, digests: DigestMemory, walk: Walk, derived: Derived) -> Look | None:
     """Begins to look at the page that a walk comes to next; None: it has come to its end."""
     of = calls.run(lambda: digests.of(walk.relation))
     with source.reading():
@@ -162,7 +169,7 @@ def next_page(
     key = walk.next_key(calls.run(lambda: of.first_known(walk.after)))
     if key is None:
         return None
-    return calls.run(lambda: digests.look(walk.relation, key, afresh=afresh))
+    return calls.run(lambda: digests.look(walk.relation, key))
 
 
 def expected_nowhere(keys: Iterable[int]) -> Keys:

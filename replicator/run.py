@@ -13,6 +13,7 @@ from typing import Any
 
 import structlog
 
+from replicator import metrics
 from replicator.agenda import Agenda
 from replicator.backfill_job import FanOut
 from replicator.calls import Calls
@@ -24,7 +25,7 @@ from replicator.digest_memory import DigestMemory
 from replicator.errors import ReplicatorError
 from replicator.event import Origin, Topics
 from replicator.memory import Succession
-from replicator.modes import BY_WHY, Standing
+from replicator.modes import BY_WHY, Mode, Standing
 from replicator.progress import Batch, Progress
 from replicator.publisher import Publisher
 from replicator.relations import Captured
@@ -161,6 +162,7 @@ class Run(ABC):
 
     def _write_status(self, *, stopped: bool = False) -> None:
         self.status, self._described_at = self._describe(), time.monotonic()
+        metrics.observe_mode(is_polling=self.standing.mode is Mode.POLL, switches=self.standing.switches)
         self._renew_housekeeping()
         if not self._publisher.unreachable:
             # Backfills have records of their own, which would make this one as large as they are together.
@@ -181,6 +183,7 @@ class Run(ABC):
             "mode_since_ms": self.standing.since_ms,
             "mode_because": rule.sentence if rule is not None else "",
             "mode_back": rule.back if rule is not None else "",
+            "mode_not_before_ms": self.standing.not_before_ms,
             "mode_switches": self.standing.switches,
             "at_ms": time.time_ns() // 1_000_000,
             "epoch": run.epoch,

@@ -44,11 +44,16 @@ def judge_server(facts: SourceFacts, settings: Settings) -> list[Finding]:
     ]
 
 
+def judge_polled_server(facts: SourceFacts) -> list[Finding]:
+    """What polling needs of it too."""
+    return [_version(facts), _session(facts), _time_limits(facts), _encoding(facts)]
+
+
 def _version(facts: SourceFacts) -> Finding:
     version = facts.server.version
     text = f"PostgreSQL {version // 10_000}.{version % 10_000}"
     if version < OLDEST_VERSION:
-        return refusal("version", text, "streaming needs PostgreSQL 14 or later", "upgrade the source")
+        return refusal("version", text, "PostgreSQL 14 or later is needed", "upgrade the source")
     return ok("version", text, "recent enough")
 
 

@@ -1,4 +1,4 @@
-"""`replicator setup`: gives the source what streaming needs. Reads only, until a person applies the plan.
+"""`replicator setup`: gives the source what is needed. Reads only, until a person applies the plan.
 
 What is missing is decided in `preparation` and `view_preparation`. Every step runs by itself, so that whatever was done
 stays done, and a plan made again begins where the last one ended. A step that others would have to wait for gives its
@@ -36,7 +36,8 @@ PATIENT_SECONDS: Final = 12 * 3600
 
 
 def plan(settings: Settings, *, existing_view: Existing = "extended") -> list[Step]:
-    """Only what is missing; of an analytics view that exists, what `existing_view` says.
+    """Only what is missing; of an analytics view that exists, what `existing_view` says. A source that is always polled
+    needs the view alone.
 
     Raises SourceRefused if a table to capture does not exist or is another than we know.
     """
@@ -74,7 +75,7 @@ def to_json(steps: list[Step]) -> list[dict[str, Any]]:
 def render(steps: list[Step]) -> RenderableType:
     """The plan for a person: SQL to be copied, each with its reason, cost and the right that it takes."""
     if not steps:
-        return Text("Nothing to do: the source has all that streaming needs.", style="green")
+        return Text("Nothing to do: the source has all that is needed.", style="green")
     parts = [
         Text.assemble(
             (f"{number}. {step.subject}\n", "bold"),

@@ -105,6 +105,7 @@ def connection_parameters(settings: Settings) -> dict[str, Any]:
 
 
 _REPLAYED: Final = "WHEN pg_is_in_recovery() THEN coalesce(pg_last_wal_replay_lsn(), '0/0')"
+_REPLAYED_US: Final = "(extract(epoch FROM pg_last_xact_replay_timestamp()) * 1000000)::bigint"
 _FLUSHED: Final = f"CASE {_REPLAYED} ELSE pg_current_wal_flush_lsn() END"
 _INSERTED: Final = f"CASE {_REPLAYED} ELSE pg_current_wal_insert_lsn() END"
 
@@ -159,6 +160,8 @@ class Source:
         self._schema = settings.source_schema
         self.busy_s = 0.0
         """Spent in transactions that read."""
+        self._replayed_us: int | None = None
+        """On a standby: when the last commit was made that it had replayed at the last sample."""
         with source_errors():
             self.connection: Connection[tuple[Any, ...]] = psycopg.connect(
                 settings.source_dsn.get_secret_value(), autocommit=True, **connection_parameters(settings)
@@ -311,9 +314,10 @@ class Source:
             ((system_id,),) = self.rows("SELECT system_identifier::text FROM pg_control_system()")
         except SourceRefused:
             system_id = ""
-        ((timeline, database),) = self.rows(
+        ((timeline, database, self._replayed_us),) = self.rows(
             "SELECT CASE WHEN pg_is_in_recovery() THEN 0"
-            " ELSE ('x' || left(pg_walfile_name(pg_current_wal_lsn()), 8))::bit(32)::int END, current_database()"
+            " ELSE ('x' || left(pg_walfile_name(pg_current_wal_lsn()), 8))::bit(32)::int END, current_database(),"
+            f" {_REPLAYED_US}"
         )
         return SourceIdentity(system_id=str(system_id), timeline=int(timeline), database=str(database))
 
@@ -348,11 +352,20 @@ class Source:
         return self._settings.slot
 
     def poll_sample(self) -> PollSample:
-        """Of the transaction that is open: first in it, so that its time is before what its snapshot lacks."""
-        ((at_us, snapshot, lsn),) = self.rows(
+        """Of the transaction that is open: first in it, so that its time is before what its snapshot lacks.
+
+        On a standby the time is that of a commit on the primary which was replayed by then, and 1970 as long as none is
+        known.
+        """
+        ((at_us, snapshot, lsn, in_recovery, replayed_us),) = self.rows(
             "SELECT (extract(epoch FROM statement_timestamp()) * 1000000)::bigint, pg_current_snapshot()::text,"
-            f" {_FLUSHED}"
+            f" {_FLUSHED}, pg_is_in_recovery(), {_REPLAYED_US}"
         )
+        before, self._replayed_us = self._replayed_us, replayed_us
+        if in_recovery:
+            # Its clock goes on while it lags behind. What is told here may be later than the snapshot: what the sample
+            # before was told is not.
+            at_us = before or 0
         return PollSample(at_us=at_us, snapshot=Snapshot.parse(snapshot), lsn=parse_lsn(lsn))
 
     def emit(self, content: str) -> int:

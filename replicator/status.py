@@ -6,7 +6,7 @@ Works from any machine that reaches Kafka and the source; each of the two may be
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.console import Group, RenderableType
@@ -103,7 +103,7 @@ def render(found: Mapping[str, Any]) -> RenderableType:
     if found.get("verified"):
         parts.append(_verified(found))
     if found.get("backfills"):
-        parts.append(_bars(found))
+        parts.append(_backfills(found))
     return Group(*parts)
 
 
@@ -111,8 +111,11 @@ def _mode_because(found: Mapping[str, Any]) -> str:
     """Why it is not the stream, since when, and what brings the stream back."""
     if not found.get("mode_because"):
         return ""
-    minutes = (time.time() * 1000 - found["mode_since_ms"]) / 60_000
-    return f" for {minutes:.0f} min: {found['mode_because']} (back by {found['mode_back']})"
+    now_ms = time.time() * 1000
+    minutes = (now_ms - found["mode_since_ms"]) / 60_000
+    left_s = (found["mode_not_before_ms"] - now_ms) / 1000
+    pause = f", in {left_s:.0f} s at the earliest" if left_s > 0 else ""
+    return f" for {minutes:.0f} min: {found['mode_because']} (back by {found['mode_back']}{pause})"
 
 
 def _polling(table: Table, found: Mapping[str, Any]) -> None:
@@ -170,14 +173,19 @@ def _open_ends(found: Mapping[str, Any]) -> str:
     )
 
 
-def _bars(found: Mapping[str, Any]) -> RenderableType:
-    bars = Progress(
+def bars(jobs: Sequence[BackfillJob]) -> RenderableType:
+    """Backfills with their progress."""
+    shown = Progress(
         TextColumn("[bold]backfill[/] {task.description}"), BarColumn(30), MofNCompleteColumn(), TextColumn("rows")
     )
-    for record in found["backfills"]:
-        job = BackfillJob.from_record(record)
+    for job in jobs:
         chunk = job.chunk()
         doing = "waits" if job.start is None else chunk.table if chunk is not None else "ends"
-        bars.add_task(f"{job.id}: {doing}", completed=job.rows, total=max(job.expected or 0, job.rows) or None)
+        shown.add_task(f"{job.id}: {doing}", completed=job.rows, total=max(job.expected or 0, job.rows) or None)
+    return shown
+
+
+def _backfills(found: Mapping[str, Any]) -> RenderableType:
+    shown = bars([BackfillJob.from_record(record) for record in found["backfills"]])
     waits = found.get("backfill_waits_for")
-    return Group(bars, f"[yellow]waits: {waits}[/]") if waits else bars
+    return Group(shown, f"[yellow]waits: {waits}[/]") if waits else shown

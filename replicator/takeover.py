@@ -125,8 +125,13 @@ def _let_slot_go(source: Source) -> None:
     try:
         source.drop_slot()
     except SourceRefused as error:
-        remedy = f"SELECT pg_drop_replication_slot('{source.slot_name}');"
-        log.warning("slot.left_behind", slot=source.slot_name, reason=str(error), remedy=remedy)
+        name_left_behind(source, str(error))
+
+
+def name_left_behind(source: Source, reason: str) -> None:
+    """Our slot, which we may not drop."""
+    remedy = f"SELECT pg_drop_replication_slot('{source.slot_name}');"
+    log.warning("slot.left_behind", slot=source.slot_name, reason=reason, remedy=remedy)
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,7 +250,7 @@ def _past(records: Mapping[str, Content], newest: Run) -> Past | None:
 
 def _begin_epoch(memory: Memory, present: Present, tables: tuple[str, ...], born: int, batch: Batch) -> None:
     """Older progress is void: everything is read again, and what is not found is swept."""
-    for kind in ("backfill/", "owed/", "dirty/", "derived/", "identity/", "digest/", "poll/"):
+    for kind in ("backfill/", "owed/", "dirty/", "derived/", "identity/", "digest/", "doubt/", "poll/"):
         for key in memory.under(kind):
             memory.forget(key, batch)
     epoch = memory.run.epoch

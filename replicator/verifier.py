@@ -14,6 +14,7 @@ from typing import Any
 
 import structlog
 
+from replicator import metrics
 from replicator.agenda import Agenda
 from replicator.calls import Calls, Ended
 from replicator.config import Settings
@@ -84,7 +85,7 @@ class Verifier(SourceThread):
         while not self._calls.run(lambda: self._passed(lsn)):
             self._wait(IDLE_S)
         since = time.monotonic()
-        while not self._calls.run(lambda: self._derivation.is_done(since)):
+        while not self._calls.run(lambda: self._derivation.is_done(since) and not self._agenda.is_catching_up):
             self._wait(IDLE_S)
 
     def _have_read(self, source: Source, relation: str, keys: Keys) -> None:
@@ -100,12 +101,15 @@ class Verifier(SourceThread):
 
 
 def describe(checked: Mapping[str, Checked], verified_us: Mapping[str, int]) -> dict[str, Any]:
-    """Of rolling passes, for the status: by relation."""
+    """Of rolling passes, for the status and the metrics: by relation."""
+    metrics.observe_pass({relation: each.repaired for relation, each in checked.items()}, verified_us)
     return {
         relation: {
             "passes": each.passes,
             "keys": each.keys,
             "repaired": each.repaired,
+            "source_s": round(each.source_s, 3),
+            "took_s": round(each.took_s, 1),
             "verified_through": as_time(verified_us.get(relation, 0)),
         }
         for relation, each in checked.items()

@@ -53,11 +53,12 @@ def wait_until_derived(replayed: Replayed, source: Source, seconds: float = 60.0
     try:
         replayed.wait_for("derived rows", lambda: not derived_differences(replayed, source), seconds)
     except TimeoutError:
-        left = [_shortly(each) for each in derived_differences(replayed, source)]
+        left = [shortly(each) for each in derived_differences(replayed, source)]
         raise AssertionError(f"{len(left)} rows are not alike, for instance {left[:5]}") from None
 
 
-def _shortly(difference: tuple[str, int, Any, Any]) -> tuple[str, int, Any, Any]:
+def shortly(difference: tuple[str, int, Any, Any]) -> tuple[str, int, Any, Any]:
+    """The columns alone that are not alike."""
     relation, key, logged, held = difference
     if logged is None or held is None:
         return relation, key, logged and "there", held and "there"

@@ -27,7 +27,7 @@ SMALLEST = ["--tenants", "1", "--inboxes", "1"]
 """Each inbox is mapped by a command of its own, which costs as much as all else that is done with it."""
 BRIEF = {"JAVA_TOOL_OPTIONS": "-XX:TieredStopAtLevel=1"}
 """So little traffic does not give back what compiling a broker well takes."""
-RUN_SECONDS = 150.0
+RUN_SECONDS = 240.0
 STEP_SECONDS = 120.0
 END_SECONDS = 30.0
 
@@ -135,6 +135,38 @@ def look_at(demo: Demo) -> None:
         with psycopg.connect(dsn, options=f"-c app.current_tenant_id={tenant}") as reader:
             seen = reader.execute("SELECT tenant_id, count(*) > 0 FROM messages GROUP BY tenant_id").fetchall()
         assert seen == [(int(tenant), True)]
+
+
+@pytest.mark.parametrize(
+    ("mode", "ending"),
+    [
+        ("poll", "every row of every tenant of conversations_analytics is equal"),
+        ("poll-tables", "every row of every tenant is equal"),
+    ],
+)
+def test_a_source_that_may_only_be_asked_ends_with_equal_rows_too(
+    start: Callable[..., Demo], mode: str, ending: str
+) -> None:
+    demo = start("--mode", mode)
+    assert demo.process.wait(RUN_SECONDS) == 0, demo.text
+    told = (
+        "mode: polling, because REPLICATOR_MODE says so",
+        "polling, verified through",
+        "polling has seen it",
+        ending,
+    )
+    assert [words for words in told if words not in demo.text] == []
+
+
+def test_a_slot_that_is_lost_is_polled_over_and_the_stream_comes_back(start: Callable[..., Demo]) -> None:
+    demo = start("--scenario", "slot-lost")
+    assert demo.process.wait(RUN_SECONDS) == 0, demo.text
+    told = [
+        *("the slot is lost", "mode: polling, because the replication slot was lost", "polling, verified through"),
+        *("changes arrive again", "the source is streamed again", "all is read again"),
+        "every row of every tenant is equal in source and target",
+    ]
+    assert [words for words in told if words not in demo.text] == []
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

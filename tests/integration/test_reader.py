@@ -137,8 +137,8 @@ POISON = [
     b'{"kind":"keys","table":"messages","inbox":2,"keys":[[1,2]]}',
     b'{"kind":"keys","table":"messages","inbox":2,"keys":[["1"],[true],[null],["s3cr3t"],[18446744073709551615]]}',
     b'{"kind":"keys","table":"nothing","inbox":2,"keys":[[1]]}',
-    b'{"kind":"backfill","id":"of-nothing","tables":null,"inboxes":[],"known":""}',
-    b'{"kind":"backfill","id":"of-digits","tables":null,"inboxes":"12","known":""}',
+    b'{"kind":"backfill","id":"of-nothing","tables":null,"inboxes":[],"keys":null,"known":""}',
+    b'{"kind":"backfill","id":"of-digits","tables":null,"inboxes":"12","keys":null,"known":""}',
 ]
 
 

@@ -44,6 +44,13 @@ def _applied(settings: Settings) -> list[Step]:
     return done
 
 
+def test_a_source_that_is_always_polled_needs_the_view_alone(source_dsn: str) -> None:
+    settings = _settings(source_dsn, mode="poll")
+    (made,) = _applied(settings)
+    assert "vw_conversations_analytics_final" in made.sql
+    assert setup.plan(settings) == []
+
+
 def test_a_plan_changes_nothing(settings: Settings) -> None:
     steps = setup.plan(settings)
     assert [step.sql.split()[0:2] for step in steps] == [

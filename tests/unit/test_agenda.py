@@ -272,7 +272,7 @@ def test_a_backfills_whole_life_stands_in_the_log(agenda: Agenda, log: Recorder)
     assert started(log).jobs["a"].after == (1, 2)
     ended = agenda.finish(agenda.jobs["a"])
     assert agenda.next_job() is None
-    assert log.records == {}
+    assert log.records == {"finished": {"ids": ["a"]}}, "whoever waits for it is told"
     marker = BackfillMarker(
         id="a",
         boundary="begin",
@@ -290,6 +290,7 @@ def test_a_backfills_whole_life_stands_in_the_log(agenda: Agenda, log: Recorder)
         ("write", "backfill/a", advanced),
         ("marker", (replace(marker, boundary="end", spared={"contacts": (99,)}), 900), ended),
         ("forget", "backfill/a", ended),
+        ("write", "finished", ended),
     ]
 
 

@@ -54,6 +54,7 @@ def test_one_inbox_is_read_along_the_identitys_index_and_a_table_along_its_key()
     [
         JOB,
         replace(JOB, inboxes=None),
+        replace(JOB, keys=(3, 9)),
         replace(JOB, start=Position(1, 2, 3), at_table=1, at_inbox=1, after=(1, "x", None)),
         replace(JOB, start_read=Position(1, 2, 3), is_complete=True, catches_up=True),
         replace(JOB, fan_out=FanOut(path="users(id) 1f", start=(1, "x"), inboxes=(7,))),

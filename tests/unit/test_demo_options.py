@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from demo.compare import VIEW
+from demo.manner import Mode, Scenario, manner_of
 from demo.options import parse
 from demo.stage import tenants_of
 
@@ -28,6 +30,28 @@ def test_a_senseless_number_is_wrong_use(wrong: str, capsys: pytest.CaptureFixtu
         parse(["--conversations", wrong], {})
     assert ended.value.code == 2
     assert "whole number" in capsys.readouterr().err
+
+
+def test_the_source_is_streamed_and_a_worker_killed_unless_something_else_is_asked_for() -> None:
+    usual, polled = parse([], {}), parse(["--mode", "poll-tables"], {})
+    lost = parse(["--scenario", "slot-lost"], {})
+    assert (usual.mode, usual.scenario) == (Mode.STREAM, Scenario.WORKER_KILLED)
+    assert (polled.mode, polled.scenario) == (Mode.POLL_TABLES, Scenario.WORKER_KILLED)
+    assert (lost.mode, lost.scenario) == (Mode.STREAM, Scenario.SLOT_LOST)
+
+
+@pytest.mark.parametrize("wrong", [["--mode", "guess"], ["--mode", "poll", "--scenario", "slot-lost"]])
+def test_what_cannot_be_played_is_wrong_use(wrong: list[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        parse(wrong, {})
+    assert ended.value.code == 2
+
+
+def test_a_role_that_polls_the_view_may_read_nothing_else_and_nothing_else_is_compared() -> None:
+    manner = manner_of(Mode.POLL, Scenario.WORKER_KILLED)
+    assert manner.readable == (VIEW,)
+    assert manner.compared == ("conversations_analytics",)
+    assert "REPLICATION" not in manner.attributes
 
 
 def test_inboxes_belong_to_the_tenant_of_the_account_that_the_seed_gives_them() -> None:

@@ -11,6 +11,7 @@ from pydantic_settings import BaseSettings
 
 from consumers.config import Settings as ConsumersSettings
 from replicator.config import Settings as ReplicatorSettings
+from replicator.modes import RULES
 
 ROOT = Path(__file__).parents[2]
 COMPOSE = (ROOT / "docker-compose.yml").read_text()
@@ -29,6 +30,10 @@ def test_the_composition_sets_only_what_exists_and_all_that_is_needed() -> None:
     }
     assert needed <= given
     assert given - NAMES == {"REPLICATOR_ROLE_PASSWORD"}  # the source's own: its init script makes the role with it
+
+
+def test_the_reasons_to_poll_are_those_of_the_table() -> None:
+    assert all(f"| {rule.sentence} | {rule.back} |" in OPERATIONS for rule in RULES)
 
 
 @pytest.mark.parametrize("prefix", SETTINGS)

@@ -6,6 +6,7 @@ import json
 import sys
 from collections import defaultdict
 from collections.abc import Mapping
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -94,10 +95,22 @@ def test_a_put_is_what_is_known() -> None:
     assert named(digests, 0, [Seen(1, 2, 11), Seen(3, 1, 10), Seen(3, 1, 20)]) == {}
 
 
-def test_a_put_to_an_unknown_page_leaves_it_unknown() -> None:
+def test_what_was_put_to_a_page_that_was_never_visited_is_missed_when_it_is_gone() -> None:
     digests = Digests(100)
     digests.put(1, {1: (1, 10)})
-    assert (digests.pages(), digests.inboxes(1)) == ([], set())
+    digests.put(2, {1: (1, 20)})
+    assert (digests.pages(), digests.is_known(0), digests.inboxes(1)) == ([0], False, {1})
+    assert named(digests, 0, [Seen(2, 1, 20), Seen(3, 1, 30)]) == {1: {1}, 3: set()}
+
+
+def test_what_is_in_doubt_is_named_whatever_is_seen_of_it() -> None:
+    digests = known([Seen(1, 1, 10)], 0)
+    digests.doubt(1, [2])
+    digests.doubt(600, [3])
+    assert named(digests, 0, [Seen(1, 1, 10)]) == {1: {1, 2}}
+    assert named(digests, 1, []) == {600: {3}}
+    digests.put(1, {1: (1, 10)})
+    assert named(digests, 0, [Seen(1, 1, 10)]) == {}
 
 
 def test_what_is_put_after_the_hashes_were_read_is_newer_than_they_are() -> None:
@@ -121,23 +134,11 @@ def test_a_key_that_could_not_be_read_is_named_again() -> None:
     assert named(digests, 0, [Seen(1, 2, 10), Seen(2, 1, 21)]) == {1: {1}}
 
 
-def test_an_unknown_page_of_which_a_key_could_not_be_read_stays_unknown() -> None:
-    digests = Digests(100)
-    visit = digests.begin(0)
-    digests.compare(visit, [Seen(1, 1, 10)])
-    digests.settle(visit)
-    assert digests.pages() == []
-
-
-@pytest.mark.parametrize("ended", ["forgotten", "overtaken"])
-def test_a_visit_that_is_void_settles_nothing(ended: str) -> None:
+def test_a_visit_that_is_void_settles_nothing() -> None:
     digests = Digests(100)
     visit = digests.begin(0)
     digests.compare(visit, [])
-    if ended == "forgotten":
-        digests.forget(0)
-    else:
-        digests.begin(1)
+    digests.begin(1)
     digests.settle(visit)
     assert digests.pages() == []
 
@@ -181,11 +182,14 @@ def test_a_put_to_a_wide_slot_is_uncertain_until_the_next_visit() -> None:
     assert named(digests, 0, seen) == {}
 
 
-def test_pages_of_which_one_was_unknown_are_unknown_together() -> None:
-    digests = halved([Seen(1, 1, 10), Seen(1024, 1, 20)], 0, 2)
-    assert digests.pages() == []
+def test_pages_of_which_one_was_never_visited_know_together_what_each_did() -> None:
+    digests = known([Seen(1, 1, 10), Seen(1024, 1, 20)], 0, 2)
+    digests._double()
+    assert [digests.is_known(page) for page in digests.pages()] == [False, False]
+    assert named(digests, 0, []) == {0: {1}, 1: {1}}
 
 
+@settings(deadline=None)
 @given(st.lists(SEEN, max_size=60), st.integers(1, 200))
 def test_to_double_the_width_is_the_same_as_to_begin_with_it(seen: list[Seen], limit: int) -> None:
     pages = range(-8, 8)
@@ -201,7 +205,8 @@ def test_to_double_the_width_is_the_same_as_to_begin_with_it(seen: list[Seen], l
         begun.compare(visit, [row for row in seen if row.key in begun.keys_of(page)])
         read_as_seen(begun, visit)
         begun.settle(visit)
-    assert [begun.to_record(page) for page in doubled.pages()] == [doubled.to_record(page) for page in doubled.pages()]
+    entries = [{n: record["entries"] for n, record in records_of(each).items()} for each in (begun, doubled)]
+    assert entries[0] == entries[1]
     assert doubled.entries == begun.entries
     assert doubled.entries + len(doubled.pages()) <= max(limit, 4 * 3)
 
@@ -209,10 +214,10 @@ def test_to_double_the_width_is_the_same_as_to_begin_with_it(seen: list[Seen], l
 @given(st.lists(SEEN, max_size=60), st.integers(1, 200))
 def test_a_record_says_all_of_its_page(seen: list[Seen], limit: int) -> None:
     digests = known(seen, *range(-8, 8), limit=limit)
-    records = {page: record for page in digests.pages() if (record := digests.to_record(page))}
+    records = records_of(digests)
     again = Digests.from_records(1_000_000, json.loads(json.dumps(records), object_hook=_numbered))
     assert (again.width if records else 1, again.entries) == (digests.width if records else 1, digests.entries)
-    assert {page: again.to_record(page) for page in again.pages()} == records
+    assert records_of(again) == records
     assert again.take_changed() == set()
 
 
@@ -220,32 +225,48 @@ def _numbered(found: dict[str, object]) -> dict[object, object]:
     return {int(name) if name.lstrip("-").isdigit() else name: value for name, value in found.items()}
 
 
-def test_pages_are_told_whose_records_are_others_or_void() -> None:
+def records_of(digests: Digests) -> dict[int, dict[str, Any]]:
+    numbers = map(digests.number_of, digests.pages())
+    return {number: record for number in numbers if (record := digests.to_record(number)) is not None}
+
+
+def test_it_is_told_whose_records_are_others_or_void() -> None:
     digests = known([Seen(1, 1, 10)], 0, 1, 2, 3)
     assert digests.take_changed() == {0, 1, 2, 3}
     digests.put(1, {1: (1, 10)})
     assert digests.take_changed() == set()
     digests.put(1, {1: (1, 11)})
-    digests.forget(2)
-    assert digests.take_changed() == {0, 2}
-    assert digests.to_record(2) is None
+    assert digests.take_changed() == {0}
     digests.limit = 3
     visit = digests.begin(1)
     digests.compare(visit, [])
     digests.settle(visit)
-    assert (digests.width, digests.pages()) == (2, [0])
-    assert digests.take_changed() == {0, 1, 3}
+    assert (digests.width, digests.pages()) == (2, [0, 1])
+    assert digests.take_changed() == {0, 1, 2, 3}
+    assert [digests.to_record(number) is None for number in range(4)] == [False, True, False, True]
 
 
-def test_records_from_before_the_width_doubled_are_void() -> None:
-    old = known([Seen(1, 1, 10)], 0, 1, 2, 3)
-    new = halved([Seen(1, 1, 10)], 0, 1)
-    records = {page: record for page in old.pages() if (record := old.to_record(page))}
-    records |= {page: record for page in new.pages() if (record := new.to_record(page))}
-    digests = Digests.from_records(100, records)
-    assert (digests.width, digests.pages()) == (2, [0])
-    assert digests.take_changed() == {1, 2, 3}
-    assert Digests.from_records(1, {}).width == 1
+@settings(deadline=None)
+@given(st.lists(SEEN, max_size=60), st.integers(1, 4), st.integers(0, 32))
+def test_nothing_is_forgotten_by_a_crash_while_wider_records_are_written(
+    seen: list[Seen], doublings: int, written: int
+) -> None:
+    """Wide pages are written in the order of their numbers, and then what they have taken in goes."""
+    digests = known(seen, *range(-8, 8))
+    records = records_of(digests)
+    digests.take_changed()
+    for _ in range(doublings):
+        digests._double()
+    for number in sorted(digests.take_changed())[:written]:
+        if (record := digests.to_record(number)) is not None:
+            records[number] = record
+        else:
+            del records[number]
+    again = Digests.from_records(1_000_000, records)
+    for row in seen:
+        assert row.inbox in again.inboxes(row.key)
+        page = again.page_of(row.key)
+        assert named(again, page, [each for each in seen if each.key in again.keys_of(page)]) == {}
 
 
 def test_a_full_page_of_many_takes_as_many_bytes_as_its_entries() -> None:
@@ -259,7 +280,7 @@ INBOXES = st.integers(1, 2)
 
 
 class Replicated(RuleBasedStateMachine):
-    """A source, a target, and a pass between them: what differs is named, or its page is unknown."""
+    """A source, a target, and a pass between them: what differs is named."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -269,8 +290,6 @@ class Replicated(RuleBasedStateMachine):
         self.flying: list[tuple[int, Found]] = []
         self.visit: Visit | None = None
         self.hashes: list[Seen] = []
-        self.written: set[tuple[int, int]] = set()
-        """Keys at inboxes, since the visit began."""
 
     @initialize(keys=st.lists(KEYS, unique=True), pages=st.sampled_from([4, 0]))
     def begun(self, keys: list[int], pages: int) -> None:
@@ -307,7 +326,6 @@ class Replicated(RuleBasedStateMachine):
     def begin(self, key: int) -> None:
         page = self.digests.page_of(key)
         self.visit = self.digests.begin(page)
-        self.written.clear()
         self.hashes = [row for key in self._keys(page) for row in self.source[key]]
 
     @precondition(lambda self: self.visit is not None and self.visit.seen is None)
@@ -319,45 +337,29 @@ class Replicated(RuleBasedStateMachine):
     @precondition(lambda self: self.visit is not None and self.visit.seen is not None)
     @rule(fails=st.booleans())
     def visited(self, fails: bool) -> None:
-        """What was named is read, or all but one; where all was unknown, the rest is swept away."""
+        """What was named is read, or all but one."""
         assert self.visit is not None
-        page, was_known = self.visit.page, self.visit.page in self.digests.pages()
         failing = next(iter(self.visit.named), None) if fails else None
         for key, inboxes in self.visit.named.items():
             if key != failing:
                 self._publish(key, self._found(key), inboxes)
-        if not was_known:
-            for key in self._keys(page):
-                rows = self.target[key].items()
-                self.target[key] = {inbox: each for inbox, each in rows if (key, inbox) in self.written}
         self.digests.settle(self.visit)
         self.visit = None
 
-    @precondition(lambda self: self.visit is None and self.digests.pages() and self.digests.width < 8)
+    @precondition(lambda self: self.visit is None and self.digests.width < 8)
     @rule()
     def shrink(self) -> None:
-        page = self.digests.pages()[0]
-        self.digests.limit = self.digests.entries + len(self.digests.pages()) - 1
-        self.begin(self.digests.keys_of(page)[0])
-        self.compare()
-        self.visited(fails=False)
-        self.digests.limit = 1_000_000
-
-    @precondition(lambda self: self.visit is None)
-    @rule(key=KEYS)
-    def forget(self, key: int) -> None:
-        self.digests.forget(self.digests.page_of(key))
+        self.digests._double()
 
     @precondition(lambda self: self.visit is None)
     @rule()
     def start_again(self) -> None:
-        records = {page: record for page in self.digests.pages() if (record := self.digests.to_record(page))}
-        self.digests = Digests.from_records(self.digests.limit, records)
+        self.digests = Digests.from_records(self.digests.limit, records_of(self.digests))
 
     @invariant()
     def every_difference_is_named(self) -> None:
         digests = self.digests
-        for page in digests.pages():
+        for page in {digests.page_of(key) for key in (*self.source, *self.target)}:
             keys = self._keys(page)
             named = digests.compare(Visit(page), [row for key in keys for row in self.source[key]])
             different = {key for key in keys if self.target[key] != self._found(key)}
@@ -381,7 +383,6 @@ class Replicated(RuleBasedStateMachine):
         absent = named | self.digests.inboxes(key)
         self.target[key] = {inbox: each for inbox, each in self.target[key].items() if inbox not in absent} | {**found}
         self.digests.put(key, found)
-        self.written |= {(key, inbox) for inbox in found}
 
 
 TestReplicated = Replicated.TestCase

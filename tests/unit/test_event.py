@@ -40,7 +40,7 @@ from replicator.event import (
     pack_key,
     unpack_head,
 )
-from replicator.request import BackfillRequest, KeysRequest, Request, decode_request, encode_request
+from replicator.request import BackfillRequest, CancelRequest, KeysRequest, Request, decode_request, encode_request
 
 GOLDEN: dict[str, dict[str, Any]] = json.loads((Path(__file__).parents[1] / "golden" / "events.json").read_text())
 
@@ -253,9 +253,18 @@ HEADS = st.builds(
     st.just("") | NAMES,
 )
 MAYBE_INBOXES = st.none() | st.lists(INTS).map(tuple)
-REQUESTS = st.builds(
-    BackfillRequest, id=NAMES, tables=st.none() | st.lists(NAMES).map(tuple), inboxes=MAYBE_INBOXES, known=NAMES
-) | st.builds(KeysRequest, table=NAMES, inbox=INTS, keys=st.lists(KEYS.map(tuple)).map(tuple))
+REQUESTS = (
+    st.builds(
+        BackfillRequest,
+        id=NAMES,
+        tables=st.none() | st.lists(NAMES).map(tuple),
+        inboxes=MAYBE_INBOXES,
+        keys=st.none() | st.tuples(INTS, INTS),
+        known=NAMES,
+    )
+    | st.builds(CancelRequest, id=NAMES)
+    | st.builds(KeysRequest, table=NAMES, inbox=INTS, keys=st.lists(KEYS.map(tuple)).map(tuple))
+)
 
 
 @given(HEADS)

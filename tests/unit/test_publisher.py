@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 
 import pytest
+from confluent_kafka import KafkaError, KafkaException
 
 from demo.servers import wait_until
 from replicator import clients
@@ -43,6 +44,28 @@ def test_a_broker_that_takes_the_connection_and_says_nothing_is_missed(monkeypat
 
         wait_until(is_missed, "the silence is noticed", 5)  # librdkafka itself gives the broker 10 s
         made.close(0)
+
+
+class _Failed:
+    """A producer of which messages were in flight when they were dropped."""
+
+    purged = 0
+
+    def __len__(self) -> int:
+        return 7
+
+    def flush(self, seconds: float) -> int:
+        raise KafkaException(KafkaError(KafkaError._GAPLESS_GUARANTEE))
+
+    def purge(self) -> None:
+        self.purged += 1
+
+
+def test_a_producer_that_has_failed_can_be_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    made, failed = Publisher(NOBODY, LARGEST, lambda: None), _Failed()
+    monkeypatch.setattr(made, "_producer", failed)
+    made.close(0)
+    assert failed.purged == 1
 
 
 @pytest.mark.parametrize("option", [{"max.in.flight": 10}, {"no.such": 1}, {"acks": "some"}])

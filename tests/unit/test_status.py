@@ -30,3 +30,12 @@ def test_the_exit_code_after_watching_is_that_of_what_was_shown_last(monkeypatch
     monkeypatch.setattr(program.time, "sleep", nap)
     environment = {"REPLICATOR_SOURCE_DSN": "postgresql://nowhere", "REPLICATOR_KAFKA_BOOTSTRAP_SERVERS": "nowhere:1"}
     assert CliRunner().invoke(program.app, ["status", "--watch"], env=environment).exit_code == 0
+
+
+def test_who_polls_says_why_since_when_and_what_brings_the_stream_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(status.time, "time", lambda: 1_000.0)
+    found = {"mode_because": "a slot was lost", "mode_since_ms": 880_000, "mode_back": "the end of a pause"}
+    told = status._mode_because({**found, "mode_not_before_ms": 1_030_000})
+    assert told == " for 2 min: a slot was lost (back by the end of a pause, in 30 s at the earliest)"
+    assert status._mode_because({**found, "mode_not_before_ms": 0}).endswith("(back by the end of a pause)")
+    assert status._mode_because({"mode_because": ""}) == ""

@@ -1,0 +1,152 @@
+"""What keeps one process from trying the stream again and again, and what it does about WAL that it keeps."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from replicator import mode_choice
+from replicator.config import Settings, load
+from replicator.errors import ModeChanged, SourceRefused
+from replicator.mode_choice import ModeChoice
+from replicator.modes import Mode, Standing, Why
+from replicator.runtime import Stop
+
+SETTINGS = load(
+    _env_file=None,
+    source_dsn="postgresql://nowhere",
+    kafka_bootstrap_servers="nowhere:1",
+    stream_retry_s=10,
+    wal_budget_bytes=1 << 20,
+)
+POLLED = Standing(mode=Mode.POLL, why=Why.RIGHT, since_ms=0, switches=1)
+
+
+class Source:
+    """One that can be streamed."""
+
+    slot_name = "ours"
+
+    def __init__(self) -> None:
+        self.held: int | None = None
+        """WAL that our slot keeps; None: there is none."""
+        self.may_replicate = True
+        self.is_active = False
+
+    def slot(self) -> Any:
+        if self.held is None:
+            return None
+        return SimpleNamespace(held_bytes=self.held, active_pid=7 if self.is_active else None, wal_status="reserved")
+
+    def drop_slot(self) -> None:
+        if not self.may_replicate:
+            raise SourceRefused("permission denied")
+        if not self.is_active:
+            self.held = None
+
+    def may_stream(self) -> tuple[bool, bool, str]:
+        return False, self.may_replicate, "logical"
+
+
+class World:
+    """A source, a state topic, and a time."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.source, self.now_ms = Source(), 1_000_000
+        self.records: dict[str, Any] = {}
+        self.said: list[str] = []
+        definitions = SimpleNamespace(available=("view",))
+        monkeypatch.setattr(mode_choice, "Source", lambda settings: nullcontext(self.source))
+        monkeypatch.setattr(mode_choice, "read_memory", self._read)
+        monkeypatch.setattr(mode_choice, "read_definitions", lambda source, captured: definitions)
+        monkeypatch.setattr(mode_choice.topics, "ensure", lambda kafka, settings: self.said.append("topics"))
+        monkeypatch.setattr(mode_choice, "_now_ms", lambda: self.now_ms)
+        monkeypatch.setattr(mode_choice, "LET_GO_S", 0.0)
+
+    def _read(self, *_: Any) -> Any:
+        self.said.append("memory")
+        return SimpleNamespace(records=self.records)
+
+    def is_now(self, standing: Standing) -> None:
+        """What a run says that has begun."""
+        self.records |= {
+            "mode": standing.to_record(),
+            "epoch": {"mode": str(standing.mode), "slot": SETTINGS.slot},
+        }
+
+
+@pytest.fixture
+def world(monkeypatch: pytest.MonkeyPatch) -> World:
+    return World(monkeypatch)
+
+
+def choice(settings: Settings = SETTINGS) -> ModeChoice:
+    return ModeChoice(settings, {}, Stop())
+
+
+def test_the_topics_are_there_before_they_are_read(world: World) -> None:
+    """The first run of all would wait for ever."""
+    assert choice().choose().mode is Mode.STREAM
+    assert world.said == ["topics", "memory"]
+
+
+def test_a_return_that_fails_leaves_polling_for_longer_each_time(world: World) -> None:
+    world.is_now(POLLED)
+    chosen = choice()
+    for pause_ms in (10_000, 20_000, 40_000):
+        assert chosen.choose().mode is Mode.STREAM
+        assert chosen.postpone()
+        world.now_ms += pause_ms - 1
+        assert chosen.choose() == POLLED
+        chosen.leave_polling(POLLED, world.source)  # type: ignore[arg-type]
+        assert not chosen.postpone(), "it was polling that failed then"
+        world.now_ms += 1
+        with pytest.raises(ModeChanged):
+            chosen.leave_polling(POLLED, world.source)  # type: ignore[arg-type]
+
+
+def test_a_stream_that_has_nothing_to_go_back_to_is_not_postponed(world: World) -> None:
+    chosen = choice()
+    chosen.choose()
+    assert not chosen.postpone()
+    world.is_now(Standing(mode=Mode.STREAM, since_ms=0, switches=2))
+    world.source.held = 0
+    chosen.choose()
+    assert not chosen.postpone()
+    assert chosen.choose().mode is Mode.STREAM
+
+
+def test_a_budget_that_was_spent_once_is_spent_once(world: World) -> None:
+    world.is_now(Standing(mode=Mode.STREAM, since_ms=0))
+    world.source.held = SETTINGS.wal_budget_bytes + 1
+    chosen = choice()
+    fallen = chosen.choose()
+    assert (fallen.mode, fallen.why, world.source.held) == (Mode.POLL, Why.WAL_BUDGET, None)
+    assert chosen.choose().why is Why.WAL_BUDGET, "until a run has begun to poll"
+    world.is_now(fallen)
+    world.now_ms = fallen.not_before_ms
+    back = chosen.choose()
+    assert back.mode is Mode.STREAM
+    world.is_now(back)
+    world.source.held = 0
+    assert chosen.choose() == back
+
+
+def test_a_slot_that_may_not_be_dropped_or_is_held_keeps_nothing_from_going_on(world: World) -> None:
+    world.is_now(POLLED)
+    world.source.held, world.source.may_replicate = SETTINGS.wal_budget_bytes + 1, False
+    assert choice().choose() == POLLED
+    world.source.may_replicate = world.source.is_active = True
+    chosen = choice()
+    chosen.choose()
+    assert not chosen.budget_is_spent, "another replicator holds it"
+
+
+def test_without_a_choice_nothing_is_asked_of_the_state_topic(world: World) -> None:
+    """But there are topics then, and a slot that keeps too much WAL was dropped."""
+    assert choice(SETTINGS.model_copy(update={"mode": "stream"})).choose().mode is Mode.STREAM
+    assert world.said == ["topics"]
+    choice(SETTINGS.model_copy(update={"mode": "poll"})).leave_polling(POLLED, None)  # type: ignore[arg-type]
