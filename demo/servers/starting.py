@@ -12,7 +12,8 @@ T = TypeVar("T")
 # Below Linux's range of ephemeral ports (32768 and up). Inside that range a client that keeps reconnecting while its
 # server is down can be given the server's port as its own, connect to itself, and keep the server from coming back.
 PORTS = range(20_000, 32_000)
-PAUSE = 0.05  # seconds between two looks at a condition
+PAUSE, LONGEST_PAUSE = 0.05, 1.0
+"""Seconds between two looks at a condition: longer, the longer a look takes."""
 
 
 class ServersUnavailable(Exception):
@@ -20,15 +21,20 @@ class ServersUnavailable(Exception):
 
 
 def wait_until(condition: Callable[[], T], what: str, timeout: float) -> T:
-    """The first true value of `condition`; TimeoutError, naming `what`, when there is none in `timeout` seconds."""
+    """The first true value of `condition`; TimeoutError, naming `what`, when there is none in `timeout` seconds.
+
+    Looks for a third of the time at most: whoever is waited for shares the machine with a look that compares databases.
+    """
     deadline = time.monotonic() + timeout
     while True:
+        began = time.monotonic()
         value = condition()
         if value:
             return value
-        if time.monotonic() > deadline:
+        now = time.monotonic()
+        if now > deadline:
             raise TimeoutError(f"waited {timeout:g} s in vain: {what}")
-        time.sleep(PAUSE)
+        time.sleep(min(max(PAUSE, 2 * (now - began)), LONGEST_PAUSE))
 
 
 def free_port() -> int:

@@ -14,6 +14,7 @@ from tests.integration.applied import Applied, applied_to
 from tests.integration.chatwoot import Source, connect
 from tests.integration.programs import make_topics, prepare_source, replicator_environment
 from tests.integration.replayed import Replayed
+from tests.integration.targets import Target, copy_of, target_of
 from tests.integration.whole import Whole, whole
 
 
@@ -40,10 +41,27 @@ def replayed(kafka_bootstrap: str, topic_prefix: str, environment: dict[str, str
         yield log
 
 
+@pytest.fixture(scope="session")
+def target_template(servers: Servers) -> Iterator[Target]:
+    """A target after setup, to be copied; it knows nothing of Kafka."""
+    name = f"template_{uuid.uuid4().hex[:12]}"
+    with target_of(servers.target.create_database(name)) as made:
+        made.apply()
+        yield made
+    servers.target.drop_database(name)
+
+
+@pytest.fixture
+def ready_target(servers: Servers, target_template: Target) -> Iterator[Target]:
+    """A target after setup that is this test's own."""
+    with copy_of(target_template, servers.target) as target:
+        yield target
+
+
 @pytest.fixture
 def path(
     source_dsn: str,
-    target_dsn: str,
+    ready_target: Target,
     kafka_bootstrap: str,
     topic_prefix: str,
     tmp_path: Path,
@@ -51,7 +69,7 @@ def path(
 ) -> Iterator[Whole]:
     """Source, topics and target; no program runs yet. What the programs logged is shown when the test fails."""
     failed_before = request.session.testsfailed
-    with whole(source_dsn, target_dsn, kafka_bootstrap, topic_prefix, tmp_path) as made:
+    with whole(source_dsn, ready_target, kafka_bootstrap, topic_prefix, tmp_path) as made:
         yield made
         if request.session.testsfailed > failed_before:
             made.show_logs()

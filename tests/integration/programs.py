@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import sys
 import urllib.request
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -18,6 +16,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from demo.servers import wait_until
 from replicator import setup, topics
 from replicator.config import PREFIX, Settings, load
+from tests.integration.nursery import nursery
 
 RUN = ["replicator", "run"]
 START_SECONDS = 60.0
@@ -30,15 +29,7 @@ class Program:
 
     def __init__(self, arguments: list[str], environment: Mapping[str, str], log: Path) -> None:
         self.log = log
-        with log.open("ab") as output:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", *arguments],
-                env={**os.environ, **environment},
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
-                start_new_session=True,
-            )
+        self._process = nursery().bear(arguments, {**os.environ, **environment}, log)
 
     @property
     def pid(self) -> int:

@@ -6,9 +6,9 @@ Roles belong to the whole server, so each test's have names that no other has, a
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import psycopg
@@ -18,6 +18,7 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from consumers import setup
 from consumers.config import Settings, load
 from consumers.plan import Plan
+from demo.servers import PostgresServer
 
 PASSWORD = "only for this test"
 
@@ -96,14 +97,37 @@ class Target:
 def target_of(superuser_dsn: str) -> Iterator[Target]:
     """The database, owned by a role that may create roles and nothing else."""
     target = Target(superuser_dsn=superuser_dsn, mark=uuid.uuid4().hex[:10])
-    database = conninfo_to_dict(superuser_dsn)["dbname"]
     target.make_role("owner", "LOGIN CREATEROLE")
-    target.execute(f'ALTER DATABASE "{database}" OWNER TO {target.role("owner")}')
+    _give(target, to=target.role("owner"))
     yield target
+    _give(target, to="CURRENT_USER")
+    _drop_roles(target)
+
+
+@contextmanager
+def copy_of(template: Target, server: PostgresServer) -> Iterator[Target]:
+    """A database like one that is set up, with the same owner and applier; roles that a test adds go with the copy."""
+    name = f"target_{uuid.uuid4().hex[:12]}"
+    original = str(conninfo_to_dict(template.superuser_dsn)["dbname"])
+    target = replace(template, superuser_dsn=server.create_database(name, template=original))
+    _give(target, to=target.role("owner"))
+    # What is granted on a database itself is not copied.
+    target.execute(f'GRANT CONNECT, TEMPORARY ON DATABASE "{name}" TO {target.role("applier")}', what="owner")
+    yield target
+    _drop_roles(target, spared=(target.role("owner"), target.role("applier")))
+    server.drop_database(name)
+
+
+def _give(target: Target, *, to: str) -> None:
+    database = conninfo_to_dict(target.superuser_dsn)["dbname"]
+    target.execute(f'ALTER DATABASE "{database}" OWNER TO {to}')
+
+
+def _drop_roles(target: Target, spared: Sequence[str] = ()) -> None:
+    """Those of this test."""
     with target.connected() as connection:
-        connection.execute(f'ALTER DATABASE "{database}" OWNER TO CURRENT_USER'.encode())
         mine = connection.execute("SELECT rolname FROM pg_roles WHERE rolname LIKE %s", [f"%\\_{target.mark}"])
-        names = [name for (name,) in mine]
+        names = [name for (name,) in mine if name not in spared]
         # Grants hang together (the owner gave some of them), so all rights go before the first role.
         for name in names:
             connection.execute(f"DROP OWNED BY {name} CASCADE".encode())

@@ -7,7 +7,6 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 
 import pytest
 from confluent_kafka import Producer
@@ -19,26 +18,24 @@ from consumers.config import Settings
 from consumers.status import Status, gather, render
 from demo.servers import wait_until
 from replicator import Topics, partition_of
-from tests.integration.targets import Target, target_of
+from tests.integration.targets import Target
 
 PARTITIONS = 4
 INBOX = 61
 
 
 @pytest.fixture
-def target(target_dsn: str) -> Iterator[Target]:
+def target(ready_target: Target) -> Target:
     """Tenant 1 with inbox 61, not backfilled yet, one stub, and the pool's progress in every partition."""
-    with target_of(target_dsn) as prepared:
-        prepared.apply()
-        prepared.execute(
-            "INSERT INTO tenants (id, name, slug) VALUES (1, 'One', 'one'), (2, 'No inbox', 'two');"
-            f"INSERT INTO inbox_tenant_mapping (inbox_id, tenant_id) VALUES ({INBOX}, 1);"
-            "INSERT INTO unmapped_inboxes (inbox_id, events) VALUES (62, 7);"
-            "INSERT INTO contacts (tenant_id, id) VALUES (1, 5);"
-            "INSERT INTO replication_progress (pool, topic_id, partition, next_offset, source_at, read_at)"
-            f" SELECT 'default', 't', n, 0, now(), now() FROM generate_series(0, {PARTITIONS - 1}) n"
-        )
-        yield prepared
+    ready_target.execute(
+        "INSERT INTO tenants (id, name, slug) VALUES (1, 'One', 'one'), (2, 'No inbox', 'two');"
+        f"INSERT INTO inbox_tenant_mapping (inbox_id, tenant_id) VALUES ({INBOX}, 1);"
+        "INSERT INTO unmapped_inboxes (inbox_id, events) VALUES (62, 7);"
+        "INSERT INTO contacts (tenant_id, id) VALUES (1, 5);"
+        "INSERT INTO replication_progress (pool, topic_id, partition, next_offset, source_at, read_at)"
+        f" SELECT 'default', 't', n, 0, now(), now() FROM generate_series(0, {PARTITIONS - 1}) n"
+    )
+    return ready_target
 
 
 @pytest.fixture

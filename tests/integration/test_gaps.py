@@ -14,7 +14,7 @@ from consumers.parking import Reason, park
 from consumers.target import open_session
 from consumers.watermark import Mark, Progress, start_progress
 from replicator import Position, Run
-from tests.integration.targets import Target, target_of
+from tests.integration.targets import Target
 
 POOL = "default"
 TOPIC = "topic"
@@ -30,16 +30,14 @@ class Shape:
 
 
 @pytest.fixture
-def target(target_dsn: str) -> Iterator[Target]:
-    with target_of(target_dsn) as target:
-        target.apply()
-        for tenant in (1, 2):
-            target.execute("INSERT INTO tenants (id, name, slug) VALUES (%s, 'T', %s)", tenant, f"t{tenant}")
-            target.execute(
-                "INSERT INTO inbox_tenant_mapping (inbox_id, tenant_id) VALUES (%s, %s)", tenant * 11, tenant
-            )
-        target.execute("UPDATE inbox_tenant_mapping SET backfill_id = 'b', backfilled_at = now()")
-        yield target
+def target(ready_target: Target) -> Target:
+    for tenant in (1, 2):
+        ready_target.execute("INSERT INTO tenants (id, name, slug) VALUES (%s, 'T', %s)", tenant, f"t{tenant}")
+        ready_target.execute(
+            "INSERT INTO inbox_tenant_mapping (inbox_id, tenant_id) VALUES (%s, %s)", tenant * 11, tenant
+        )
+    ready_target.execute("UPDATE inbox_tenant_mapping SET backfill_id = 'b', backfilled_at = now()")
+    return ready_target
 
 
 @pytest.fixture

@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from datetime import datetime
 
 import psycopg
 import pytest
 
-from tests.integration.targets import Target, target_of
+from tests.integration.targets import Target
 
 KEPT = "nivel_interesse, score_prioridade, dados_extraidos_ia"
 
 
 @pytest.fixture
-def target(target_dsn: str) -> Iterator[Target]:
-    with target_of(target_dsn) as prepared:
-        prepared.apply()
-        prepared.execute("INSERT INTO tenants (id, slug) VALUES (1, 't1'), (2, 't2')")
-        yield prepared
+def target(ready_target: Target) -> Target:
+    ready_target.execute("INSERT INTO tenants (id, slug) VALUES (1, 't1'), (2, 't2')")
+    return ready_target
 
 
 def _write(target: Target, statement: str, tenant: int = 1, what: str = "applier") -> None:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import psycopg
 import pytest
 
-from tests.integration.targets import Target, target_of
+from tests.integration.targets import Target
 
 KEYS = {
     "inboxes": "id",
@@ -36,16 +34,14 @@ ONE_OF_EACH = """
 
 
 @pytest.fixture
-def target(target_dsn: str) -> Iterator[Target]:
+def target(ready_target: Target) -> Target:
     """Tenants 1 and 2, each with one row in every replicated table, and a reader."""
-    with target_of(target_dsn) as prepared:
-        prepared.apply()
-        prepared.make_reader()
-        prepared.execute("INSERT INTO tenants (id, name, slug) VALUES (1, 'One', 'one'), (2, 'Two', 'two')")
-        for tenant in (1, 2):
-            with prepared.connected("applier", tenant) as applier:
-                applier.execute(ONE_OF_EACH.format(t=tenant).encode())
-        yield prepared
+    ready_target.make_reader()
+    ready_target.execute("INSERT INTO tenants (id, name, slug) VALUES (1, 'One', 'one'), (2, 'Two', 'two')")
+    for tenant in (1, 2):
+        with ready_target.connected("applier", tenant) as applier:
+            applier.execute(ONE_OF_EACH.format(t=tenant).encode())
+    return ready_target
 
 
 def tenants_seen(target: Target, table: str, what: str, tenant: int | None) -> list[int]:

@@ -42,3 +42,8 @@ def test_what_only_the_databases_owner_can_grant_is_said(target: Target) -> None
     assert target.role("applier") in found.says
     target.execute(f'GRANT TEMPORARY ON DATABASE "{database}" TO {target.role("applier")}')
     assert target.plan().of(Severity.FINDING) == ()
+
+
+def test_a_copied_target_lacks_nothing(ready_target: Target) -> None:
+    """What the other tests begin with is what setup makes."""
+    assert ready_target.plan().steps == ()

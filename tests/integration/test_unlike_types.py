@@ -16,7 +16,7 @@ from consumers.ordering import Event
 from consumers.parking import Reason
 from consumers.target import open_session
 from replicator import Position, TableSchema
-from tests.integration.targets import Target, target_of
+from tests.integration.targets import Target
 
 TENANT, INBOX = 1, 11
 ANALYTICS = TableSchema(
@@ -34,12 +34,10 @@ SCHEMAS = {ANALYTICS.table: ANALYTICS}
 
 
 @pytest.fixture
-def target(target_dsn: str) -> Iterator[Target]:
-    with target_of(target_dsn) as made:
-        made.apply()
-        made.execute("INSERT INTO tenants (id, slug) VALUES (%s, 't')", TENANT)
-        made.execute("INSERT INTO inbox_tenant_mapping (inbox_id, tenant_id) VALUES (%s, %s)", INBOX, TENANT)
-        yield made
+def target(ready_target: Target) -> Target:
+    ready_target.execute("INSERT INTO tenants (id, slug) VALUES (%s, 't')", TENANT)
+    ready_target.execute("INSERT INTO inbox_tenant_mapping (inbox_id, tenant_id) VALUES (%s, %s)", INBOX, TENANT)
+    return ready_target
 
 
 @pytest.fixture

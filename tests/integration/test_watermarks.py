@@ -13,7 +13,7 @@ from consumers.ordering import Delete, Rows, Step, Upsert
 from consumers.target import Session, Work
 from consumers.watermark import Mark
 from replicator import Position, TableSchema
-from tests.integration.targets import Target, target_of
+from tests.integration.targets import Target
 
 TENANT, INBOX, MESSAGE, PARTITION = 3, 1, 77, 0
 COLUMNS = (("id", "integer"), ("inbox_id", "integer"), ("content", "text"))
@@ -21,13 +21,11 @@ SCHEMA = TableSchema(table="messages", columns=COLUMNS, key=("id",), inbox="inbo
 
 
 @pytest.fixture
-def target(target_dsn: str) -> Iterator[Target]:
+def target(ready_target: Target) -> Target:
     """Set up, with one tenant and its inbox."""
-    with target_of(target_dsn) as made:
-        made.apply()
-        made.execute("INSERT INTO tenants (id, name, slug) VALUES (%s, 'Three', 'three')", TENANT)
-        made.execute("INSERT INTO inbox_tenant_mapping (inbox_id, tenant_id) VALUES (%s, %s)", INBOX, TENANT)
-        yield made
+    ready_target.execute("INSERT INTO tenants (id, name, slug) VALUES (%s, 'Three', 'three')", TENANT)
+    ready_target.execute("INSERT INTO inbox_tenant_mapping (inbox_id, tenant_id) VALUES (%s, %s)", INBOX, TENANT)
+    return ready_target
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ from demo.servers import servers as start_servers
 from demo.source.installation import install
 from demo.source.seed import seed
 from demo.source.traffic import Traffic
+from tests.integration.targets import target_of
 from tests.integration.whole import Whole, whole
 from tests.server_settings import QUICK
 
@@ -41,7 +42,11 @@ def outage(
     install(source_dsn)
     target_dsn = outage_servers.target.create_database(name)
     failed_before = request.session.testsfailed
-    with whole(source_dsn, target_dsn, outage_servers.kafka.bootstrap, topic_prefix, tmp_path) as made:
+    with (
+        target_of(target_dsn) as target,
+        whole(source_dsn, target, outage_servers.kafka.bootstrap, topic_prefix, tmp_path) as made,
+    ):
+        target.apply()
         yield made
         if request.session.testsfailed > failed_before:
             made.show_logs()

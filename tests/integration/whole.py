@@ -15,7 +15,7 @@ from demo.compare import TABLES, all_equal, compare, render
 from demo.servers import wait_until
 from demo.stage import GROUP
 from tests.integration.programs import Program, prepare_source, replicator_environment
-from tests.integration.targets import Target, target_of
+from tests.integration.targets import Target
 
 PARTITIONS = 6
 
@@ -107,10 +107,9 @@ class Whole:
 
 
 @contextmanager
-def whole(source_dsn: str, target_dsn: str, kafka: str, prefix: str, folder: Path) -> Iterator[Whole]:
-    """A prepared source and target; everything that was started is gone afterwards."""
-    with target_of(target_dsn) as target, ExitStack() as stack:
+def whole(source_dsn: str, target: Target, kafka: str, prefix: str, folder: Path) -> Iterator[Whole]:
+    """The source prepared, over a target after setup; everything that was started is gone afterwards."""
+    with ExitStack() as stack:
         made = Whole(source_dsn, target, kafka, prefix, folder, stack)
         prepare_source(made.replicator_environment)
-        target.apply()
         yield made
