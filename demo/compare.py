@@ -10,10 +10,11 @@ way; stubs (synced_at IS NULL) are not rows yet; everything else that it holds i
 
 What the clock alone changes has no single right value: it is read in the source, then in the target, then in the
 source again, and the target must say what the source said before or after, or a number in between. For that the
-servers' clocks must agree. What the source may say of leads must be the target's where it says anything; where it says
-nothing, the target finds it out itself.
+servers' clocks must agree. What the source says of a lead must be the target's, column by column; where it says nothing
+the target finds it out itself.
 """
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from heapq import nsmallest
@@ -257,7 +258,10 @@ def _values(columns: _Columns) -> sql.Composed:
     )
     said: sql.Composable = sql.SQL("NULL")
     if leads:
-        said = sql.SQL("CASE WHEN num_nonnulls({0}) > 0 THEN ROW({0})::text END").format(sql.SQL(", ").join(leads))
+        named = [
+            sql.SQL("{}, {}").format(sql.Literal(name), value) for name, value in zip(columns.leads, leads, strict=True)
+        ]
+        said = sql.SQL("jsonb_strip_nulls(jsonb_build_object({}))::text").format(sql.SQL(", ").join(named))
     return sql.SQL(", ").join([sql.SQL("md5(ROW({})::text)").format(sql.SQL(", ").join(settled)), said, *clock])
 
 
@@ -310,8 +314,13 @@ def _of_inactive(schema: str, shown: Compared) -> sql.Composed:
 
 
 def _is_same(before: Row, found: Row, after: Row) -> bool:
-    is_settled = before[0] == found[0] and before[1] in (None, found[1])
+    is_settled = before[0] == found[0] and _said(before[1]).items() <= _said(found[1]).items()
     return is_settled and all(map(_is_between, before[2:], found[2:], after[2:]))
+
+
+def _said(leads: str | None) -> dict[str, str]:
+    """The columns of leads that hold something."""
+    return json.loads(leads) if leads is not None else {}
 
 
 def _is_between(before: str | None, found: str | None, after: str | None) -> bool:

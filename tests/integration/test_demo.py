@@ -141,7 +141,7 @@ def look_at(demo: Demo) -> None:
     ("mode", "ending"),
     [
         ("poll", "every row of every tenant of conversations_analytics is equal"),
-        ("poll-tables", "every row of every tenant is equal"),
+        pytest.param("poll-tables", "every row of every tenant is equal", marks=pytest.mark.soak),
     ],
 )
 def test_a_source_that_may_only_be_asked_ends_with_equal_rows_too(
