@@ -62,6 +62,8 @@ class Retrying:
         self._partitions: Collection[int] = ()
         self._ended = threading.Event()
         self._session: Session | None = None
+        self._is_left = False
+        """Something could not be tried, for no row's fault."""
         self._thread = threading.Thread(target=self._work, name="dead letters", daemon=True)
         self._thread.start()
 
@@ -85,16 +87,19 @@ class Retrying:
         pause = GrowingPause(first=_LOOK_S, longest=30.0)
         while not self._ended.wait(_LOOK_S):
             try:
-                if self._partitions and self._layout.relations:
-                    self._round()
-                pause.reset()
+                if self._partitions and self._layout.relations and not self._round():
+                    self._ended.wait(pause.next())
+                else:
+                    pause.reset()
             except Exception as error:  # whatever it is: nothing of the stream waits for it, and it is tried again
                 self._failed(error)
                 self._ended.wait(pause.next())
         if self._session is not None:
             self._session.close()
 
-    def _round(self) -> None:
+    def _round(self) -> bool:
+        """Whether everything that was asked for has been tried."""
+        self._is_left = False
         healed: Counter[int] = Counter()
         for tenant, table, key in dead_letters.due(self._open().connection, self._partitions):
             if self._ended.is_set():
@@ -105,6 +110,7 @@ class Retrying:
         for tenant, events in healed.items():
             if events:
                 log.info("dead_letters.healed", tenant=tenant, events=events)
+        return not self._is_left
 
     def _row(self, tenant: int, table: str, key: str) -> int:
         """How many of one row's dead letters were applied: all together, or else one by one up to one that can't be."""
@@ -125,6 +131,7 @@ class Retrying:
                 if verdict.fault is not Fault.ROW and not isinstance(error, Overtaken):
                     if verdict.action in (Action.WAIT, Action.STOP):
                         raise
+                    self._is_left = True
                     log.warning("dead_letter.not_tried", tenant=tenant, table=table, reason=_says(error, verdict))
                     return applied  # still asked for
                 if len(some) == 1:
