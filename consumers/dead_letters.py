@@ -224,12 +224,12 @@ def failed(connection: Connection[Any], number: int, reason: Reason) -> None:
     )
 
 
-def ask_again(connection: Connection[Any], tables: Iterable[str]) -> int:
-    """All of these tables are to be tried again: they were altered. How many that are."""
-    return connection.execute(
+def ask_again(connection: Connection[Any], tables: Iterable[str]) -> None:
+    """All of these tables are to be tried again: they were altered."""
+    connection.execute(
         "UPDATE replication_dead_letters SET due_at = now() WHERE relation = ANY (%s) AND due_at IS NULL",
         [list(tables)],
-    ).rowcount
+    )
 
 
 def due(connection: Connection[Any], partitions: Iterable[int]) -> list[tuple[int, str, str]]:

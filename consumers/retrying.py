@@ -12,7 +12,8 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
+from queue import SimpleQueue
 from typing import Final
 
 import psycopg
@@ -60,6 +61,7 @@ class Retrying:
         self._settings, self._layout, self._schemas, self._send = settings, layout, schemas, send
         self._leads = Leads(settings.mapping_ttl_s)
         self._partitions: Collection[int] = ()
+        self._altered: SimpleQueue[str] = SimpleQueue()
         self._ended = threading.Event()
         self._session: Session | None = None
         self._is_left = False
@@ -70,6 +72,11 @@ class Retrying:
     def want(self, partitions: Collection[int]) -> None:
         """From now on of these, which this worker reads."""
         self._partitions = tuple(partitions)
+
+    def altered(self, tables: Iterable[str]) -> None:
+        """Whatever these refused, they may take now: all of it is asked for."""
+        for table in tables:
+            self._altered.put(table)
 
     def close(self) -> bool:
         """Whether the thread has ended: nothing of it is left behind."""
@@ -100,6 +107,7 @@ class Retrying:
     def _round(self) -> bool:
         """Whether everything that was asked for has been tried."""
         self._is_left = False
+        self._ask_for_altered()
         healed: Counter[int] = Counter()
         for tenant, table, key in dead_letters.due(self._open().connection, self._partitions):
             if self._ended.is_set():
@@ -111,6 +119,17 @@ class Retrying:
             if events:
                 log.info("dead_letters.healed", tenant=tenant, events=events)
         return not self._is_left
+
+    def _ask_for_altered(self) -> None:
+        tables = set()
+        while not self._altered.empty():
+            tables.add(self._altered.get())
+        try:
+            if tables:
+                dead_letters.ask_again(self._open().connection, tables)
+        except psycopg.Error:
+            self.altered(tables)
+            raise
 
     def _row(self, tenant: int, table: str, key: str) -> int:
         """How many of one row's dead letters were applied: all together, or else one by one up to one that can't be."""

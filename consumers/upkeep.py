@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from psycopg import Connection
 
-from consumers import dead_letters, leads, tenants
+from consumers import leads, tenants
 from consumers.audit import Audit
 from consumers.config import Settings
 from consumers.inbound import Inbound
@@ -97,7 +97,7 @@ class Upkeep:
         if self._layout.relations is not self._known_relations:  # others may have looked before
             known, self._known_relations = self._known_relations, self._layout.relations
             altered = [name for name, each in self._known_relations.items() if each != known.get(name)]
-            dead_letters.ask_again(control, altered)
+            self._retrying.altered(altered)
             self._ledger.try_parked_again()
             self._skipped.forget_added(control, self._known_relations)
             self._missing.forget_made(control, self._known_relations)

@@ -39,18 +39,19 @@ class Reader:
     def __init__(self, applied: Applied) -> None:
         self.layout = Layout()
         self.applied = applied
+        self._retrying: Retrying | None = None
         self.look()
         self.applier = Applier(applied.target.settings(lock_timeout_s=0.2), self.layout, schema_of)
         self.marks: dict[Place, Mark] = {}
 
     def look(self) -> list[str]:
-        """Tables that were altered; their dead letters are asked for, as a worker does it."""
+        """Tables that were altered; who retries is told of them, as by a worker."""
         known = dict(self.layout.relations)
         with closing(open_session(self.applied.target.settings(), "test")) as control:
             self.layout.read(control)
-            altered = [name for name, each in self.layout.relations.items() if each != known.get(name)]
-            if known:
-                dead_letters.ask_again(control, altered)
+        altered = [name for name, each in self.layout.relations.items() if each != known.get(name)]
+        if self._retrying is not None:
+            self._retrying.altered(altered)
         return altered
 
     def take(self, *events: Event, is_parked: bool = False, ended: threading.Event | None = None) -> Result:
@@ -64,7 +65,7 @@ class Reader:
     def retrying(self) -> Iterator[list[KeysRequest]]:
         """What is asked for is tried; the rows that are asked of the replicator."""
         asked: list[KeysRequest] = []
-        retrying = Retrying(self.applied.target.settings(), self.layout, schema_of, asked.append)
+        self._retrying = retrying = Retrying(self.applied.target.settings(), self.layout, schema_of, asked.append)
         retrying.want(range(6))
         try:
             yield asked
