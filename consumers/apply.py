@@ -131,29 +131,44 @@ class Applier:
             except LettersMoved:
                 self._held.pop(tenant, None)
             except (psycopg.Error, ConsumersError) as error:
-                verdict = attempts.judge(error, is_one=len(stretch.events) == 1)
-                self._drop_broken()
-                if verdict.action in (Action.STOP, Action.PARK) and self._is_outdated(error):
-                    continue
-                match verdict.action:
-                    case Action.STOP:
-                        raise
-                    case Action.HALVE | Action.PARK if _may_be_halved(stretch, verdict):
-                        stretches[:1] = stretch.halves()
-                        attempts.begin_anew()
-                    case Action.PARK if _may_be_buried(stretch, error, verdict):
-                        stretch.blamed = self._reason(stretch.events[0], error, verdict)
-                        attempts.begin_anew()
-                    case Action.HALVE | Action.PARK:
-                        return self._stuck(result, stretches, error, verdict)
-                    case _:
-                        self._wait(tenant, error, verdict, attempts, ended)
+                if not self._goes_on(result, stretches, error, attempts, ended):
+                    return result
             else:
                 result.marks.update(moved)
                 del stretches[0]
                 attempts.begin_anew()
                 self.waits_for = ""
         return result
+
+    def _goes_on(
+        self,
+        result: Result,
+        stretches: list[_Stretch],
+        error: Exception,
+        attempts: _Attempts,
+        ended: threading.Event,
+    ) -> bool:
+        """What to do about an error of the first stretch; False: the tenant is stuck there. Raises what stops all."""
+        stretch, verdict = stretches[0], attempts.judge(error, is_one=len(stretches[0].events) == 1)
+        self._drop_broken()
+        is_final = verdict.action is Action.PARK and not _may_be_halved(stretch, verdict)
+        if (is_final or verdict.action is Action.STOP) and self._is_outdated(error):
+            return True
+        match verdict.action:
+            case Action.STOP:
+                raise error
+            case Action.HALVE | Action.PARK if _may_be_halved(stretch, verdict):
+                stretches[:1] = stretch.halves()
+                attempts.begin_anew()
+            case Action.PARK if _may_be_buried(stretch, error, verdict):
+                stretch.blamed = self._reason(stretch.events[0], error, verdict)
+                attempts.begin_anew()
+            case Action.HALVE | Action.PARK:
+                self._stuck(result, stretches, error, verdict)
+                return False
+            case _:
+                self._wait(result.tenant, error, verdict, attempts, ended)
+        return True
 
     def cancel(self) -> None:
         """Ends what every thread is doing in the target."""
@@ -223,13 +238,12 @@ class Applier:
                     advice=letter.reason.advice,
                 )
 
-    def _stuck(self, result: Result, stretches: Sequence[_Stretch], error: Exception, verdict: Verdict) -> Result:
+    def _stuck(self, result: Result, stretches: Sequence[_Stretch], error: Exception, verdict: Verdict) -> None:
         for stretch in stretches:
             for event in stretch.events:
                 result.stuck.setdefault(event.partition, event.offset)
         result.reason = self._reason(stretches[0].events[0], error, verdict)
         self.waits_for = ""
-        return result
 
     def _reason(self, event: Event, error: Exception, verdict: Verdict) -> Reason:
         try:
