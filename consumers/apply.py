@@ -1,31 +1,36 @@
-"""One tenant's share of a batch, carried to the end: applied, or parked at the event that can't be, or abandoned.
+"""One tenant's share of a batch, carried to the end: applied but for its dead letters, or parked, or abandoned.
 
-Turns each error into the action that `errors` names. Runs in a worker's threads, each with a session of its own. Never
-touches progress, parking or the mapping's cache: it returns what happened.
+Turns each error into the action that `errors` names. An event that its row alone is to blame for becomes a dead letter,
+in a transaction of its own with the watermark, and the next one's turn comes. Runs in a worker's threads, each with a
+session of its own. Never touches progress, parking or the mapping's cache: it returns what happened.
 """
 
 from __future__ import annotations
 
 import threading
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Final
 
 import psycopg
 import structlog
 
+from consumers import dead_letters
 from consumers.batch import ends_of, new_marks
 from consumers.config import Settings
-from consumers.errors import Action, ConsumersError, Fault, Overtaken, Verdict, classify_applying
+from consumers.dead_letters import Letter, Letters
+from consumers.errors import Action, ConsumersError, Fault, LettersMoved, Overtaken, Verdict, classify_applying
 from consumers.layout import Layout
 from consumers.lead_columns import LeadColumns
-from consumers.misfits import misfits, narrowed
+from consumers.misfits import blame
 from consumers.ordering import Event, steps
 from consumers.parking import Reason
 from consumers.staging import Schemas
 from consumers.target import Outcome, Session, Work, end_frozen
+from consumers.upsert import without_inbox
+from consumers.waiting import Held, Sorted, is_of_one_row, sort
 from consumers.watermark import Mark, Place
 from replicator import KeysRequest
 from replicator.runtime import GrowingPause
@@ -33,7 +38,9 @@ from replicator.runtime import GrowingPause
 log = structlog.get_logger(__name__)
 
 _TRIES: Final = 5
-"""Of what is tried again, before it counts as a fault of the row."""
+"""Of one event that is tried again, before it counts as a fault of its row; several are halved sooner."""
+_RIGHTS: Final = "42501"
+"""A right that a trigger of the target lacks is no row's fault, though it is met at a row."""
 _PATIENCE: Final = 2
 """Lock time-outs since the first failure, before what is no row's fault parks the tenant: the others wait for it."""
 
@@ -51,6 +58,8 @@ class Result:
     bodiless: Counter[str] = field(default_factory=Counter)
     skipped: Counter[tuple[str, str, str]] = field(default_factory=Counter)
     tableless: Counter[str] = field(default_factory=Counter)
+    buried: Counter[str] = field(default_factory=Counter)
+    """By table: events that became dead letters."""
     stuck: dict[int, int] = field(default_factory=dict)
     """By partition: the offset of the first event that is not applied."""
     reason: Reason | None = None
@@ -66,6 +75,19 @@ class Result:
         self.tableless.update(outcome.tableless)
 
 
+@dataclass(slots=True)
+class _Stretch:
+    """Events that are applied in one transaction."""
+
+    events: list[Event]
+    blamed: Reason | None = None
+    """Of one event: why it is to become a dead letter."""
+
+    def halves(self) -> list[_Stretch]:
+        middle = len(self.events) // 2
+        return [_Stretch(self.events[:middle]), _Stretch(self.events[middle:])]
+
+
 class Applier:
     """Applies shares of batches; a session for each thread that it is called from."""
 
@@ -74,6 +96,8 @@ class Applier:
         self._own = threading.local()
         self._lock = threading.Lock()
         self._sessions: set[Session] = set()
+        self._held: dict[int, Held] = {}
+        """By tenant: its dead letters when they were last read. Each transaction sees whether they still are."""
         self.waits_for = ""
 
     def run(
@@ -92,7 +116,7 @@ class Applier:
         A parked tenant has had its tries: nobody waits for it for long.
         """
         result = Result(tenant)
-        stretches = [list(events)]
+        stretches = [_Stretch(list(events))]
         attempts = _Attempts(0.0 if is_parked else _PATIENCE * self._settings.lock_timeout_s)
         while stretches:
             if ended.is_set():
@@ -104,27 +128,47 @@ class Applier:
             except Overtaken:
                 result.overtaken = True
                 return result
+            except LettersMoved:
+                self._held.pop(tenant, None)
             except (psycopg.Error, ConsumersError) as error:
-                verdict = attempts.judge(error)
-                self._drop_broken()
-                if verdict.action in (Action.STOP, Action.PARK) and self._is_outdated(error):
-                    continue
-                match verdict.action:
-                    case Action.STOP:
-                        raise
-                    case Action.HALVE | Action.PARK if _may_be_halved(stretch, verdict):
-                        middle = len(stretch) // 2
-                        stretches[:1] = [stretch[:middle], stretch[middle:]]
-                    case Action.HALVE | Action.PARK:
-                        return self._stuck(result, stretches, error, verdict)
-                    case _:
-                        self._wait(tenant, error, verdict, attempts, ended)
+                if not self._goes_on(result, stretches, error, attempts, ended):
+                    return result
             else:
                 result.marks.update(moved)
                 del stretches[0]
-                attempts.succeeded()
+                attempts.begin_anew()
                 self.waits_for = ""
         return result
+
+    def _goes_on(
+        self,
+        result: Result,
+        stretches: list[_Stretch],
+        error: Exception,
+        attempts: _Attempts,
+        ended: threading.Event,
+    ) -> bool:
+        """What to do about an error of the first stretch; False: the tenant is stuck there. Raises what stops all."""
+        stretch, verdict = stretches[0], attempts.judge(error, is_one=len(stretches[0].events) == 1)
+        self._drop_broken()
+        is_final = verdict.action is Action.PARK and not _may_be_halved(stretch, verdict)
+        if (is_final or verdict.action is Action.STOP) and self._is_outdated(error):
+            return True
+        match verdict.action:
+            case Action.STOP:
+                raise error
+            case Action.HALVE | Action.PARK if _may_be_halved(stretch, verdict):
+                stretches[:1] = stretch.halves()
+                attempts.begin_anew()
+            case Action.PARK if _may_be_buried(stretch, error, verdict):
+                stretch.blamed = self._reason(stretch.events[0], error, verdict)
+                attempts.begin_anew()
+            case Action.HALVE | Action.PARK:
+                self._stuck(result, stretches, error, verdict)
+                return False
+            case _:
+                self._wait(result.tenant, error, verdict, attempts, ended)
+        return True
 
     def cancel(self) -> None:
         """Ends what every thread is doing in the target."""
@@ -146,46 +190,67 @@ class Applier:
         self,
         tenant: int,
         topic_id: str,
-        stretch: Sequence[Event],
+        stretch: _Stretch,
         marks: Mapping[Place, Mark],
         leads: LeadColumns | None,
         result: Result,
     ) -> dict[Place, Mark]:
-        moved = new_marks(tenant, stretch, ends_of(stretch), marks)
-        named = {event.inbox for event in stretch if event.inbox is not None}
-        without_inbox = {name for name, relation in self._layout.relations.items() if relation.inbox is None}
+        events = stretch.events
+        moved = new_marks(tenant, events, ends_of(events), marks)
+        named = {event.inbox for event in events if event.inbox is not None}
+        held = self._held_of(tenant)
+        sorting = Sorted() if stretch.blamed else sort(events, held)
+        letters = _letters(stretch, sorting, held)
         work = Work(
             tenant=tenant,
             topic_id=topic_id,
-            steps=steps(stretch, without_inbox),
-            inboxes=frozenset(named.union(*(event.inboxes for event in stretch))),
+            steps=steps(sorting.going, without_inbox(self._layout.relations)),
+            inboxes=frozenset(named.union(*(event.inboxes for event in events))),
             leads=leads,
             marks=moved,
+            letters=letters,
         )
         result.add(self._session().apply(work, self._schemas))
+        if letters.buried or letters.closings:
+            self._held.pop(tenant, None)
+            self._tell(tenant, letters, result)
         return {place: mark for place, (_, mark, _) in moved.items()}
 
-    def _stuck(self, result: Result, stretches: Sequence[list[Event]], error: Exception, verdict: Verdict) -> Result:
+    def _held_of(self, tenant: int) -> Held:
+        held = self._held.get(tenant)
+        if held is None:
+            held = self._held[tenant] = dead_letters.read(self._session().connection, tenant)
+        return held
+
+    def _tell(self, tenant: int, letters: Letters, result: Result) -> None:
+        waiting = [letter.event for letter in letters.buried if letter.waits]
+        result.incomplete.extend(_asked_again(waiting))
+        for letter in letters.buried:
+            result.buried[letter.event.table] += 1
+            if not letter.waits:
+                log.warning(
+                    "event.dead_letter",
+                    tenant=tenant,
+                    table=letter.event.table,
+                    partition=letter.event.partition,
+                    offset=letter.event.offset,
+                    error=letter.reason.says,
+                    advice=letter.reason.advice,
+                )
+
+    def _stuck(self, result: Result, stretches: Sequence[_Stretch], error: Exception, verdict: Verdict) -> None:
         for stretch in stretches:
-            for event in stretch:
+            for event in stretch.events:
                 result.stuck.setdefault(event.partition, event.offset)
-        result.reason = self._reason(stretches[0][0], error, verdict)
+        result.reason = self._reason(stretches[0].events[0], error, verdict)
         self.waits_for = ""
-        return result
 
     def _reason(self, event: Event, error: Exception, verdict: Verdict) -> Reason:
-        """Names the table, and the columns that do not take what they should."""
-        reason = Reason.of(error, verdict)
-        if not isinstance(error, psycopg.Error) or event.table not in self._layout.relations:
-            return reason
         try:
-            narrow = misfits(self._session().connection, self._layout.relations[event.table], event, self._schemas)
-        except (psycopg.Error, ConsumersError) as fault:
-            log.warning("row.not_examined", table=event.table, error=type(fault).__name__)
-            narrow = []
-        if narrow:
-            return narrowed(reason, event.table, narrow)
-        return replace(reason, says=f"a row of {event.table}: {reason.says}")
+            connection = self._session().connection
+        except psycopg.Error:
+            return Reason.of(error, verdict)
+        return blame(connection, self._layout.relations, event, error, verdict, self._schemas)
 
     def _is_outdated(self, error: Exception) -> bool:
         """Whether the tables were altered since they were last looked at: then the error may be of yesterday."""
@@ -241,9 +306,35 @@ class Applier:
         session.close()
 
 
-def _may_be_halved(stretch: Sequence[Event], verdict: Verdict) -> bool:
+def _letters(stretch: _Stretch, sorting: Sorted, held: Held) -> Letters:
+    if stretch.blamed is None:
+        return Letters(held.stand, list(map(dead_letters.behind, sorting.waiting)), sorting.closings)
+    (event,) = stretch.events
+    return Letters(held.stand, [Letter(event, stretch.blamed, is_new=(event.table, event.key) not in held.rows)])
+
+
+def _may_be_halved(stretch: _Stretch, verdict: Verdict) -> bool:
     """What is no row's fault is no smaller for a part of them."""
-    return len(stretch) > 1 and (verdict.action is Action.HALVE or verdict.fault is Fault.ROW)
+    return len(stretch.events) > 1 and (verdict.action is Action.HALVE or verdict.fault is Fault.ROW)
+
+
+def _may_be_buried(stretch: _Stretch, error: Exception, verdict: Verdict) -> bool:
+    """Of one event, after what is no row's fault has had its tries."""
+    is_rows = verdict.fault is Fault.ROW and getattr(error, "sqlstate", None) != _RIGHTS
+    return is_rows and stretch.blamed is None and is_of_one_row(stretch.events[0])
+
+
+def _asked_again(events: Sequence[Event]) -> list[KeysRequest]:
+    """Rows of which a part waits: their whole state heals them."""
+    asked: dict[tuple[str, int], dict[int, None]] = defaultdict(dict)
+    for event in events:
+        row = dead_letters.row_of(event.key)
+        if event.inbox is not None and row is not None:
+            asked[event.table, event.inbox][row] = None
+    return [
+        KeysRequest(table=table, inbox=inbox, keys=tuple((row,) for row in rows))
+        for (table, inbox), rows in asked.items()
+    ]
 
 
 class _Attempts:
@@ -259,7 +350,7 @@ class _Attempts:
     def are_many(self) -> bool:
         return self._count > 1
 
-    def judge(self, error: Exception) -> Verdict:
+    def judge(self, error: Exception, *, is_one: bool) -> Verdict:
         now = time.monotonic()
         if not self._count:
             self._began = now
@@ -267,12 +358,13 @@ class _Attempts:
         verdict = classify_applying(error)
         if verdict.action is not Action.RETRY:
             return verdict
-        is_over = self._count > _TRIES if verdict.fault is Fault.ROW else now >= self._began + self._patience_s
+        tries = _TRIES if is_one else 1
+        is_over = self._count > tries if verdict.fault is Fault.ROW else now >= self._began + self._patience_s
         return Verdict(Action.PARK, verdict.fault, verdict.advice) if is_over else verdict
 
     def pause(self) -> float:
         return self._pause.next()
 
-    def succeeded(self) -> None:
+    def begin_anew(self) -> None:
         self._count = 0
         self._pause.reset()

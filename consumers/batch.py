@@ -47,6 +47,8 @@ class Message(NamedTuple):
 
 
 _OPS: Final = UPSERTS | {"d", "t"}
+UNKNOWN: Final = Head("u", "", b"[0]", NOWHERE, 0, "", b"", True, "it is no change event that this version knows")
+"""Of a message that is not ours; whoever applies its event refuses it."""
 _MOST_DIGITS: Final = len(b"-9223372036854775808")
 """Of an inbox, which is a bigint at the most, and its sign."""
 
@@ -135,7 +137,7 @@ class _Sorting:
     def _keyed(self, message: Message, head: Head, inbox: int) -> None:
         owner = self._view.owners.get(inbox)
         if owner is not None:
-            self._give(owner.tenant, _event(message, head, inbox))
+            self._give(owner.tenant, event_of(message, head, inbox))
         elif self._view.only is None:
             self.batch.counts.unmapped[inbox] += 1
 
@@ -146,7 +148,7 @@ class _Sorting:
             self._unreadable(message)
             return
         for tenant in {*self._held.get(told, ()), *self._active[head.table]}:
-            self._give(tenant, _event(message, head, None))
+            self._give(tenant, event_of(message, head, None))
 
     def _give(self, tenant: int, event: Event) -> None:
         place = (tenant, event.partition)
@@ -184,7 +186,7 @@ class _Sorting:
                 for inbox in self._inboxes(marker, message.partition):
                     concerned[self._view.owners[inbox].tenant].append(inbox)
                 for tenant, inboxes in concerned.items():
-                    event = _event(message, head, None)
+                    event = event_of(message, head, None)
                     self._give(tenant, event._replace(marker=marker, inboxes=tuple(inboxes)))
             case GenerationMarker():
                 pass  # its run, which every message carries, is all that it says
@@ -198,14 +200,13 @@ class _Sorting:
         )
 
     def _unreadable(self, message: Message) -> None:
-        """A message that is not ours. If its key names an inbox, the tenant must not go on without a person's look."""
+        """A message that is not ours. If its key names an inbox, a person must look at it: it becomes a dead letter."""
         inbox = _inbox_of(message.key)
         owner = self._view.owners.get(inbox) if inbox is not None else None
         if inbox is None or owner is None:
             self.batch.counts.unreadable += 1
             return
-        head = Head("u", "", b"[0]", NOWHERE, 0, "", b"", True, "it is no change event that this version knows")
-        self._give(owner.tenant, _event(message, head, inbox))
+        self._give(owner.tenant, event_of(message, UNKNOWN, inbox))
 
 
 def sort_out(messages: Sequence[Message], view: View) -> Batch:
@@ -290,7 +291,8 @@ def _committed_ms(event: Event | None) -> int | None:
     return committed
 
 
-def _event(message: Message, head: Head, inbox: int | None) -> Event:
+def event_of(message: Message, head: Head, inbox: int | None) -> Event:
+    """`inbox` None: a broadcast."""
     return Event(
         message.partition,
         message.offset,
@@ -306,4 +308,5 @@ def _event(message: Message, head: Head, inbox: int | None) -> Event:
         head.error,
         None,
         (),
+        message.headers,
     )

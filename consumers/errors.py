@@ -64,6 +64,18 @@ class BadEvent(ConsumersError):
     """The row's: an event that can't be read or has no body."""
 
 
+class LettersMoved(ConsumersError):
+    """Nobody's: a tenant's dead letters are others than those that were read; they must be read again."""
+
+
+class TooManyLetters(ConsumersError):
+    """The environment's or ours: what so many rows fail of is no row's fault. `kind`: of error, as they have it."""
+
+    def __init__(self, kind: str, says: str, advice: str) -> None:
+        super().__init__(says)
+        self.kind, self.advice = kind, advice
+
+
 class Overtaken(ConsumersError):
     """Nobody's: another worker, or a changed mapping, was there first; the truth must be read again."""
 
@@ -74,7 +86,7 @@ class Action(Enum):
     RETRY = "try the same again, a few times or for a while; then as PARK"
     WAIT = "try the same again after growing pauses, without end"
     HALVE = "try half of the batch"
-    PARK = "park the tenant: at the row, after bisecting to it, or at once where the fault is not a row's"
+    PARK = "after bisecting: make the event a dead letter, or park the tenant at it; at once where no row is at fault"
     STOP = "stop with the reason"
 
 
@@ -115,6 +127,12 @@ BY_CLASS: Final[dict[type[BaseException], Verdict]] = {
     ),
     LogGap: Verdict(Action.PARK, Fault.ENVIRONMENT, "The tenants concerned are backfilled from the source."),
     BadEvent: Verdict(Action.PARK, Fault.ROW, "A later full image of the same row heals this."),
+    LettersMoved: Verdict(Action.RETRY, Fault.NOBODY, "Reading the tenant's dead letters again."),
+    TooManyLetters: Verdict(
+        Action.HALVE,
+        Fault.ENVIRONMENT,
+        "So many rows are refused: see what the target, or this program, does wrong.",
+    ),
     Overtaken: Verdict(Action.RETRY, Fault.NOBODY, "Reading progress and mapping again."),
 }
 
@@ -169,7 +187,7 @@ BY_SQLSTATE: Final[dict[str, Verdict]] = {
     "23503": Verdict(
         Action.RETRY,
         Fault.ROW,
-        "A parent row is missing; after a few tries the row is set aside until its parent comes.",
+        "A row that this one refers to is missing in the target, by a foreign key of its own; add it there.",
     ),
     "22": Verdict(
         Action.PARK, Fault.ROW, "The value does not fit its column; see `consumers setup` for narrower columns."

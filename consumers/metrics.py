@@ -17,5 +17,6 @@ TABLELESS = Counter(
 )
 UNREADABLE = Counter(_PREFIX + "unreadable_messages", "Messages without a key that are not ours")
 BODILESS = Counter(_PREFIX + "rows_without_body", "Rows that could not be sent and are stubs until they can", ["table"])
+DEAD_LETTERS = Counter(_PREFIX + "dead_letters", "Events that became dead letters", ["table"])
 PARKED = Gauge(_PREFIX + "parked", "Tenants and partitions that could not follow")
 PARTITIONS = Gauge(_PREFIX + "partitions", "Partitions assigned to this worker")

@@ -1,23 +1,27 @@
-"""Which columns of the target do not take the value that an event brings, for the sentence that the operator reads.
+"""Why the target refuses an event, for the sentence that the operator reads: which columns do not take its values.
 
 The server is asked column by column, outside of any transaction; no value leaves it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import psycopg
+import structlog
 from psycopg import Connection
 
 from consumers import upsert
+from consumers.errors import ConsumersError, Verdict
 from consumers.identifiers import quoted
 from consumers.ordering import UPSERTS, Event
 from consumers.parking import Reason
 from consumers.staging import Schemas
 from consumers.upsert import Relation
+
+log = structlog.get_logger(__name__)
 
 Misfit = tuple[str, str, str]
 """A column, its type in the target, and in the source."""
@@ -39,9 +43,32 @@ def misfits(connection: Connection[Any], relation: Relation, event: Event, schem
     return found
 
 
+def blame(
+    connection: Connection[Any],
+    relations: Mapping[str, Relation],
+    event: Event,
+    error: Exception,
+    verdict: Verdict,
+    schemas: Schemas,
+) -> Reason:
+    """Names the table, and the columns that do not take what they should."""
+    reason = Reason.of(error, verdict)
+    if not isinstance(error, psycopg.Error) or event.table not in relations:
+        return reason
+    try:
+        narrow = misfits(connection, relations[event.table], event, schemas)
+    except (psycopg.Error, ConsumersError) as fault:
+        log.warning("row.not_examined", table=event.table, error=type(fault).__name__)
+        narrow = []
+    if narrow:
+        return narrowed(reason, event.table, narrow)
+    return replace(reason, says=f"a row of {event.table}: {reason.says}")
+
+
 def narrowed(reason: Reason, table: str, columns: Sequence[Misfit]) -> Reason:
     """The reason, with the columns that are to blame, and what makes them as wide as the source's."""
     named = ", ".join(f"{table}.{name} ({kind} here, {wanted} in the source)" for name, kind, wanted in columns)
     wider = ", ".join(f"ALTER COLUMN {quoted(name)} TYPE {wanted}" for name, kind, wanted in columns if kind != wanted)
-    advice = f"The tenant goes on by itself after: ALTER TABLE {quoted(table)} {wider};" if wider else reason.advice
-    return replace(reason, says=f"{reason.says}: the value does not fit {named}", advice=advice)
+    advice = f"It goes on by itself after: ALTER TABLE {quoted(table)} {wider};" if wider else reason.advice
+    blamed = ", ".join(name for name, _, _ in columns)
+    return replace(reason, says=f"{reason.says}: the value does not fit {named}", advice=advice, concerns=blamed)

@@ -16,7 +16,7 @@ Pure: values in, values out. Never knows which rows the target holds.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Container, Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
 
@@ -49,6 +49,8 @@ class Event(NamedTuple):
     """Begin or end of a backfill of this tenant's inboxes in this partition."""
     inboxes: tuple[int, ...]
     """Of the marker."""
+    headers: Sequence[tuple[str, bytes]] = ()
+    """As they came: what a dead letter keeps."""
 
 
 class Upsert(NamedTuple):

@@ -13,7 +13,7 @@ from typing import Any, Final
 import psycopg
 from psycopg import Connection
 
-from consumers.errors import Verdict, came_from_within
+from consumers.errors import TooManyLetters, Verdict, came_from_within
 from consumers.session import first_line
 from consumers.watermark import Place
 
@@ -39,16 +39,23 @@ class Parked:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reason:
-    """Why a tenant is parked, in words that hold no value of a row."""
+    """Why a tenant is parked, or an event a dead letter, in words that hold no value of a row."""
 
     kind: str
     says: str
     advice: str
+    concerns: str = ""
+    """The constraint, or the columns, that refuse the row."""
 
     @classmethod
     def of(cls, error: BaseException, verdict: Verdict) -> Reason:
-        says = _words_of(error) if isinstance(error, psycopg.Error) else str(error)
-        return cls(kind=getattr(error, "sqlstate", None) or type(error).__name__, says=says, advice=verdict.advice)
+        if isinstance(error, TooManyLetters):
+            return cls(kind=error.kind, says=str(error), advice=error.advice)
+        if not isinstance(error, psycopg.Error):
+            return cls(kind=type(error).__name__, says=str(error), advice=verdict.advice)
+        concerns = error.diag.constraint_name or error.diag.column_name or ""
+        kind = error.sqlstate or type(error).__name__
+        return cls(kind=kind, says=_words_of(error), advice=verdict.advice, concerns=concerns)
 
 
 def _words_of(error: psycopg.Error) -> str:

@@ -1,4 +1,4 @@
-"""`consumers status`: for each tenant how far it is behind, what is parked, and what is missing.
+"""`consumers status`: for each tenant how far it is behind, what is parked or dead, and what is missing.
 
 Reads the target as the applier, as each tenant in turn where row-level security asks for it, and the ends of the
 partitions from Kafka. If Kafka is away the rest is shown all the same.
@@ -18,7 +18,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from consumers import lag, missing, recomputation, skipped
+from consumers import dead_letters_admin, lag, missing, recomputation, skipped
 from consumers.config import Settings
 from consumers.errors import LogUnavailable
 from consumers.identifiers import doubled, quoted
@@ -67,6 +67,8 @@ class TenantStatus:
     """Events in these partitions that are still to be read, other tenants' included; None if that can't be known."""
     freshness: Freshness
     parked: tuple[Parked, ...]
+    dead_letters: int
+    """Events that could not be applied, and those that wait behind them."""
     stubs: int
     """Parent rows that are awaited: nothing was heard of them yet."""
     backfilling: tuple[int, ...]
@@ -93,7 +95,7 @@ class Status:
 
     @property
     def is_well(self) -> bool:
-        return not self.faults and not any(tenant.parked for tenant in self.tenants)
+        return not self.faults and not any(tenant.parked or tenant.dead_letters for tenant in self.tenants)
 
 
 def gather(settings: Settings) -> Status:
@@ -141,6 +143,7 @@ class _Reading:
         self._next: dict[int, int] = {partition: offset for partition, offset, _ in progress}
         self._silent = [partition for partition, _, is_read in progress if not is_read]
         self._parked = _parked(connection)
+        self._dead_letters = dead_letters_admin.counts(connection)
         self._stubs = _stub_count(connection)
         connection.commit()
 
@@ -163,6 +166,7 @@ class _Reading:
             lag=self._lag(partitions, parked),
             freshness=freshness,
             parked=parked,
+            dead_letters=self._dead_letters.get(tenant, 0),
             stubs=stubs,
             backfilling=tuple(mapped.inbox_id for mapped in own if mapped.backfilled_at is None),
             lead_signals=leads.origin or "auto",
@@ -240,8 +244,8 @@ def to_json(status: Status) -> dict[str, Any]:
 def render(status: Status) -> RenderableType:
     """For people, readable at 80 columns; backfilling: inbox ids."""
     table = Table(box=None, pad_edge=False)
-    for heading in ("tenant", "parts", "lag", "last applied", "fresh at", "parked", "stubs", "backfilling"):
-        table.add_column(heading, justify="right" if heading in ("lag", "stubs") else "left")
+    for heading in ("tenant", "parts", "lag", "last applied", "fresh at", "parked", "dead", "stubs", "backfilling"):
+        table.add_column(heading, justify="right" if heading in ("lag", "dead", "stubs") else "left")
     for tenant in status.tenants:
         table.add_row(
             f"{tenant.tenant_id} {tenant.name or ''}",
@@ -250,6 +254,7 @@ def render(status: Status) -> RenderableType:
             _time(tenant.freshness.last_applied_at),
             _time(tenant.freshness.fresh_at),
             ", ".join(str(stuck.partition) for stuck in tenant.parked) or "-",
+            str(tenant.dead_letters),
             str(tenant.stubs),
             ", ".join(map(str, tenant.backfilling)) or "-",
         )
@@ -263,6 +268,12 @@ def _sentences(status: Status) -> list[str]:
         f" {stuck.advice or ''}"
         for tenant in status.tenants
         for stuck in tenant.parked
+    ]
+    dead = [
+        f"tenant {tenant.tenant_id} has {tenant.dead_letters:,} dead letters:"
+        f" `consumers dead-letters list --tenant {tenant.tenant_id}`"
+        for tenant in status.tenants
+        if tenant.dead_letters
     ]
     unmapped = [
         f"inbox {inbox.inbox_id} belongs to nobody: {inbox.events} events since {_time(inbox.first_seen)};"
@@ -294,7 +305,7 @@ def _sentences(status: Status) -> list[str]:
         for tenant in status.tenants
         if tenant.outdated_signals
     ]
-    return [*status.faults, *parked, *unmapped, *lacking, *remedies, *tableless, *refused, *outdated]
+    return [*status.faults, *parked, *dead, *unmapped, *lacking, *remedies, *tableless, *refused, *outdated]
 
 
 def _time(moment: datetime | None) -> str:

@@ -2,8 +2,8 @@
 
 Rows are staged before the transaction begins, so that no client stalls inside one. Then, in one READ COMMITTED
 transaction: the tenant for row-level security, the tenant's advisory lock in a statement of its own, a second look at
-the mapping, compare-and-set of its watermarks, the rows, commit. Relies on `upsert` for every statement that touches
-rows. Never decides what to do about an error: psycopg's errors, Overtaken and BadEvent go up.
+the mapping, compare-and-set of its watermarks, its dead letters, the rows, commit. Relies on `upsert` for every
+statement that touches rows. Never decides what to do about an error: psycopg's errors and our own go up.
 """
 
 from __future__ import annotations
@@ -18,8 +18,9 @@ import orjson
 import psycopg
 from psycopg import Connection
 
-from consumers import tenants, upsert, watermark
+from consumers import dead_letters, tenants, upsert, watermark
 from consumers.config import Settings
+from consumers.dead_letters import Letters
 from consumers.errors import Overtaken, TargetRefused
 from consumers.lead_columns import LeadColumns
 from consumers.leads import read_origin
@@ -27,7 +28,7 @@ from consumers.ordering import Begin, Rows, Step, Sweep, Truncate
 from consumers.staging import Schemas, pack, readable
 from consumers.upsert import Form, Relation
 from consumers.watermark import Mark, Place
-from replicator import PINNED_SETTINGS, REPLICATED, KeysRequest
+from replicator import PINNED_SETTINGS, KeysRequest
 
 _MOST_STAGED: Final = 5_000
 _MOST_STAGED_BYTES: Final = 32 << 20
@@ -69,6 +70,8 @@ class Work:
     """Where the tenant's lead signals come from; None: what stands there stays."""
     marks: Mapping[Place, tuple[Mark | None, Mark, int | None]]
     """By place: expected, new, and the source's time of the last change in milliseconds."""
+    letters: Letters | None = None
+    """What becomes of the tenant's dead letters; None: nothing, and nothing is known of them."""
 
 
 @dataclass(slots=True)
@@ -90,14 +93,14 @@ class Outcome:
 class Session:
     """A connection of its own, with staging tables. Not for two threads at once, but for `cancel`."""
 
-    def __init__(self, settings: Settings, relations: Mapping[str, Relation]) -> None:
-        """Raises psycopg.Error."""
+    def __init__(self, settings: Settings, relations: Mapping[str, Relation], purpose: str = "worker") -> None:
+        """`purpose` is shown in pg_stat_activity. Raises psycopg.Error."""
         self.relations: Mapping[str, Relation] = {}
         self._order: tuple[str, ...] = ()
         self._load = 0
         self._staged = self._staged_bytes = 0
         self._noted = 0
-        self.connection: Connection[Any] = open_session(settings, "worker")
+        self.connection: Connection[Any] = open_session(settings, purpose)
         for statement in upsert.STAGING:
             self.connection.execute(statement.encode())
         self.use(relations)
@@ -109,7 +112,7 @@ class Session:
         self.relations = relations
 
     def apply(self, work: Work, schemas: Schemas) -> Outcome:
-        """Raises psycopg.Error, Overtaken or BadEvent; then nothing of it is in the target."""
+        """Raises psycopg.Error, Overtaken, LettersMoved, TooManyLetters, BadEvent; then nothing of it is written."""
         forms = self._stage(work, schemas)
         outcome = Outcome(tableless=_tableless(work.steps, self.relations))
         self._noted = 0
@@ -121,6 +124,8 @@ class Session:
                 raise Overtaken(f"where the lead signals of tenant {work.tenant} come from has changed")
             for place, (expected, mark, source_ms) in sorted(work.marks.items(), key=lambda item: item[0]):
                 watermark.advance_mark(self.connection, work.topic_id, place, expected, mark, source_ms)
+            if work.letters is not None:
+                dead_letters.settle(self.connection, work.tenant, work.topic_id, work.letters)
             for number, step in enumerate(work.steps):
                 self._carry_out(work.tenant, number, step, forms[number], outcome)
             self._delete_orphans(work.tenant)
@@ -268,7 +273,7 @@ class Session:
         swept = [name for name in marker.tables if name in self.relations]
         for name in swept:
             start = marker.start_of(name)
-            spared = list(marker.spared.get(name, ()))
+            spared = [*marker.spared.get(name, ()), *dead_letters.spared(self.connection, given["tenant"], name)]
             older = start._replace(ordinal=start.ordinal - 1)
             self._stage_older(self.relations[name], older, given, inboxes, spared, marker.keys)
         gone = self._delete(swept, given)
@@ -373,48 +378,8 @@ def refuse_unbound(connection: Connection[Any], relations: Mapping[str, Relation
             raise TargetRefused(f"no restrictive policy binds {role} to one tenant on {name}: run `consumers setup`")
 
 
-def read_relations(connection: Connection[Any]) -> dict[str, Relation]:
-    """The replicated tables of the current schema, with the graph of their foreign keys. Raises TargetRefused."""
-    try:
-        known = {
-            name: (key, inbox or "")
-            for name, key, inbox in connection.execute("SELECT relation, key, inbox FROM replication_relations()")
-        }
-    except psycopg.errors.UndefinedFunction:
-        raise TargetRefused("the target is not set up, or for an older version of this program") from None
-    if not set(REPLICATED) <= known.keys():
-        lacking = ", ".join(sorted(set(REPLICATED) - known.keys()))
-        raise TargetRefused(f"the target is not set up: {lacking} missing or without its own columns")
-    columns: dict[str, dict[str, str]] = defaultdict(dict)
-    documents: dict[str, set[str]] = defaultdict(set)
-    for table, name, kind, is_document in connection.execute(_COLUMNS):
-        columns[table][name] = kind
-        if is_document:
-            documents[table].add(name)
-    parents: dict[str, set[tuple[str, str]]] = defaultdict(set)
-    children: dict[str, set[tuple[str, str]]] = defaultdict(set)
-    for child, parent, own, referenced in connection.execute(_FOREIGN_KEYS):
-        if child in known and parent in known and known[parent][0] == referenced:
-            parents[child].add((own, parent))
-            children[parent].add((child, own))
-    return {
-        name: Relation(
-            name=name,
-            columns=columns[name],
-            documents=frozenset(documents[name]),
-            parents=tuple(sorted(parents[name])),
-            children=tuple(sorted(children[name])),
-            key=key,
-            inbox_column=inbox,
-            parent_keys={parent: known[parent][0] for _, parent in parents[name]},
-            child_inboxes={child: known[child][1] for child, _ in children[name]},
-        )
-        for name, (key, inbox) in known.items()
-    }
-
-
 def holders(connection: Connection[Any], table: str, ids: Sequence[int] | None) -> dict[int | None, list[int]]:
-    """By id the tenants that hold such a row of a replicated table; ids None: those that hold any, under None."""
+    """By id the tenants that hold such a row of a replicated table, or a dead letter of it; ids None: any, by None."""
     packed = None if ids is None else orjson.dumps(list(ids)).decode()
     found: dict[int | None, list[int]] = defaultdict(list)
     with connection.transaction():  # the function sets the tenant locally
@@ -422,29 +387,7 @@ def holders(connection: Connection[Any], table: str, ids: Sequence[int] | None) 
             "SELECT tenant_id, held FROM replication_holders(%s, %s::jsonb)", [table, packed]
         ):
             found[held].append(tenant)
+        for tenant, held in dead_letters.holders(connection, table, ids):
+            if tenant not in found[held]:
+                found[held].append(tenant)
     return found
-
-
-_COLUMNS: Final = """
-    WITH RECURSIVE documents (type) AS (
-        VALUES ('json'::regtype::oid), ('jsonb'::regtype::oid)
-        UNION SELECT t.oid FROM pg_type AS t JOIN documents ON t.typbasetype = documents.type
-    )
-    SELECT c.relname, a.attname, format_type(a.atttypid, a.atttypmod), a.atttypid IN (SELECT type FROM documents)
-    FROM pg_class AS c JOIN pg_attribute AS a ON a.attrelid = c.oid
-    WHERE c.relnamespace = current_schema()::regnamespace AND c.relkind IN ('r', 'p')
-        AND NOT c.relispartition AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated = ''
-    ORDER BY c.relname, a.attnum"""
-
-# Of two columns, the tenant's and another: (child, parent, the child's other column, the parent's).
-_FOREIGN_KEYS: Final = """
-    SELECT c.relname, p.relname, o.attname, r.attname
-    FROM pg_constraint AS k
-    JOIN pg_class AS c ON c.oid = k.conrelid
-    JOIN pg_class AS p ON p.oid = k.confrelid
-    CROSS JOIN LATERAL unnest(k.conkey, k.confkey) AS pair (own, referenced)
-    JOIN pg_attribute AS o ON o.attrelid = c.oid AND o.attnum = pair.own
-    JOIN pg_attribute AS r ON r.attrelid = p.oid AND r.attnum = pair.referenced
-    WHERE k.contype = 'f' AND c.relnamespace = current_schema()::regnamespace AND p.relnamespace = c.relnamespace
-        AND NOT c.relispartition AND NOT p.relispartition
-        AND cardinality(k.conkey) = 2 AND o.attname <> 'tenant_id'"""

@@ -23,6 +23,7 @@ from consumers.live import ANALYTICS
 from consumers.missing import MissingTables
 from consumers.recomputation import Recomputation
 from consumers.requests import Requests
+from consumers.retrying import Retrying
 from consumers.skipped import SkippedColumns
 from consumers.topic import TopicWatch
 from consumers.upsert import Relation
@@ -50,9 +51,11 @@ class Upkeep:
         skipped: SkippedColumns,
         missing: MissingTables,
         audit: Audit,
+        retrying: Retrying,
     ) -> None:
         self._layout, self._mapping, self._leads, self._ledger = layout, mapping, leads, ledger
         self._requests, self._skipped, self._missing, self._audit = requests, skipped, missing, audit
+        self._retrying = retrying
         self._known_relations: Mapping[str, Relation] = {}
         """Of the layout, when it was last looked after."""
         self._topic = TopicWatch(settings)
@@ -92,11 +95,14 @@ class Upkeep:
         self._skipped.write(control)
         self._missing.write(control)
         if self._layout.relations is not self._known_relations:  # others may have looked before
-            self._known_relations = self._layout.relations
+            known, self._known_relations = self._known_relations, self._layout.relations
+            altered = [name for name, each in self._known_relations.items() if each != known.get(name)]
+            self._retrying.altered(altered)
             self._ledger.try_parked_again()
             self._skipped.forget_added(control, self._known_relations)
             self._missing.forget_made(control, self._known_relations)
         self._recomputation.want(self._recomputed(control))
+        self._retrying.want(self._ledger.progress)
         served = self.served(inbound)
         self._requests.ask_for_backfills(self._mapping.owners, served)
         if now >= self._stubs_due:

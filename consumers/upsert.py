@@ -90,6 +90,8 @@ class Relation:
     """The key of each parent whose key is not `id`."""
     child_inboxes: Mapping[str, str] = field(default_factory=dict)
     """The inbox column of each child whose inbox column is not `inbox_id`; empty: it has none."""
+    rules: str = ""
+    """What else may refuse a row (constraints, unique indexes, triggers), as a digest: it tells of changes."""
 
     @property
     def inbox(self) -> str | None:
@@ -155,6 +157,11 @@ def form(
         rewritten=rewritten,
         with_leads=with_leads,
     )
+
+
+def without_inbox(relations: Mapping[str, Relation]) -> frozenset[str]:
+    """Tables whose rows say none."""
+    return frozenset(name for name, relation in relations.items() if relation.inbox is None)
 
 
 def try_column(relation: Relation, name: str, kind: str) -> str:

@@ -38,6 +38,7 @@ from consumers.ledger import Ledger
 from consumers.missing import MissingTables
 from consumers.parking import Parked, Reason
 from consumers.requests import Requests
+from consumers.retrying import Retrying
 from consumers.schemas import Schemas
 from consumers.skipped import SkippedColumns
 from consumers.tenants import Mapping as TenantMapping
@@ -130,6 +131,7 @@ class Worker:
         self._applier = Applier(settings, self._layout, self._schemas)
         self._inbound: Inbound | None = None
         self._health: Health | None = None
+        self._retrying = Retrying(settings, self._layout, self._schemas, self._requests.send)
         self._upkeep = Upkeep(
             settings,
             layout=self._layout,
@@ -140,6 +142,7 @@ class Worker:
             skipped=self._skipped,
             missing=self._missing,
             audit=self._audit,
+            retrying=self._retrying,
         )
         self._waits_for = ""
         self._turned_at = time.monotonic()
@@ -175,6 +178,7 @@ class Worker:
             log.warning("group.not_left", advice="Kafka does not answer; it gives the partitions on by itself.")
             self.left_behind = True
         self.left_behind |= not self._upkeep.close()
+        self.left_behind |= not self._retrying.close()
         self._requests.close()
         self._schemas.close()
         self._threads.shutdown(wait=False, cancel_futures=True)
@@ -381,6 +385,8 @@ class Worker:
             self._applied[result.tenant] = {"applied_at": datetime.now(UTC).isoformat()}
         self._skipped.add(result.skipped)
         self._missing.add(result.tableless)
+        for table, buried in result.buried.items():
+            metrics.DEAD_LETTERS.labels(table=table).inc(buried)
         for table, bodiless in result.bodiless.items():
             metrics.BODILESS.labels(table=table).inc(bodiless)
             log.warning("rows.without_body", tenant=result.tenant, table=table, rows=bodiless, advice=_BODILESS)

@@ -9,8 +9,9 @@ from typing import Any
 from psycopg import Connection
 
 from consumers.batch import ends_of, new_marks
+from consumers.layout import read_relations
 from consumers.ordering import Event, steps
-from consumers.target import Outcome, Session, Work, read_relations
+from consumers.target import Outcome, Session, Work
 from consumers.upsert import Relation
 from consumers.watermark import Mark, Place
 from tests.histories import schema_of

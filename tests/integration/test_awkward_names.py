@@ -10,11 +10,12 @@ import orjson
 import pytest
 
 from consumers.identifiers import quoted
+from consumers.layout import read_relations
 from consumers.misfits import misfits
 from consumers.ordering import Begin, Delete, Event, Rows, Step, Sweep, Truncate, Upsert
 from consumers.requests import Stubs
 from consumers.status import gather
-from consumers.target import Outcome, Session, Work, read_relations
+from consumers.target import Outcome, Session, Work
 from replicator import BackfillMarker, Position, TableSchema
 from tests.integration.targets import Target, target_of
 

@@ -132,7 +132,7 @@ def test_columns_added_dropped_and_renamed_under_traffic_never_shift_a_value(
     assert worker.running
 
 
-def test_a_value_wider_than_its_column_parks_its_tenant_until_the_column_is_widened(
+def test_a_value_wider_than_its_column_is_a_dead_letter_until_the_column_is_widened(
     path: Whole, source: Source, worker: Program
 ) -> None:
     source.execute("ALTER TABLE messages ALTER COLUMN content_type TYPE bigint")
@@ -141,19 +141,19 @@ def test_a_value_wider_than_its_column_parks_its_tenant_until_the_column_is_wide
     wait_held(path, "content_type", fitting, 7)
     wide = add_message(source, 6, "does not fit")
     source.execute(f"UPDATE messages SET content_type = {2**40} WHERE id = {wide}".encode())
-    wait_until(lambda: status(path).tenants[0].parked, "the tenant is parked", 20)
+    wait_until(lambda: status(path).tenants[0].dead_letters, "the event is a dead letter", 20)
     mine, others = status(path).tenants
-    assert others.parked == ()
-    (parked,) = mine.parked
-    assert (parked.error or "").endswith("messages.content_type (integer here, bigint in the source)")
+    assert (mine.parked, others.dead_letters) == ((), 0)
+    (letter,) = json.loads(command(path, "consumers", "dead-letters", "list", "--json"))["letters"]
+    assert letter["error"].endswith("messages.content_type (integer here, bigint in the source)")
     widen = 'ALTER TABLE "messages" ALTER COLUMN "content_type" TYPE bigint;'
-    assert widen in (parked.advice or "")
-    assert str(2**40) not in worker.log.read_text() + str(mine)
-    after = add_message(source, 3, "of the other tenant")
-    wait_held(path, "content", after, "of the other tenant")
+    assert widen in letter["advice"]
+    assert str(2**40) not in worker.log.read_text() + str(mine) + str(letter)
+    after = add_message(source, 6, "of the same inbox")
+    wait_held(path, "content", after, "of the same inbox")
 
     path.target.execute(widen, what="owner")
     wait_held(path, "content_type", wide, 2**40)
     path.wait_equal()
-    wait_until(lambda: not status(path).tenants[0].parked, "the tenant has caught up", 20)
+    wait_until(lambda: not status(path).tenants[0].dead_letters, "it is healed", 20)
     assert worker.running

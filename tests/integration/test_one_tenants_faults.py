@@ -1,10 +1,10 @@
-"""What goes wrong with one tenant is that tenant's alone: it is parked or passed over, and the others go on."""
+"""What goes wrong with one tenant is that tenant's alone: a dead letter, or it is parked, and the others go on."""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -137,33 +137,51 @@ def test_a_tenant_whose_tables_version_does_not_come_is_parked(applied: Applied)
 # --- what the target refuses, and no table of ours knows
 
 
-@pytest.mark.parametrize(
-    "sqlstate", ["P0001", "0A000", "44000", "42804", "QQ123", "42P01", "42883", "42501", "26000", "23514"]
-)
-def test_a_row_that_the_target_refuses_for_a_reason_of_its_own_is_found(
-    applied: Applied, applier: Applier, sqlstate: str
-) -> None:
+@contextmanager
+def refusing(applied: Applied, sqlstate: str) -> Iterator[None]:
+    """A trigger of the target refuses message 5."""
     applied.target.execute(
         "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS"
         f" $$ BEGIN RAISE EXCEPTION 'not %', NEW.content USING ERRCODE = '{sqlstate}'; END $$;"
         " CREATE TRIGGER refuse BEFORE INSERT ON messages FOR EACH ROW WHEN (NEW.id = 5) EXECUTE FUNCTION refuse()"
     )
     try:
-        stuck = run(applier, messages(1, 2, 3, 4, 5, 6))
-        assert (stuck.stuck, kind(stuck)) == ({0: 4}, sqlstate)
-        assert stuck.reason is not None
-        assert "not" not in stuck.reason.says, "what a function says may be a value"
-        assert applied.rows(TENANT, "SELECT id FROM messages ORDER BY id") == [(1,), (2,), (3,), (4,)]
+        yield
     finally:
         applied.target.execute("DROP FUNCTION refuse CASCADE")
+
+
+def dead(applied: Applied, columns: str = "log_offset, error_class") -> list[tuple[Any, ...]]:
+    return applied.target.rows(f"SELECT {columns} FROM replication_dead_letters ORDER BY id")
+
+
+@pytest.mark.parametrize("sqlstate", ["P0001", "0A000", "44000", "42804", "QQ123", "42P01", "42883", "26000", "23514"])
+def test_a_row_that_the_target_refuses_for_a_reason_of_its_own_is_a_dead_letter(
+    applied: Applied, applier: Applier, sqlstate: str
+) -> None:
+    with refusing(applied, sqlstate):
+        result = run(applier, messages(1, 2, 3, 4, 5, 6))
+        assert (result.stuck, result.reason) == ({}, None)
+        assert dead(applied) == [(4, sqlstate)]
+        ((says,),) = dead(applied, "error")
+        assert "not" not in says, "what a function says may be a value"
+        assert applied.rows(TENANT, "SELECT id FROM messages ORDER BY id") == [(1,), (2,), (3,), (4,), (6,)]
+
+
+def test_a_right_that_a_trigger_lacks_is_no_rows_fault(applied: Applied, applier: Applier) -> None:
+    with refusing(applied, "42501"):
+        stuck = run(applier, messages(1, 2, 3, 4, 5, 6))
+        assert (stuck.stuck, kind(stuck)) == ({0: 4}, "42501")
+        assert dead(applied) == []
+        assert applied.rows(TENANT, "SELECT id FROM messages ORDER BY id") == [(1,), (2,), (3,), (4,)]
 
 
 @pytest.mark.parametrize("absent", [b"{", b"5", b'"content"', b"[[]]", b"[1]", b"{}"])
 def test_absent_columns_that_are_no_list_of_names_are_found(applied: Applied, applier: Applier, absent: bytes) -> None:
     before, wrong, after = messages(1, 2, 3)
-    stuck = run(applier, [before, wrong._replace(absent=absent), after])
-    assert (stuck.stuck, kind(stuck)) == ({0: 1}, "BadEvent")
-    assert applied.rows(TENANT, "SELECT id FROM messages") == [(1,)]
+    assert run(applier, [before, wrong._replace(absent=absent), after]).stuck == {}
+    assert dead(applied) == [(1, "BadEvent")]
+    assert applied.rows(TENANT, "SELECT id FROM messages ORDER BY id") == [(1,), (3,)]
 
 
 @pytest.mark.parametrize(
@@ -178,8 +196,9 @@ def test_absent_columns_that_are_no_list_of_names_are_found(applied: Applied, ap
 def test_a_body_that_no_database_can_read_is_found(applied: Applied, applier: Applier, body: bytes) -> None:
     events = messages(1, 2, 3)
     events[1] = events[1]._replace(body=body)
-    assert run(applier, events).stuck == {0: 1}
-    assert applied.rows(TENANT, "SELECT id FROM messages") == [(1,)]
+    assert run(applier, events).stuck == {}
+    assert dead(applied, "log_offset, body") == [(1, body)], "as it came"
+    assert applied.rows(TENANT, "SELECT id FROM messages ORDER BY id") == [(1,), (3,)]
 
 
 def test_a_key_that_is_too_large_for_its_column_is_named(applied: Applied) -> None:
@@ -188,11 +207,11 @@ def test_a_key_that_is_too_large_for_its_column_is_named(applied: Applied) -> No
         return replace(known, columns=tuple((name, "bigint" if name == "id" else kind) for name, kind in known.columns))
 
     with closing(Applier(applied.target.settings(), layout_of(applied), of_source)) as applier:
-        stuck = run(applier, messages(1, 3_000_000_000, 2))
-    assert (stuck.stuck, kind(stuck)) == ({0: 1}, "22003")
-    assert stuck.reason is not None
-    assert stuck.reason.says.endswith("messages.id (integer here, bigint in the source)")
-    assert 'ALTER TABLE "messages" ALTER COLUMN "id" TYPE bigint;' in stuck.reason.advice
+        assert run(applier, messages(1, 3_000_000_000, 2)).stuck == {}
+    ((offset, sqlstate, says, advice),) = dead(applied, "log_offset, error_class, error, advice")
+    assert (offset, sqlstate) == (1, "22003")
+    assert says.endswith("messages.id (integer here, bigint in the source)")
+    assert 'ALTER TABLE "messages" ALTER COLUMN "id" TYPE bigint;' in advice
 
 
 # --- a tenant that goes, or is set aside

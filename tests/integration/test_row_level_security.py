@@ -19,6 +19,7 @@ KEYS = {
 REPLICATED = tuple(KEYS)
 CONTROL = (
     *("inbox_tenant_mapping", "etl_control", "replication_progress", "replication_watermarks", "replication_parked"),
+    "replication_dead_letters",
     *("replication_generations", "unmapped_inboxes", "replication_migrations", "replication_skipped_columns"),
     "replication_missing_tables",
 )

@@ -12,7 +12,8 @@ import pytest
 
 from consumers import tenants
 from consumers.errors import Overtaken, TargetRefused
-from consumers.target import Session, read_relations, refuse_unbound
+from consumers.layout import read_relations
+from consumers.target import Session, refuse_unbound
 from demo.servers import wait_until
 from tests.histories import Erase, Source, Write, schema_of
 from tests.integration.applied import Applied

@@ -9,6 +9,7 @@ import pytest
 
 from consumers import target as writing
 from consumers.errors import Overtaken
+from consumers.layout import read_relations
 from consumers.ordering import Delete, Rows, Step, Upsert
 from consumers.target import Session, Work
 from consumers.watermark import Mark
@@ -34,7 +35,7 @@ def sessions(target: Target) -> Iterator[tuple[Session, Session]]:
     settings = target.settings()
     with ExitStack() as stack:
         control = stack.enter_context(closing(writing.open_session(settings, "test")))
-        relations = writing.read_relations(control)
+        relations = read_relations(control)
         sleeper, successor = (stack.enter_context(closing(Session(settings, relations))) for _ in range(2))
         yield sleeper, successor
 
