@@ -21,7 +21,10 @@ from consumers.session import connect
 
 _STATEMENT_LIMIT: Final = "1h"
 """Some million rows; the workers of the tenants concerned wait meanwhile, and then catch up."""
-_HELD: Final = "SELECT relation AS table, held AS rows, shared FROM replication_inbox_rows(%s, %s) WHERE held > 0 ORDER BY relation"
+_HELD: Final = (
+    "SELECT relation AS table, held AS rows, shared FROM replication_inbox_rows(%s, %s) WHERE held > 0"
+    " ORDER BY relation"
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

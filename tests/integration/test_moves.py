@@ -187,13 +187,10 @@ def test_what_the_new_tenant_has_already_stays_if_it_is_later(log: Applied) -> N
 
 
 def test_an_older_snapshot_is_refused(log: Applied) -> None:
-    with (
-        log.target.connected("owner") as session,
-        pytest.raises(psycopg.errors.InvalidTransactionState, match="READ COMMITTED"),
-        session.transaction(),
-    ):
-        session.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
-        session.execute("UPDATE inbox_tenant_mapping SET tenant_id = 2 WHERE inbox_id = %s", [MOVES])
+    with log.target.connected("owner") as session:
+        session.execute("SET default_transaction_isolation = 'repeatable read'")
+        with pytest.raises(psycopg.errors.InvalidTransactionState, match="READ COMMITTED"):
+            session.execute("UPDATE inbox_tenant_mapping SET tenant_id = 2 WHERE inbox_id = %s", [MOVES])
     assert held(log, 1)["messages"] == [1, 2, 3, 4]
 
 
