@@ -74,8 +74,6 @@ def move(settings: Settings, inbox: int, tenant: int, *, apply: bool) -> Handove
         _refuse_tenant(connection, tenant)
         if found.tenant_id == tenant:
             return Handover(inbox=inbox, does=(), holdings=())
-        if apply:
-            _lock(connection, inbox, found, tenant)
         handover = Handover(
             inbox=inbox,
             does=(f"move inbox {inbox} from tenant {found.tenant_id} to tenant {tenant}, with its rows",),
@@ -83,6 +81,7 @@ def move(settings: Settings, inbox: int, tenant: int, *, apply: bool) -> Handove
             notes=tuple(_notes(connection, found, tenant)),
         )
         if apply:
+            _lock(connection, inbox, found, tenant)
             connection.execute("UPDATE inbox_tenant_mapping SET tenant_id = %s WHERE inbox_id = %s", [tenant, inbox])
         return handover
 
@@ -100,8 +99,6 @@ def deactivate(settings: Settings, inbox: int, *, purge: bool, apply: bool) -> H
             raise Refused(f"inbox {inbox} belongs to nobody, and nobody keeps rows of it")
         if found is None and not purge:
             raise Refused(f"inbox {inbox} belongs to nobody already; --purge deletes what is kept of it")
-        if apply:
-            _lock(connection, inbox, found)
         holders = sorted({*keepers, *([found.tenant_id] if found else ())})
         holdings = tuple(_holding(connection, inbox, holder) for holder in holders)
         does = []
@@ -111,6 +108,8 @@ def deactivate(settings: Settings, inbox: int, *, purge: bool, apply: bool) -> H
             does.append(f"delete the rows of inbox {inbox} for good, and what was written beside them")
         elif not purge and does:
             does.append("keep its rows")
+        if apply:
+            _lock(connection, inbox, found)
         if apply and found is not None and found.is_active:
             connection.execute("UPDATE inbox_tenant_mapping SET is_active = false WHERE inbox_id = %s", [inbox])
         if apply and purge:

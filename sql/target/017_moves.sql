@@ -47,7 +47,6 @@ AS $$
     WHERE k.contype = 'f' AND cardinality(k.conkey) = 2 AND o.attname <> 'tenant_id'
         AND c.relnamespace = ':"schema"'::regnamespace AND p.relnamespace = c.relnamespace
 $$;
-REVOKE ALL ON FUNCTION replication_references() FROM PUBLIC;
 
 -- The replicated tables, each after those that it refers to, with what is needed to carry rows of them over. data: what a
 -- stub lacks; settable: what a row that is there already can be given; both, and columns, quoted.
@@ -78,7 +77,6 @@ AS $$
             AND t.attnum > 0 AND NOT t.attisdropped AND t.attgenerated = '' AND t.attname <> 'tenant_id'
     ) AS a
 $$;
-REVOKE ALL ON FUNCTION replication_order() FROM PUBLIC;
 
 -- How many rows a tenant has of an inbox, by table; shared: of those, the ones that its other inboxes refer to as well,
 -- which it keeps a copy, or a stub, of.
@@ -114,18 +112,73 @@ BEGIN
     PERFORM set_config('app.current_tenant_id', asking, true);
 END
 $$;
-REVOKE ALL ON FUNCTION replication_inbox_rows(bigint, integer) FROM PUBLIC;
 
--- Takes the rows of an inbox from its tenant into temporary tables, children first; returns their number by table. The
--- caller holds the tenant's lock.
+-- How rows are carried over, as statements by table: $1 is the tenant, $2 the inbox. A temporary table for each holds them
+-- on their way; replication_taken holds their conversations, replication_queued those that wait to be analysed.
+CREATE OR REPLACE FUNCTION replication_prepare_move() RETURNS void
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    CREATE TEMPORARY TABLE replication_taken (conversation_id bigint) ON COMMIT DROP;
+    CREATE TEMPORARY TABLE replication_queued (conversation_id bigint) ON COMMIT DROP;
+    CREATE TEMPORARY TABLE replication_moving ON COMMIT DROP AS
+    WITH tables AS MATERIALIZED (
+        SELECT o.*, format('pg_temp.replication_moving_%s', o.n) AS moving, format(':"schema".%I', o.relation) AS stored,
+            array_to_string(o.columns, ', ') AS listed, 't.' || array_to_string(o.columns, ', t.') AS taken
+        FROM :"schema".replication_order() AS o
+    )
+    SELECT t.n, t.relation, t.moving, t.inbox IS NOT NULL OR f.named IS NOT NULL AS is_told,
+        format('CREATE TEMPORARY TABLE replication_moving_%s ON COMMIT DROP AS SELECT %s FROM %s WITH NO DATA',
+            t.n, t.listed, t.stored) AS make,
+        format('WITH gone AS (DELETE FROM %s AS t WHERE t.tenant_id = $1 AND %s%s RETURNING %s) INSERT INTO %s SELECT * FROM gone',
+            t.stored, w.chosen, f.childless, t.taken, t.moving) AS take,
+        format('INSERT INTO %s SELECT %s FROM %s AS t WHERE t.tenant_id = $1 AND %s', t.moving, t.taken, t.stored, w.chosen)
+            AS copy_parents,
+        CASE WHEN t.inbox IS NOT NULL THEN format('UPDATE %s AS t SET %s = NULL, synced_at = NULL WHERE t.tenant_id = $1 AND %s',
+            t.stored, array_to_string(t.data, ' = NULL, '), w.chosen) END AS wipe_parents,
+        CASE
+            WHEN t.inbox IS NULL THEN format('DELETE FROM %s AS t WHERE t.tenant_id = $1%s', t.stored, f.childless)
+            WHEN f.named IS NOT NULL THEN
+                format('DELETE FROM %s AS t WHERE t.tenant_id = $1 AND t.synced_at IS NULL AND t.%I IN (%s)%s',
+                    t.stored, t.key, f.named, f.childless)
+        END AS drop_orphans,
+        format('INSERT INTO %1$s AS t (tenant_id, %2$s) OVERRIDING SYSTEM VALUE SELECT $1, %2$s FROM %3$s'
+            ' ON CONFLICT (tenant_id, %4$I) DO UPDATE SET (%5$s) = ROW(EXCLUDED.%6$s)'
+            ' WHERE (t.source_epoch, t.source_point, t.source_ordinal)'
+            ' < (EXCLUDED.source_epoch, EXCLUDED.source_point, EXCLUDED.source_ordinal)',
+            t.stored, t.listed, t.moving, t.key,
+            array_to_string(t.settable, ', '), array_to_string(t.settable, ', EXCLUDED.')) AS bring,
+        COALESCE(f.make_stubs, ARRAY[]::text[]) AS make_stubs
+    FROM tables AS t
+    CROSS JOIN LATERAL (
+        SELECT
+            string_agg(format('SELECT m.%I FROM %s AS m', e.own, c.moving), ' UNION ALL ')
+                FILTER (WHERE e.child <> e.parent) AS named,
+            string_agg(format(' AND NOT EXISTS (SELECT FROM %s AS c WHERE c.tenant_id = $1 AND c.%I = t.%I)',
+                c.stored, e.own, t.key), '') AS childless,
+            array_agg(format('INSERT INTO %1$s (tenant_id, %2$I) SELECT DISTINCT $1, m.%3$I FROM %4$s AS m'
+                ' WHERE m.%3$I IS NOT NULL AND NOT EXISTS (SELECT FROM %1$s AS t WHERE t.tenant_id = $1 AND t.%2$I = m.%3$I)'
+                ' ON CONFLICT DO NOTHING', t.stored, t.key, e.own, c.moving)) AS make_stubs
+        FROM :"schema".replication_references() AS e JOIN tables AS c ON c.relation = e.child
+        WHERE e.parent = t.relation
+    ) AS f
+    CROSS JOIN LATERAL (
+        SELECT CASE
+            WHEN t.inbox IS NULL THEN format('t.%I IN (%s)', t.key, COALESCE(f.named, 'NULL'))
+            ELSE format('t.%I = $2', t.inbox)
+        END AS chosen
+    ) AS w;
+END
+$$;
+
+-- Takes the rows of an inbox from its tenant, children first; returns their number by table. What has children left is
+-- copied: with an inbox it becomes a stub that goes with its last child. What says no inbox and nothing refers to may be
+-- this inbox's too, and goes: who should have it asks for it again. The caller holds the tenant's lock.
 CREATE OR REPLACE FUNCTION replication_take_out(of_inbox bigint, of_tenant integer) RETURNS jsonb
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
     r record;
-    named text;
-    childless text;
-    chosen text;
     taken bigint;
     copied bigint;
     counts jsonb := '{}';
@@ -135,127 +188,85 @@ BEGIN
         RAISE EXCEPTION 'the rows of an inbox can only be moved in a READ COMMITTED transaction'
             USING ERRCODE = 'invalid_transaction_state';
     END IF;
+    PERFORM :"schema".replication_prepare_move();
     PERFORM set_config('app.current_tenant_id', of_tenant::text, true);
-    FOR r IN SELECT o.*, 'pg_temp.replication_moving_' || o.n AS moving
-        FROM :"schema".replication_order() AS o ORDER BY o.n DESC
-    LOOP
-        EXECUTE format('CREATE TEMPORARY TABLE replication_moving_%s ON COMMIT DROP AS SELECT %s FROM :"schema".%I WITH NO DATA',
-            r.n, array_to_string(r.columns, ', '), r.relation);
-        SELECT
-            string_agg(format('SELECT m.%I FROM pg_temp.replication_moving_%s AS m', f.own, c.n), ' UNION ALL ')
-                FILTER (WHERE f.child <> f.parent),
-            string_agg(format(' AND NOT EXISTS (SELECT FROM :"schema".%I AS c WHERE c.tenant_id = $1 AND c.%I = t.%I)',
-                f.child, f.own, r.key), '')
-        INTO named, childless
-        FROM :"schema".replication_references() AS f JOIN :"schema".replication_order() AS c ON c.relation = f.child
-        WHERE f.parent = r.relation;
-        IF r.inbox IS NULL AND named IS NULL THEN
+    FOR r IN SELECT m.* FROM pg_temp.replication_moving AS m ORDER BY m.n DESC LOOP
+        IF NOT r.is_told THEN
             RAISE EXCEPTION 'rows of % say no inbox, and nothing refers to them: whose they are can''t be told', r.relation
                 USING ERRCODE = 'feature_not_supported';
         END IF;
-        chosen := CASE WHEN r.inbox IS NULL THEN format('t.%I IN (%s)', r.key, named) ELSE format('t.%I = $2', r.inbox) END;
-        EXECUTE format('WITH gone AS (DELETE FROM :"schema".%I AS t WHERE t.tenant_id = $1 AND %s%s RETURNING %s)'
-            ' INSERT INTO %s SELECT * FROM gone',
-            r.relation, chosen, childless, 't.' || array_to_string(r.columns, ', t.'), r.moving
-        ) USING of_tenant, of_inbox;
+        EXECUTE r.make;
+        EXECUTE r.take USING of_tenant, of_inbox;
         GET DIAGNOSTICS taken = ROW_COUNT;
-        IF childless IS NOT NULL THEN
-            EXECUTE format('INSERT INTO %s SELECT %s FROM :"schema".%I AS t WHERE t.tenant_id = $1 AND %s',
-                r.moving, 't.' || array_to_string(r.columns, ', t.'), r.relation, chosen
-            ) USING of_tenant, of_inbox;
-            GET DIAGNOSTICS copied = ROW_COUNT;
-            taken := taken + copied;
-            IF r.inbox IS NOT NULL AND copied > 0 THEN
-                EXECUTE format('UPDATE :"schema".%I AS t SET %s = NULL, synced_at = NULL WHERE t.tenant_id = $1 AND %s',
-                    r.relation, array_to_string(r.data, ' = NULL, '), chosen
-                ) USING of_tenant, of_inbox;
-            END IF;
-            -- Stubs that have lost their last child.
-            IF r.inbox IS NOT NULL AND named IS NOT NULL THEN
-                EXECUTE format('DELETE FROM :"schema".%I AS t WHERE t.tenant_id = $1 AND t.synced_at IS NULL AND t.%I IN (%s)%s',
-                    r.relation, r.key, named, childless) USING of_tenant;
-            END IF;
+        EXECUTE r.copy_parents USING of_tenant, of_inbox;
+        GET DIAGNOSTICS copied = ROW_COUNT;
+        IF copied > 0 AND r.wipe_parents IS NOT NULL THEN
+            EXECUTE r.wipe_parents USING of_tenant, of_inbox;
         END IF;
-        IF taken > 0 THEN
-            counts := counts || jsonb_build_object(r.relation, taken);
+        IF r.drop_orphans IS NOT NULL THEN
+            EXECUTE r.drop_orphans USING of_tenant;
+        END IF;
+        IF taken + copied > 0 THEN
+            counts := counts || jsonb_build_object(r.relation, taken + copied);
         END IF;
     END LOOP;
     PERFORM :"schema".replication_take_analysis(of_tenant);
     RETURN counts;
 END
 $$;
-REVOKE ALL ON FUNCTION replication_take_out(bigint, integer) FROM PUBLIC;
 
--- What stands beside the conversations that were taken: what is waiting to be analysed is noted, and nothing of it stays.
+-- What stands beside the conversations that were taken: what waits to be analysed is noted, and nothing of it stays.
 CREATE OR REPLACE FUNCTION replication_take_analysis(of_tenant integer) RETURNS void
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    moving CONSTANT text := (
-        SELECT format('(SELECT m.%I FROM pg_temp.replication_moving_%s AS m)', o.key, o.n)
-        FROM :"schema".replication_order() AS o WHERE o.relation = 'conversations_analytics'
-    );
+    moving text;
 BEGIN
-    CREATE TEMPORARY TABLE replication_queued (conversation_id bigint) ON COMMIT DROP;
-    IF moving IS NULL THEN
-        RETURN;
-    END IF;
+    FOR moving IN SELECT m.moving FROM pg_temp.replication_moving AS m WHERE m.relation = 'conversations_analytics' LOOP
+        EXECUTE 'INSERT INTO pg_temp.replication_taken SELECT m.conversation_id FROM ' || moving || ' AS m';
+    END LOOP;
     -- 012 has just set aside what is carried over.
-    EXECUTE 'DELETE FROM :"schema".replication_set_aside AS a WHERE a.tenant_id = $1 AND a.conversation_id IN ' || moving
-        USING of_tenant;
-    EXECUTE 'INSERT INTO pg_temp.replication_queued SELECT DISTINCT q.conversation_id FROM :"schema".analysis_queue AS q'
-        ' WHERE q.tenant_id = $1 AND q.conversation_id IN ' || moving USING of_tenant;
+    DELETE FROM :"schema".replication_set_aside AS a USING pg_temp.replication_taken AS t
+    WHERE a.tenant_id = of_tenant AND a.conversation_id = t.conversation_id;
+    INSERT INTO pg_temp.replication_queued
+    SELECT DISTINCT t.conversation_id FROM pg_temp.replication_taken AS t
+    JOIN :"schema".analysis_queue AS q ON q.tenant_id = of_tenant AND q.conversation_id = t.conversation_id;
     -- An analyser may hold one for long; it finds its conversation gone.
-    EXECUTE 'DELETE FROM :"schema".analysis_queue AS q USING (SELECT o.id FROM :"schema".analysis_queue AS o'
-        ' WHERE o.tenant_id = $1 AND o.conversation_id IN ' || moving || ' FOR UPDATE SKIP LOCKED) AS unheld'
-        ' WHERE q.tenant_id = $1 AND q.id = unheld.id' USING of_tenant;
+    DELETE FROM :"schema".analysis_queue AS q USING (
+        SELECT o.id FROM :"schema".analysis_queue AS o
+        WHERE o.tenant_id = of_tenant AND o.conversation_id IN (SELECT w.conversation_id FROM pg_temp.replication_queued AS w)
+        FOR UPDATE SKIP LOCKED
+    ) AS unheld
+    WHERE q.tenant_id = of_tenant AND q.id = unheld.id;
 END
 $$;
-REVOKE ALL ON FUNCTION replication_take_analysis(integer) FROM PUBLIC;
 
--- Gives what was taken out to a tenant, parents first; where it has a row already the later position stays. The caller
--- holds the tenant's lock.
+-- Gives what was taken out to a tenant, parents first, with stubs for those that stay behind; where it has a row already
+-- the later position stays. The caller holds the tenant's lock.
 CREATE OR REPLACE FUNCTION replication_bring_in(to_tenant integer) RETURNS void
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
     r record;
-    f record;
-    analysed text;
+    make text;
 BEGIN
     PERFORM set_config('app.current_tenant_id', to_tenant::text, true);
-    SELECT format('(SELECT m.%I FROM pg_temp.replication_moving_%s AS m)', o.key, o.n) INTO analysed
-    FROM :"schema".replication_order() AS o WHERE o.relation = 'conversations_analytics';
-    EXECUTE 'INSERT INTO pg_temp.replication_queued SELECT DISTINCT q.conversation_id FROM :"schema".analysis_queue AS q'
-        ' WHERE q.tenant_id = $1 AND q.conversation_id IN ' || COALESCE(analysed, '(NULL)') USING to_tenant;
-    FOR r IN SELECT o.* FROM :"schema".replication_order() AS o ORDER BY o.n LOOP
-        EXECUTE format('INSERT INTO :"schema".%1$I AS t (tenant_id, %2$s) OVERRIDING SYSTEM VALUE'
-            ' SELECT $1, %2$s FROM pg_temp.replication_moving_%3$s ON CONFLICT (tenant_id, %4$I) DO UPDATE SET (%5$s) = ROW(%6$s)'
-            ' WHERE (t.source_epoch, t.source_point, t.source_ordinal)'
-            ' < (EXCLUDED.source_epoch, EXCLUDED.source_point, EXCLUDED.source_ordinal)',
-            r.relation, array_to_string(r.columns, ', '), r.n, r.key,
-            array_to_string(r.settable, ', '), 'EXCLUDED.' || array_to_string(r.settable, ', EXCLUDED.')
-        ) USING to_tenant;
-        FOR f IN
-            SELECT e.own, c.n FROM :"schema".replication_references() AS e
-            JOIN :"schema".replication_order() AS c ON c.relation = e.child WHERE e.parent = r.relation
-        LOOP
-            EXECUTE format('INSERT INTO :"schema".%1$I (tenant_id, %2$I) SELECT DISTINCT $1, m.%3$I'
-                ' FROM pg_temp.replication_moving_%4$s AS m WHERE m.%3$I IS NOT NULL AND NOT EXISTS ('
-                'SELECT FROM :"schema".%1$I AS t WHERE t.tenant_id = $1 AND t.%2$I = m.%3$I) ON CONFLICT DO NOTHING',
-                r.relation, r.key, f.own, f.n) USING to_tenant;
+    INSERT INTO pg_temp.replication_queued
+    SELECT DISTINCT t.conversation_id FROM pg_temp.replication_taken AS t
+    JOIN :"schema".analysis_queue AS q ON q.tenant_id = to_tenant AND q.conversation_id = t.conversation_id;
+    FOR r IN SELECT m.* FROM pg_temp.replication_moving AS m ORDER BY m.n LOOP
+        EXECUTE r.bring USING to_tenant;
+        FOREACH make IN ARRAY r.make_stubs LOOP
+            EXECUTE make USING to_tenant;
         END LOOP;
     END LOOP;
     -- 013 has queued them all, but their messages have not changed.
-    EXECUTE 'DELETE FROM :"schema".analysis_queue AS q WHERE q.tenant_id = $1 AND q.conversation_id IN '
-        || COALESCE(analysed, '(NULL)') || ' AND q.conversation_id NOT IN (SELECT w.conversation_id FROM pg_temp.replication_queued AS w)'
-        USING to_tenant;
-    EXECUTE 'INSERT INTO :"schema".analysis_queue (tenant_id, conversation_id) SELECT DISTINCT $1, w.conversation_id'
-        ' FROM pg_temp.replication_queued AS w WHERE NOT EXISTS (SELECT FROM :"schema".analysis_queue AS q'
-        ' WHERE q.tenant_id = $1 AND q.conversation_id = w.conversation_id)' USING to_tenant;
+    DELETE FROM :"schema".analysis_queue AS q USING pg_temp.replication_taken AS t
+    WHERE q.tenant_id = to_tenant AND q.conversation_id = t.conversation_id;
+    INSERT INTO :"schema".analysis_queue (tenant_id, conversation_id)
+    SELECT DISTINCT to_tenant, w.conversation_id FROM pg_temp.replication_queued AS w;
 END
 $$;
-REVOKE ALL ON FUNCTION replication_bring_in(integer) FROM PUBLIC;
 
 -- Another inbox may be moved in the same transaction.
 CREATE OR REPLACE FUNCTION replication_drop_moving() RETURNS void
@@ -264,13 +275,12 @@ AS $$
 DECLARE
     moving text;
 BEGIN
-    FOR moving IN SELECT 'pg_temp.replication_moving_' || o.n FROM :"schema".replication_order() AS o LOOP
+    FOREACH moving IN ARRAY ARRAY(SELECT m.moving FROM pg_temp.replication_moving AS m) LOOP
         EXECUTE 'DROP TABLE ' || moving;
     END LOOP;
-    DROP TABLE pg_temp.replication_queued;
+    DROP TABLE pg_temp.replication_moving, pg_temp.replication_taken, pg_temp.replication_queued;
 END
 $$;
-REVOKE ALL ON FUNCTION replication_drop_moving() FROM PUBLIC;
 
 -- Locks of everybody concerned, in ascending order, before any row is touched.
 CREATE OR REPLACE FUNCTION replication_inbox_will_change() RETURNS trigger
@@ -289,7 +299,6 @@ BEGIN
     RETURN NEW;
 END
 $$;
-REVOKE ALL ON FUNCTION replication_inbox_will_change() FROM PUBLIC;
 
 -- Rows follow the mapping. The roles that may change it need no right on the rows.
 CREATE OR REPLACE FUNCTION replication_inbox_changed() RETURNS trigger
@@ -337,7 +346,6 @@ BEGIN
     RETURN NULL;
 END
 $$;
-REVOKE ALL ON FUNCTION replication_inbox_changed() FROM PUBLIC;
 
 -- By their names they come before 005's.
 CREATE OR REPLACE TRIGGER replication_inbox_will_change
@@ -382,7 +390,6 @@ BEGIN
     RETURN purged;
 END
 $$;
-REVOKE ALL ON FUNCTION replication_purge_inbox(bigint) FROM PUBLIC;
 
 -- Mappings that were deleted before this file was there.
 CREATE OR REPLACE FUNCTION replication_note_former_inboxes() RETURNS void
@@ -402,5 +409,11 @@ BEGIN
     PERFORM set_config('app.current_tenant_id', '', true);
 END
 $$;
-REVOKE ALL ON FUNCTION replication_note_former_inboxes() FROM PUBLIC;
+
+REVOKE ALL ON FUNCTION
+    replication_references(), replication_order(), replication_inbox_rows(bigint, integer), replication_prepare_move(),
+    replication_take_out(bigint, integer), replication_take_analysis(integer), replication_bring_in(integer),
+    replication_drop_moving(), replication_inbox_will_change(), replication_inbox_changed(),
+    replication_purge_inbox(bigint), replication_note_former_inboxes()
+    FROM PUBLIC;
 SELECT replication_note_former_inboxes();

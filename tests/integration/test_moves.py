@@ -169,6 +169,13 @@ def test_a_child_of_another_inboxes_parent_gets_a_stub_and_takes_a_lonely_one_al
     assert log.stubs("conversations") == [(2, 2), (2, 77)]
 
 
+def test_a_contact_that_nothing_refers_to_is_not_left_behind(log: Applied) -> None:
+    """Whose it is can't be told: its references were not read yet."""
+    log.apply(log.read("contacts", 8, MOVES, 9, name="early"))
+    by_owner(log)
+    assert (held(log, 1)["contacts"], held(log, 2)["contacts"]) == ([5, 7], [5, 6])
+
+
 def test_what_the_new_tenant_has_already_stays_if_it_is_later(log: Applied) -> None:
     """Rows that moved between inboxes of the two, whose leaving has been read and whose coming has not."""
     log.apply(

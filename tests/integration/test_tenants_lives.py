@@ -5,15 +5,14 @@ Every choice (what happens, to which inbox, after how many rows of traffic, who 
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from random import Random
 
 import psycopg
 import pytest
+from typer.testing import CliRunner
 
+from consumers.__main__ import app
 from demo.servers import wait_until
 from demo.source.seed import seed as fill
 from demo.source.traffic import Traffic
@@ -25,22 +24,15 @@ RATE = 150.0
 TENANTS = 3
 BETWEEN = 60
 """Rows of traffic from one event to the next: the mean, at most three times it."""
-EVENTS = 9
+EVENTS = 6
 SECONDS = 120
 SOAK = range(100, 120)
 
 
 def command(path: Whole, *arguments: object) -> None:
     """`consumers map … --apply`"""
-    done = subprocess.run(
-        [sys.executable, "-m", "consumers", "map", *map(str, arguments), "--apply"],
-        env={**os.environ, **path.worker_environment},
-        capture_output=True,
-        text=True,
-        timeout=SECONDS,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
+    done = CliRunner().invoke(app, ["map", *map(str, arguments), "--apply"], env=path.worker_environment)
+    assert done.exit_code == 0, done.output + done.stderr
 
 
 def by_hand(path: Whole, statement: str, *parameters: object) -> None:
@@ -201,4 +193,4 @@ def test_tenants_live_side_by_side(path: Whole) -> None:
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("seed", SOAK)
 def test_many_lives(path: Whole, seed: int) -> None:
-    live(path, seed, events=2 * EVENTS)
+    live(path, seed, events=3 * EVENTS)
