@@ -267,6 +267,13 @@ def test_a_removed_tenants_rows_and_notes_go_with_it(log: Applied) -> None:
     assert not any(held(log, 1).values())
 
 
+def test_a_mapping_that_was_removed_before_this_version_is_found_by_its_rows(log: Applied) -> None:
+    log.target.execute("DELETE FROM inbox_tenant_mapping WHERE inbox_id = %s", MOVES)
+    log.target.execute("DELETE FROM replication_former_inboxes")
+    log.target.execute("SELECT replication_note_former_inboxes()", what="owner")
+    assert log.target.rows("SELECT inbox_id, tenant_id FROM replication_former_inboxes") == [(MOVES, 1)]
+
+
 def test_nobody_but_the_owner_may_purge(log: Applied) -> None:
     with pytest.raises(psycopg.errors.InsufficientPrivilege):
         log.target.execute("SELECT replication_purge_inbox(%s)", MOVES, what="applier")
