@@ -6,29 +6,24 @@
 from __future__ import annotations
 
 import time
-from dataclasses import asdict
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 from rich.console import Console
 from rich.live import Live
-from rich.table import Table
 
 from consumers.adopt_commands import adopting
 from consumers.config import Settings, load
 from consumers.dead_letters_commands import letters
+from consumers.mapping_commands import mapping
 from consumers.rules_commands import rules
-from consumers.terminal import AGAIN, Apply, AsJson, carry_out, faults, print_json, say_done
-
-if TYPE_CHECKING:
-    from consumers.mapping_admin import Listing
+from consumers.terminal import Apply, AsJson, carry_out, faults, print_json, say_done
 
 app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     help="Reads change events from Kafka and applies them to one PostgreSQL, each tenant's rows under its own id.",
 )
-mapping = typer.Typer(no_args_is_help=True, help="Which inbox belongs to which tenant.")
 app.add_typer(mapping, name="map")
 app.add_typer(rules, name="rules")
 app.add_typer(adopting, name="adopt")
@@ -78,61 +73,6 @@ def status(
         else:
             Console().print(render(found))
         raise typer.Exit(0 if found.is_well else 1)
-
-
-@mapping.command("list")
-def map_list(as_json: AsJson = False) -> None:
-    """Every inbox with its tenant, and the inboxes with events that belong to nobody."""
-    from consumers.mapping_admin import listing
-
-    with faults():
-        found = listing(load())
-        if as_json:
-            print_json(asdict(found))
-        else:
-            _show_listing(found)
-
-
-@mapping.command("add")
-def map_add(
-    inbox: Annotated[int, typer.Option(help="Its id in the source.")],
-    tenant: Annotated[int, typer.Option(help="Whose it is.")],
-    tenant_name: Annotated[str | None, typer.Option(help="Make the tenant with this name if it is missing.")] = None,
-    tenant_slug: Annotated[str | None, typer.Option(help="Its slug; else made from the name.")] = None,
-    inbox_name: Annotated[str | None, typer.Option(help="A name for people.")] = None,
-    apply: Apply = False,
-    as_json: AsJson = False,
-) -> None:
-    """Give an inbox to a tenant; its rows are then backfilled."""
-    from consumers.mapping_admin import Wish, add
-
-    with faults():
-        wish = Wish(inbox=inbox, tenant=tenant, tenant_name=tenant_name, tenant_slug=tenant_slug, inbox_name=inbox_name)
-        changes = add(load(), wish, apply=apply)
-        if as_json:
-            print_json({"changes": [change.does for change in changes], "applied": apply})
-            return
-        for change in changes:
-            print(f"{'done: ' if apply else ''}{change.does}")
-        if not changes:
-            print(f"inbox {inbox} belongs to tenant {tenant} already: nothing to do")
-        elif not apply:
-            print(AGAIN)
-
-
-def _show_listing(listing: Listing) -> None:
-    table = Table("inbox", "name", "tenant", "active", "backfilled")
-    for mapped in listing.mapped:
-        table.add_row(
-            str(mapped.inbox_id),
-            mapped.inbox_name or "",
-            f"{mapped.tenant_id} {mapped.tenant_name or ''}",
-            "yes" if mapped.is_active else "no",
-            f"{mapped.backfilled_at:%Y-%m-%d %H:%M:%SZ}" if mapped.backfilled_at else "not yet",
-        )
-    for unmapped in listing.unmapped:
-        table.add_row(str(unmapped.inbox_id), "", "nobody's", "", f"{unmapped.events} events seen")
-    Console().print(table)
 
 
 def _watch(settings: Settings) -> None:

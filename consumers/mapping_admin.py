@@ -1,17 +1,17 @@
 """`consumers map`: which inbox belongs to which tenant, seen and added to by a person.
 
-An inbox belongs to one tenant; giving it to another is another command, because its rows must go with it. Adding is one
-INSERT: a trigger in the target asks for the backfill and tells the workers, be they running or not.
+An inbox belongs to one tenant; giving it to another is another command (`mapping_moves`), because its rows must go with
+it. Adding is one INSERT: a trigger in the target asks for the backfill and tells the workers, be they running or not.
 """
 
 from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Final, LiteralString
+from typing import Any, LiteralString
 
 import psycopg
 from psycopg.rows import class_row
@@ -19,8 +19,7 @@ from psycopg.rows import class_row
 from consumers.config import Settings
 from consumers.errors import Refused, TargetRefused
 from consumers.session import connect, first_line
-
-_TENANT_LOCK: Final = 1229867864  # the class of the tenants' advisory locks, as in sql/target
+from consumers.tenants import TENANT_LOCK
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,6 +36,15 @@ class Mapped:
     backfilled_at: datetime | None
     """None: its rows are not complete yet."""
 
+    @property
+    def progress(self) -> str:
+        """Of its backfill, in words."""
+        if not self.is_active:
+            return "inactive"
+        if self.backfilled_at is not None:
+            return f"complete since {self.backfilled_at:%Y-%m-%d %H:%M:%SZ}"
+        return "under way" if self.backfill_id else "asked for"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Unmapped:
@@ -49,9 +57,19 @@ class Unmapped:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Kept:
+    """Rows of an inbox that its tenant had before it was taken out of the mapping."""
+
+    inbox_id: int
+    tenant_id: int
+    since: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Listing:
     mapped: tuple[Mapped, ...]
     unmapped: tuple[Unmapped, ...]
+    kept: tuple[Kept, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,7 +110,24 @@ def read_listing(connection: psycopg.Connection[Any]) -> Listing:
         "SELECT u.inbox_id, u.events, u.first_seen, u.last_seen FROM unmapped_inboxes u"
         " WHERE NOT EXISTS (SELECT FROM inbox_tenant_mapping m WHERE m.inbox_id = u.inbox_id) ORDER BY u.inbox_id"
     )
-    return Listing(mapped=tuple(mapped), unmapped=tuple(unmapped))
+    kept = connection.cursor(row_factory=class_row(Kept)).execute(
+        "SELECT inbox_id, tenant_id, since FROM replication_former_inboxes ORDER BY inbox_id, tenant_id"
+    )
+    return Listing(mapped=tuple(mapped), unmapped=tuple(unmapped), kept=tuple(kept))
+
+
+def former_tenants(connection: psycopg.Connection[Any], inbox: int) -> list[int]:
+    """Who keeps rows of an inbox that is theirs no more."""
+    found = connection.execute(
+        "SELECT tenant_id FROM replication_former_inboxes WHERE inbox_id = %s ORDER BY 1", [inbox]
+    )
+    return [tenant for (tenant,) in found]
+
+
+def lock_tenants(connection: psycopg.Connection[Any], tenants: Iterable[int]) -> None:
+    """Until the transaction ends. In ascending order, as the mapping's triggers do it."""
+    for tenant in sorted(set(tenants)):
+        connection.execute("SELECT pg_advisory_xact_lock(%s, %s)", [TENANT_LOCK, tenant])
 
 
 def add(settings: Settings, wish: Wish, *, apply: bool) -> tuple[Change, ...]:
@@ -100,7 +135,7 @@ def add(settings: Settings, wish: Wish, *, apply: bool) -> tuple[Change, ...]:
     with connect(settings, settings.owner_dsn, "map add") as connection, connection.transaction():
         if apply:
             # Before any row is locked, as the workers do it: else the two could wait for each other.
-            connection.execute("SELECT pg_advisory_xact_lock(%s, %s)", [_TENANT_LOCK, wish.tenant])
+            lock_tenants(connection, [wish.tenant, *former_tenants(connection, wish.inbox)])
         changes = tuple(_changes(connection, wish))
         for change in changes if apply else ():
             _carry_out(connection, change)
@@ -124,24 +159,28 @@ def _changes(connection: psycopg.Connection[Any], wish: Wish) -> Iterator[Change
             " too: `consumers map move`"
         )
     yield from _tenant(connection, wish)
+    noted = Change(
+        does=f"take inbox {wish.inbox} off the unmapped ones",
+        sql="DELETE FROM unmapped_inboxes WHERE inbox_id = %s",
+        parameters=(wish.inbox,),
+    )
     if mapped is None:
+        keepers = [tenant for tenant in former_tenants(connection, wish.inbox) if tenant != wish.tenant]
+        along = f" with the rows that tenant {', '.join(map(str, keepers))} has kept of it," if keepers else ""
         yield Change(
-            does=f"map inbox {wish.inbox} to tenant {wish.tenant}, and ask for its backfill",
+            does=f"map inbox {wish.inbox} to tenant {wish.tenant},{along} and ask for its backfill",
             sql="INSERT INTO inbox_tenant_mapping (inbox_id, tenant_id, inbox_name, is_active)"
             " VALUES (%s, %s, %s, true)",
             parameters=(wish.inbox, wish.tenant, wish.inbox_name),
         )
-        yield Change(
-            does=f"take inbox {wish.inbox} off the unmapped ones",
-            sql="DELETE FROM unmapped_inboxes WHERE inbox_id = %s",
-            parameters=(wish.inbox,),
-        )
+        yield noted
     elif not mapped[1]:
         yield Change(
             does=f"activate inbox {wish.inbox} again, and ask for its backfill",
             sql="UPDATE inbox_tenant_mapping SET is_active = true WHERE inbox_id = %s",
             parameters=(wish.inbox,),
         )
+        yield noted
 
 
 def _tenant(connection: psycopg.Connection[Any], wish: Wish) -> Iterator[Change]:

@@ -7,7 +7,7 @@ partitions from Kafka. If Kafka is away the rest is shown all the same.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any, Final
@@ -24,7 +24,7 @@ from consumers.errors import LogUnavailable
 from consumers.identifiers import doubled, quoted
 from consumers.lead_columns import LeadColumns
 from consumers.leads import read as read_leads
-from consumers.mapping_admin import Listing, Unmapped, read_listing
+from consumers.mapping_admin import Listing, Mapped, Unmapped, read_listing
 from consumers.missing import Missing
 from consumers.rules_file import shipped_rules
 from consumers.session import connect
@@ -58,6 +58,17 @@ class Freshness:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Backfill:
+    """Of one inbox, that has not ended."""
+
+    inbox_id: int
+    progress: str
+    """`asked for` or `under way`."""
+    conversations: int
+    """That are there so far."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TenantStatus:
     tenant_id: int
     name: str | None
@@ -73,6 +84,8 @@ class TenantStatus:
     """Parent rows that are awaited: nothing was heard of them yet."""
     backfilling: tuple[int, ...]
     """Inboxes whose rows are not complete yet."""
+    backfills: tuple[Backfill, ...]
+    """How far these are."""
     lead_signals: str
     """Where they come from: source, rules, external, or auto."""
     outdated_signals: int
@@ -169,6 +182,7 @@ class _Reading:
             dead_letters=self._dead_letters.get(tenant, 0),
             stubs=stubs,
             backfilling=tuple(mapped.inbox_id for mapped in own if mapped.backfilled_at is None),
+            backfills=self._backfills(tenant, [mapped for mapped in own if mapped.backfilled_at is None]),
             lead_signals=leads.origin or "auto",
             outdated_signals=outdated,
             refused_rules=refused,
@@ -181,6 +195,23 @@ class _Reading:
         if any(p not in self.ends or p not in positions or positions[p] > self.ends[p] for p in partitions):
             return None
         return sum(self.ends[p] - positions[p] for p in partitions)
+
+    def _backfills(self, tenant: int, incomplete: Sequence[Mapped]) -> tuple[Backfill, ...]:
+        if not incomplete:
+            return ()
+        with self._connection.transaction():
+            self._connection.execute("SELECT set_config('app.current_tenant_id', %s, true)", [str(tenant)])
+            counted = dict(
+                self._connection.execute(
+                    "SELECT inbox_id, count(*) FROM conversations"
+                    " WHERE tenant_id = %s AND inbox_id = ANY (%s) AND synced_at IS NOT NULL GROUP BY inbox_id",
+                    [tenant, [mapped.inbox_id for mapped in incomplete]],
+                ).fetchall()
+            )
+        return tuple(
+            Backfill(inbox_id=mapped.inbox_id, progress=mapped.progress, conversations=counted.get(mapped.inbox_id, 0))
+            for mapped in incomplete
+        )
 
     def _as_tenant(self, tenant: int) -> tuple[Freshness, int, LeadColumns, int, Mapping[str, str]]:
         with self._connection.transaction():
@@ -277,8 +308,14 @@ def _sentences(status: Status) -> list[str]:
     ]
     unmapped = [
         f"inbox {inbox.inbox_id} belongs to nobody: {inbox.events} events since {_time(inbox.first_seen)};"
-        f" `consumers map add --inbox {inbox.inbox_id} --tenant ...`"
+        f" `consumers map suggest`, `consumers map add --inbox {inbox.inbox_id} --tenant ...`"
         for inbox in status.unmapped
+    ]
+    backfills = [
+        f"inbox {backfill.inbox_id} of tenant {tenant.tenant_id}: its backfill is {backfill.progress},"
+        f" {backfill.conversations:,} conversations are there"
+        for tenant in status.tenants
+        for backfill in tenant.backfills
     ]
     lacking = [
         f"column {column.relation}.{column.name} is skipped, the target lacks it: {column.rows} rows since"
@@ -305,7 +342,10 @@ def _sentences(status: Status) -> list[str]:
         for tenant in status.tenants
         if tenant.outdated_signals
     ]
-    return [*status.faults, *parked, *dead, *unmapped, *lacking, *remedies, *tableless, *refused, *outdated]
+    return [
+        *(*status.faults, *parked, *dead, *backfills, *unmapped),
+        *(*lacking, *remedies, *tableless, *refused, *outdated),
+    ]
 
 
 def _time(moment: datetime | None) -> str:

@@ -13,7 +13,7 @@ from dataclasses import replace
 import psycopg
 import pytest
 
-from consumers import mapping_admin
+from consumers import mapping_admin, migrations
 from consumers.errors import Refused, TargetRefused, TargetUnavailable
 from consumers.mapping_admin import Wish
 from consumers.plan import Severity
@@ -92,7 +92,8 @@ def test_an_empty_database_gets_everything_and_then_nothing_more(target: Target)
     assert target.apply() == []
     assert catalogue(target) == after
     recorded = target.rows("SELECT version FROM replication_migrations ORDER BY 1", what="applier")
-    assert [version for (version,) in recorded] == list(range(1, 17))
+    ours = migrations.load(schema="public", applier="a")
+    assert [version for (version,) in recorded] == [migration.version for migration in ours]
 
 
 def test_the_owner_needs_no_superuser_and_the_applier_is_bound(target: Target) -> None:
@@ -520,7 +521,7 @@ class TestMapping:
         assert consumers(target, *arguments, "--apply").returncode == 0
         listed = json.loads(consumers(target, "map", "list", "--json").stdout)
         assert [(row["inbox_id"], row["tenant_id"]) for row in listed["mapped"]] == [(61, 1)]
-        assert "not yet" in consumers(target, "map", "list").stdout
+        assert "asked for" in consumers(target, "map", "list").stdout
         refused = consumers(target, "map", "add", "--inbox", "61", "--tenant", "2", "--apply")
         assert (refused.returncode, "Traceback" in refused.stderr) == (1, False)
         assert consumers(target, "map", "add", "--inbox", "x", "--tenant", "2").returncode == 2
