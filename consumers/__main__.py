@@ -16,6 +16,7 @@ from rich.table import Table
 
 from consumers.adopt_commands import adopting
 from consumers.config import Settings, load
+from consumers.recovery_commands import add_to
 from consumers.rules_commands import rules
 from consumers.terminal import AGAIN, Apply, AsJson, carry_out, faults, print_json, say_done
 
@@ -31,6 +32,7 @@ mapping = typer.Typer(no_args_is_help=True, help="Which inbox belongs to which t
 app.add_typer(mapping, name="map")
 app.add_typer(rules, name="rules")
 app.add_typer(adopting, name="adopt")
+add_to(app)
 
 
 @app.command()

@@ -68,6 +68,11 @@ class Settings(BaseSettings):
     """What a worker logs in with: the applier, a role that row-level security binds."""
     setup_dsn: Dsn | None = None
     """The owner of the target's tables, for `setup` and `map add`; None: the role of target_dsn."""
+    source_dsn: Dsn | None = None
+    """For `compare` alone: a role of the source that may SELECT what is replicated. Nothing is written there."""
+    source_schema: Annotated[str, Field(pattern=r'^[^"]{1,63}$')] = "public"
+    source_view: Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_$]{0,62}$")] = "vw_conversations_analytics_final"
+    """As REPLICATOR_VIEW has it."""
     target_schema: Annotated[str, Field(pattern=r"^[a-z_][a-z0-9_]{0,62}$")] = "public"
 
     kafka_bootstrap_servers: Annotated[str, Field(min_length=1)]

@@ -90,14 +90,14 @@ class Outcome:
 class Session:
     """A connection of its own, with staging tables. Not for two threads at once, but for `cancel`."""
 
-    def __init__(self, settings: Settings, relations: Mapping[str, Relation]) -> None:
-        """Raises psycopg.Error."""
+    def __init__(self, settings: Settings, relations: Mapping[str, Relation], purpose: str = "worker") -> None:
+        """`purpose` is shown in pg_stat_activity. Raises psycopg.Error."""
         self.relations: Mapping[str, Relation] = {}
         self._order: tuple[str, ...] = ()
         self._load = 0
         self._staged = self._staged_bytes = 0
         self._noted = 0
-        self.connection: Connection[Any] = open_session(settings, "worker")
+        self.connection: Connection[Any] = open_session(settings, purpose)
         for statement in upsert.STAGING:
             self.connection.execute(statement.encode())
         self.use(relations)
@@ -115,12 +115,7 @@ class Session:
         self._noted = 0
         with self.connection.transaction():
             self.connection.execute("SELECT set_config('app.current_tenant_id', %s, true)", [str(work.tenant)])
-            self.connection.execute("SELECT pg_advisory_xact_lock(%s, %s)", [tenants.TENANT_LOCK, work.tenant])
-            tenants.verify(self.connection, work.tenant, work.inboxes)
-            if work.leads is not None and read_origin(self.connection, work.tenant) != work.leads.origin:
-                raise Overtaken(f"where the lead signals of tenant {work.tenant} come from has changed")
-            for place, (expected, mark, source_ms) in sorted(work.marks.items(), key=lambda item: item[0]):
-                watermark.advance_mark(self.connection, work.topic_id, place, expected, mark, source_ms)
+            self._claim(work)
             for number, step in enumerate(work.steps):
                 self._carry_out(work.tenant, number, step, forms[number], outcome)
             self._delete_orphans(work.tenant)
@@ -132,6 +127,15 @@ class Session:
 
     def close(self) -> None:
         self.connection.close()
+
+    def _claim(self, work: Work) -> None:
+        """From here on nobody else writes the tenant's rows, and what the caller knew of it holds. Raises Overtaken."""
+        self.connection.execute("SELECT pg_advisory_xact_lock(%s, %s)", [tenants.TENANT_LOCK, work.tenant])
+        tenants.verify(self.connection, work.tenant, work.inboxes)
+        if work.leads is not None and read_origin(self.connection, work.tenant) != work.leads.origin:
+            raise Overtaken(f"where the lead signals of tenant {work.tenant} come from has changed")
+        for place, (expected, mark, source_ms) in sorted(work.marks.items(), key=lambda item: item[0]):
+            watermark.advance_mark(self.connection, work.topic_id, place, expected, mark, source_ms)
 
     def _stage(self, work: Work, schemas: Schemas) -> list[list[Form]]:
         """Sends the rows of every step; the forms of each step by number."""
