@@ -47,7 +47,7 @@ class Fence:
             if now >= began + self._wait_s:
                 raise Refused(
                     f"tenant {self._tenant} has not what the source committed {self._wait_s:g} s ago; it has what was"
-                    f" committed before {fresh_at or 'anything'}: do the replicator and a worker run? --wait waits longer"
+                    f" committed before {fresh_at or 'anything'}: do replicator and worker run? --wait waits longer"
                 )
             if now >= told + _TELL_S:
                 told = now

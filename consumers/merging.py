@@ -93,7 +93,7 @@ def count_columns(relation: Relation, columns: Iterable[str]) -> str:
         f"count(*) FILTER (WHERE {_text('l', name)} IS DISTINCT FROM {_text('s', name)})" for name in columns
     )
     return (
-        f"SELECT {counts or '0'} FROM pg_temp.replay_found AS f JOIN {_shadow(relation)} AS s ON s.{key} = f.id"
+        f"SELECT {counts or 'count(*)'} FROM pg_temp.replay_found AS f JOIN {_shadow(relation)} AS s ON s.{key} = f.id"
         f" JOIN {_q(relation.name)} AS l ON l.tenant_id = %(tenant)s AND l.{key} = f.id"
         f" WHERE f.relation = {doubled(literal(relation.name))} AND f.kind = '{DIFFERENT}'"
     )

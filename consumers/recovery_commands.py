@@ -14,6 +14,7 @@ from rich.console import Console
 from consumers.config import load
 from consumers.errors import SettingsError
 from consumers.terminal import Apply, AsJson, faults, print_json
+from replicator.runtime import configure_logging
 
 _BY_SIGINT = 130
 
@@ -25,6 +26,7 @@ def add_to(app: typer.Typer) -> None:
     """Makes the commands part of the program."""
     app.command("replay")(replay)
     app.command("compare")(compare)
+    app.command("trace")(trace)
 
 
 def replay(
@@ -48,8 +50,10 @@ def replay(
     from consumers.replay import replay as carry_out
 
     with faults(), interruptible("nothing more is changed, and the shadow is gone"):
+        settings = load()
+        configure_logging(settings.log_level)  # of rules that are left out, not among what is printed
         wish = Wish(tenant=tenant, inboxes=frozenset(inbox or ()), start=starts.parse(start or ()), apply=apply)
-        found = carry_out(load(), wish, say)
+        found = carry_out(settings, wish, say)
         if as_json:
             print_json(replay_report.to_json(found))
         else:
@@ -93,6 +97,29 @@ def compare(
         raise typer.Exit(0 if found.is_equal else 1)
 
 
+def trace(
+    conversation: Annotated[int, typer.Option(help="Its id in the source.")],
+    tenant: Annotated[int | None, typer.Option(help="Look at this tenant only; else at whoever holds it.")] = None,
+    hours: Annotated[float | None, typer.Option(help="How far back the log is read; else all of it.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """A conversation's biography: its events in the log, what became of each, and the row as it is stored.
+
+    Example: consumers trace --conversation 4711 --hours 48
+    """
+    from consumers import trace_report
+    from consumers.trace import Wish
+    from consumers.trace import trace as look
+
+    with faults(), interruptible("nothing was changed"):
+        found = look(load(), Wish(conversation=conversation, tenant=tenant, hours=hours), say)
+        if as_json:
+            print_json(trace_report.to_json(found))
+        else:
+            Console().print(trace_report.render(found))
+        raise typer.Exit(0 if found.events or found.rows else 1)
+
+
 def say(line: str) -> None:
     """Progress, beside the result."""
     print(line, file=sys.stderr, flush=True)
@@ -101,9 +128,11 @@ def say(line: str) -> None:
 @contextmanager
 def interruptible(outcome: str) -> Iterator[None]:
     """Ctrl-C and SIGTERM end the command at its next breath: a running statement is cancelled, sessions are closed."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         yield
     except KeyboardInterrupt:
         print(f"stopped: {outcome}", file=sys.stderr)
         raise typer.Exit(_BY_SIGINT) from None
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -1,29 +1,29 @@
-"""Commands of `consumers`, run to their end as real processes, for tests of the whole path."""
+"""Commands of `consumers`, for tests of the whole path: in this process, which is quicker by the time it takes to start."""
 
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
-from typing import Any
+from typing import Any, NamedTuple
 
+import structlog
+from typer.testing import CliRunner
+
+from consumers.__main__ import app
 from tests.integration.whole import Whole
 
 
-def consumers(path: Whole, *arguments: object, expect: int = 0, **settings: str) -> subprocess.CompletedProcess[str]:
+class Done(NamedTuple):
+    stdout: str
+    stderr: str
+
+
+def consumers(path: Whole, *arguments: object, expect: int = 0, **settings: str) -> Done:
     """One command; fails if its exit code is another."""
-    done = subprocess.run(
-        [sys.executable, "-m", "consumers", *map(str, arguments)],
-        env={**os.environ, **path.worker_environment, **settings},
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    assert done.returncode == expect, (done.returncode, done.stdout, done.stderr)
-    assert "Traceback" not in done.stderr
-    return done
+    done = CliRunner().invoke(app, [*map(str, arguments)], env={**path.worker_environment, **settings})
+    structlog.reset_defaults()  # the command has configured it for streams that are closed now
+    assert done.exception is None or isinstance(done.exception, SystemExit), done.exc_info
+    assert done.exit_code == expect, (done.exit_code, done.stdout, done.stderr)
+    return Done(done.stdout, done.stderr)
 
 
 def answer(path: Whole, command: str, *arguments: object, expect: int = 0, **settings: str) -> dict[str, Any]:

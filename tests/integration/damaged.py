@@ -6,6 +6,10 @@ from tests.integration.targets import Target
 
 EXTRA = 900_000
 """A message that no source has."""
+MADE = (
+    "INSERT INTO messages (tenant_id, id, inbox_id, conversation_id, content, synced_at)"
+    f" SELECT tenant_id, {EXTRA}, inbox_id, conversation_id, 'extra', now() FROM messages"
+)
 
 
 def damage(target: Target, tenant: int, inbox: int) -> dict[str, dict[str, list[int]]]:
@@ -16,9 +20,7 @@ def damage(target: Target, tenant: int, inbox: int) -> dict[str, dict[str, list[
     for statement in (
         f"DELETE FROM messages WHERE {row} id = {messages[0]}",
         f"UPDATE messages SET content = 'damaged' WHERE {row} id = {messages[1]}",
-        "INSERT INTO messages (tenant_id, id, inbox_id, conversation_id, content, synced_at)"
-        f" SELECT tenant_id, {EXTRA}, inbox_id, conversation_id, 'extra', now() FROM messages"
-        f" WHERE {row} id = {messages[2]}",
+        f"{MADE} WHERE {row} id = {messages[2]}",
         f"UPDATE conversations SET priority = 3, status = NULL WHERE {row} id = {first}",
         f"UPDATE conversations_analytics SET contact_name = 'damaged' WHERE {row} conversation_id = {first}",
         f"DELETE FROM conversations_analytics WHERE {row} conversation_id = {second}",

@@ -40,7 +40,6 @@ def test_rows_damaged_by_hand_come_back_while_others_are_under_load(path: Whole)
         found = answer(path, "replay", "--tenant", TENANT, expect=1)
         assert (unlike(found), columns(found)) == (damaged, DAMAGED_COLUMNS)
         answer(path, "replay", "--tenant", TENANT, "--apply")
-        assert unlike(answer(path, "replay", "--tenant", TENANT)) == {}
         before = traffic.counts.transactions
         wait_until(lambda: traffic.counts.transactions > before, "traffic goes on", 30)
     path.wait_equal()
