@@ -1,4 +1,4 @@
-"""Commands of `consumers`, for tests of the whole path: in this process, which is quicker by the time it takes to start."""
+"""Commands of `consumers`, for tests of the whole path: in this process, which spares it the time to start."""
 
 from __future__ import annotations
 

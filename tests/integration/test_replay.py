@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from contextlib import closing
 
 import psycopg
@@ -10,6 +11,7 @@ from confluent_kafka import TopicPartition
 from confluent_kafka.admin import AdminClient
 
 from consumers.shadow import Shadow
+from consumers.tenants import TENANT_LOCK
 from demo.servers import wait_until
 from demo.source.seed import seed
 from demo.source.traffic import Traffic
@@ -78,6 +80,8 @@ def test_a_stretch_speaks_only_of_what_it_mentions(path: Whole, kafka_bootstrap:
     answer(path, "replay", "--tenant", TENANT, "--inbox", 1, "--apply")
     path.wait_equal()
 
+    assert_interrupted_cleanly(path)
+
     admin = AdminClient({"bootstrap.servers": kafka_bootstrap})
     cut = TopicPartition(Topics(topic_prefix).changes, partition, offset)
     admin.delete_records([cut])[cut].result(10)
@@ -87,6 +91,19 @@ def test_a_stretch_speaks_only_of_what_it_mentions(path: Whole, kafka_bootstrap:
         assert "replicator backfill --inbox 1" in refused
     said = consumers(path, "replay", "--tenant", TENANT, "--from", "start").stderr
     assert "no longer in the log" in said, "from what the log still has, which is told"
+
+
+def assert_interrupted_cleanly(path: Whole) -> None:
+    """Ctrl-C while it waits for the tenant: a word, an exit code, no session left."""
+    sessions = "SELECT wait_event FROM pg_stat_activity WHERE application_name = 'inbox-replicator replay'"
+    with path.target.connected() as other:
+        other.execute("SELECT pg_advisory_lock(%s, %s)", [TENANT_LOCK, TENANT])
+        program = path.start(["consumers", "replay", "--tenant", str(TENANT)])
+        wait_until(lambda: ("advisory",) in path.target.rows(sessions), "it waits", 60)
+        program.send(signal.SIGINT)
+        assert program.wait(20) == 130
+    assert "the shadow is gone" in program.tail()
+    wait_until(lambda: not path.target.rows(sessions), "its session has ended", 10)
 
 
 @pytest.mark.parametrize(

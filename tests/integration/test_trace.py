@@ -33,12 +33,15 @@ def test_a_conversation_that_was_updated_moved_and_deleted(path: Whole) -> None:
     path.source(f"UPDATE conversations SET status = 1 WHERE id = {row}")
     path.wait_equal()
     found = answer(path, "trace", "--conversation", row)
-    assert told(found) == [(HERE, 1, "r", biography.SUPERSEDED), (HERE, 1, "u", biography.APPLIED)]
+    *before, last = told(found)
+    assert last == (HERE, 1, "u", biography.APPLIED)
+    assert set(before) == {(HERE, 1, "r", biography.SUPERSEDED)}
     assert told(found, "conversations_analytics")[-1] == (HERE, 1, "r", biography.APPLIED)
     stored = {each["table"]: each for each in found["rows"]}
-    assert stored["conversations"]["position"] == found["events"][1]["position"]
+    event = [each for each in found["events"] if each["table"] == "conversations"][-1]
+    assert stored["conversations"]["position"] == event["position"]
     assert stored["conversations"]["synced_at"]
-    assert found["events"][1]["committed_at"]
+    assert event["committed_at"]
     assert {mark["tenant"] for mark in found["watermarks"]} == {1}
 
     path.source(f"UPDATE conversations SET inbox_id = {THERE} WHERE id = {row}")
