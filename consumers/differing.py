@@ -6,7 +6,7 @@ right, that nobody else writes the tenant's.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -64,12 +64,24 @@ class Merged:
 class Differing(Shadow):
     """The two, in one session."""
 
-    def find(self, inboxes: frozenset[int]) -> list[TableDifference]:
-        """In the transaction that is open, whose snapshot decides."""
+    def find(self) -> None:
+        """Notes what differs, in the transaction that is open, whose snapshot decides."""
         self.look_at_live()
         for name, value in _COMPARING.items():
             self.connection.execute("SELECT set_config(%s, %s, true)", [name, value])
-        return [self._find(self.relations[name], inboxes) for name in self._order]
+        for name in self._order:
+            self._find(self.relations[name])
+
+    def forget(self, table: str, ids: Sequence[int] | None) -> None:
+        """What was found of these rows, None: of any of the table, is of a moment that is over."""
+        every = ids is None
+        self._execute(merging.FORGET, table=table, ids=list(ids or ()), every=every)
+
+    def found(self, inboxes: frozenset[int]) -> list[TableDifference]:
+        """What was noted, counted."""
+        with self.connection.transaction():
+            self.connection.execute("SELECT set_config('app.current_tenant_id', %s, true)", [str(self.tenant)])
+            return [self._counted(self.relations[name], inboxes) for name in self._order]
 
     def merge(self, relation: Relation, inboxes: frozenset[int]) -> Merged:
         """One table, in one transaction. The tenant is locked. Raises Overtaken if an inbox is not the tenant's."""
@@ -91,12 +103,15 @@ class Differing(Shadow):
             self._delete_orphans(self.tenant)
         return Merged(table=relation.name, written=written, deleted=deleted)
 
-    def _find(self, relation: Relation, inboxes: frozenset[int]) -> TableDifference:
+    def _find(self, relation: Relation) -> None:
         given = {"tenant": self.tenant, "load": self.next_load()}
         columns = self._columns(relation)
         self._execute(merging.find_unlike(relation, columns), **given)
         self._stage_gone(relation, {**given, "step": 0})
         self._execute(merging.find_extra(relation), **given)
+
+    def _counted(self, relation: Relation, inboxes: frozenset[int]) -> TableDifference:
+        columns = self._columns(relation)
         counts: dict[str, int] = {}
         examples: dict[str, tuple[int, ...]] = {}
         for kind, number, some in self._rows(
@@ -106,7 +121,7 @@ class Differing(Shadow):
             most=EXAMPLES,
         ):
             counts[kind], examples[kind] = number, tuple(some)
-        ((*unlike,),) = self._rows(merging.count_columns(relation, columns), **given)
+        ((*unlike,),) = self._rows(merging.count_columns(relation, columns), tenant=self.tenant)
         whole, partial = rows_in(self, relation)
         return TableDifference(
             table=relation.name,

@@ -21,6 +21,10 @@ DIFFERENT: Final = "different"
 NEWER: Final = "newer"
 KINDS: Final = (MISSING, EXTRA, DIFFERENT, NEWER)
 
+FORGET: Final = (
+    "DELETE FROM pg_temp.replay_found WHERE relation = %(table)s AND (%(every)s OR id = ANY (%(ids)s::bigint[]))"
+)
+"""What was found of some rows."""
 _POSITION: Final = ("source_epoch", "source_point", "source_ordinal")
 _STAGED: Final = "d.load = %(load)s AND d.step = 0"
 

@@ -10,6 +10,7 @@ a merge holds it for one table at a time.
 from __future__ import annotations
 
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass, field
@@ -33,12 +34,15 @@ from consumers.stretch import LogReader
 from consumers.tenants import TENANT_LOCK, Owner
 from consumers.topic import TopicShape
 from consumers.watermark import Mark, Place, read_generations
-from replicator import partition_of
+from replicator import partition_of, unpack_head
 
 _TRIES: Final = 20
 """To catch up with the tenant: its log grows meanwhile."""
 _LOCKED_S: Final = 2.0
 """For what is read while the tenant is locked: its workers wait, and park it after some more seconds."""
+_FIRST_ANALYZE: Final = 1_000
+"""Events after which the shadow's tables are analyzed, and then at each doubling: nobody else does it for temporary
+tables, and plans made for empty ones look up a row by its tenant alone."""
 _NAMED: Final = 20
 """Events that can't be applied, and are shown."""
 
@@ -139,6 +143,7 @@ class _Replaying:
         self._without_inbox = {name for name, relation in shadow.relations.items() if relation.inbox is None}
         self._unapplied: list[Unapplied] = []
         self._messages = self._events = self._unapplied_count = 0
+        self._analyze_at = _FIRST_ANALYZE
         self._told_at = time.monotonic()
         self._tell_starts()
 
@@ -150,17 +155,20 @@ class _Replaying:
         self._shadow.analyze()
         self._hold()
         is_held = True
+        told = {partition: self._reader.bounds(partition)[1] for partition in self._at}
         connection.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
         try:
             with connection.transaction():
                 connection.execute("SELECT set_config('app.current_tenant_id', %s, true)", [str(self._wish.tenant)])
                 self._let_go()  # the snapshot is taken
                 is_held = False
-                return self._shadow.find(self._inboxes)
+                self._shadow.find()
         finally:
             connection.isolation_level = None
             if is_held:
                 self._let_go()
+        self._pass_over_broadcasts(told)
+        return self._shadow.found(self._inboxes)
 
     def merge(self, tables: Iterable[TableDifference]) -> tuple[Merged, ...]:
         """One transaction for each table that differs, parents before their children."""
@@ -194,6 +202,23 @@ class _Replaying:
             merged=merged,
             seconds=round(seconds, 3),
         )
+
+    def _pass_over_broadcasts(self, ends: Mapping[int, int]) -> None:
+        """What a delete tells that stands in every partition may be applied by one copy, and not yet by another."""
+        told: dict[str, set[int]] = defaultdict(set)
+        for partition, start in self._at.items():
+            for messages in self._reader.read(partition, start, ends[partition], self._settings.batch_messages):
+                for message in messages:
+                    if message.key is not None:
+                        continue
+                    with suppress(KeyError, ValueError, AttributeError, BadEvent):  # it concerns no row of ours
+                        head = unpack_head(message.headers)
+                        if head.op == "t":
+                            self._shadow.forget(head.table, None)
+                        elif head.op == "d":
+                            told[head.table].add(identifier(head.key))
+        for table, ids in told.items():
+            self._shadow.forget(table, list(ids))
 
     def _tell_starts(self) -> None:
         for partition, start in sorted(self._starts.items()):
@@ -263,6 +288,9 @@ class _Replaying:
             self._marks.update({place: mark for place, (_, mark, _) in moved.items()})
         self._messages += len(messages)
         self._events += len(events)
+        if self._events >= self._analyze_at:
+            self._analyze_at = 2 * self._events
+            self._shadow.analyze()
 
     def _write(self, events: Sequence[Event]) -> None:
         """All but those that the tables refuse."""
