@@ -16,6 +16,7 @@ from consumers.adopt_commands import adopting
 from consumers.config import Settings, load
 from consumers.dead_letters_commands import letters
 from consumers.mapping_commands import mapping
+from consumers.recovery_commands import add_to
 from consumers.rules_commands import rules
 from consumers.terminal import Apply, AsJson, carry_out, faults, print_json, say_done
 
@@ -28,6 +29,7 @@ app.add_typer(mapping, name="map")
 app.add_typer(rules, name="rules")
 app.add_typer(adopting, name="adopt")
 app.add_typer(letters, name="dead-letters")
+add_to(app)
 
 
 @app.command()

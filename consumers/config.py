@@ -68,10 +68,12 @@ class Settings(BaseSettings):
     """What a worker logs in with: the applier, a role that row-level security binds."""
     setup_dsn: Dsn | None = None
     """The owner of the target's tables, for `setup` and `map add`; None: the role of target_dsn."""
-    target_schema: Annotated[str, Field(pattern=r"^[a-z_][a-z0-9_]{0,62}$")] = "public"
     source_dsn: Dsn | None = None
-    """Chatwoot's own database, read only; None: what would ask it goes without."""
-    source_schema: Annotated[str, Field(pattern=r"^[a-z_][a-z0-9_]{0,62}$")] = "public"
+    """For `compare` alone: a role of the source that may SELECT what is replicated. Nothing is written there."""
+    source_schema: Annotated[str, Field(pattern=r'^[^"]{1,63}$')] = "public"
+    source_view: Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_$]{0,62}$")] = "vw_conversations_analytics_final"
+    """As REPLICATOR_VIEW has it."""
+    target_schema: Annotated[str, Field(pattern=r"^[a-z_][a-z0-9_]{0,62}$")] = "public"
 
     kafka_bootstrap_servers: Annotated[str, Field(min_length=1)]
     topic_prefix: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,200}$")] = "inbox-replicator"

@@ -118,14 +118,7 @@ class Session:
         self._noted = 0
         with self.connection.transaction():
             self.connection.execute("SELECT set_config('app.current_tenant_id', %s, true)", [str(work.tenant)])
-            self.connection.execute("SELECT pg_advisory_xact_lock(%s, %s)", [tenants.TENANT_LOCK, work.tenant])
-            tenants.verify(self.connection, work.tenant, work.inboxes)
-            if work.leads is not None and read_origin(self.connection, work.tenant) != work.leads.origin:
-                raise Overtaken(f"where the lead signals of tenant {work.tenant} come from has changed")
-            for place, (expected, mark, source_ms) in sorted(work.marks.items(), key=lambda item: item[0]):
-                watermark.advance_mark(self.connection, work.topic_id, place, expected, mark, source_ms)
-            if work.letters is not None:
-                dead_letters.settle(self.connection, work.tenant, work.topic_id, work.letters)
+            self._claim(work)
             for number, step in enumerate(work.steps):
                 self._carry_out(work.tenant, number, step, forms[number], outcome)
             self._delete_orphans(work.tenant)
@@ -137,6 +130,17 @@ class Session:
 
     def close(self) -> None:
         self.connection.close()
+
+    def _claim(self, work: Work) -> None:
+        """From here on nobody else writes the tenant's rows, and what the caller knew of it holds. Raises Overtaken."""
+        self.connection.execute("SELECT pg_advisory_xact_lock(%s, %s)", [tenants.TENANT_LOCK, work.tenant])
+        tenants.verify(self.connection, work.tenant, work.inboxes)
+        if work.leads is not None and read_origin(self.connection, work.tenant) != work.leads.origin:
+            raise Overtaken(f"where the lead signals of tenant {work.tenant} come from has changed")
+        for place, (expected, mark, source_ms) in sorted(work.marks.items(), key=lambda item: item[0]):
+            watermark.advance_mark(self.connection, work.topic_id, place, expected, mark, source_ms)
+        if work.letters is not None:
+            dead_letters.settle(self.connection, work.tenant, work.topic_id, work.letters)
 
     def _stage(self, work: Work, schemas: Schemas) -> list[list[Form]]:
         """Sends the rows of every step; the forms of each step by number."""

@@ -200,6 +200,17 @@ def delete(relation: Relation) -> str:
     )
 
 
+def touched(relation: Relation) -> str:
+    """A staged delete `d` and the row `t` of which it leaves nothing, or a stub: a condition on the two."""
+    spares = "" if relation.inbox else f" AND (d.inbox IS NULL OR (true{_childless(relation)}))"
+    return f"{_hits(relation)}{spares}"
+
+
+def within(relation: Relation) -> str:
+    """A row `t` that only %(inboxes)s can hold: a condition."""
+    return _within(relation)
+
+
 def wipe(relation: Relation) -> str | None:
     """Rows that still have children become stubs: they keep inbox, and take the position of their delete."""
     if not relation.children:

@@ -18,15 +18,18 @@ from replicator.event import (
     unpack_head,
 )
 from replicator.partitioner import partition_of
-from replicator.relations import REPLICATED
+from replicator.relations import CONTACTS, REPLICATED, STREAMED_BY_NAME, SURVEY_ANSWERS, analytics
 from replicator.request import MOST_INBOXES, BackfillRequest, KeysRequest, Request, encode_request
 from replicator.values import PINNED_SETTINGS, JsonValue
 
 __all__ = [
+    "CONTACTS",
     "MOST_INBOXES",
     "NOWHERE",
     "PINNED_SETTINGS",
     "REPLICATED",
+    "STREAMED_BY_NAME",
+    "SURVEY_ANSWERS",
     "VERSION",
     "BackfillMarker",
     "BackfillRequest",
@@ -42,6 +45,7 @@ __all__ = [
     "Run",
     "TableSchema",
     "Topics",
+    "analytics",
     "decode",
     "decode_marker",
     "encode_request",

@@ -8,7 +8,7 @@ Pure. The same code renders a streamed and a backfilled row: that is why both ar
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import orjson
@@ -59,6 +59,7 @@ class Table:
         type_names: Mapping[tuple[int, int], str],
         origin: Origin,
         clock: Sequence[ClockColumn] = (),
+        unstable: Iterable[str] = (),
     ) -> None:
         """`type_names` maps (type OID, modifier) to SQL; columns of the clock are left out of rows.
 
@@ -89,6 +90,7 @@ class Table:
             is_derived=isinstance(relation, DerivedRelation),
             clock=tuple(clock),
             order=tuple(column.name for column in columns if column.name not in relation.excluded) if clock else (),
+            unstable=tuple(sorted(set(unstable) & set(self._names))),
         )
         self.version = self.schema.version
         self.origin = origin.render()

@@ -65,7 +65,7 @@ class Derived:
 
     def table(self, origin: Origin) -> Table:
         """How its rows become JSON. Raises SourceRefused if it lacks its key or its inbox."""
-        return Table(self.relation, self.columns, self.type_names, origin, self.clock)
+        return Table(self.relation, self.columns, self.type_names, origin, self.clock, self.lineage.unstable)
 
 
 def path_name(path: Path) -> str:

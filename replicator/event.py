@@ -353,6 +353,8 @@ class TableSchema:
     clock: tuple[ClockColumn, ...] = ()
     order: tuple[str, ...] = ()
     """All columns in the relation's own order, those of the clock included; empty: as in `columns`."""
+    unstable: tuple[str, ...] = ()
+    """Columns whose order leaves ties: another plan may give another value, in arrays another order."""
 
     @property
     def version(self) -> str:
@@ -361,18 +363,18 @@ class TableSchema:
 
     def encode(self) -> bytes:
         """The record of the schemas topic, under the Kafka key `<table>:<version>`."""
-        return orjson.dumps(
-            {
-                "table": self.table,
-                "columns": self.columns,
-                "key": self.key,
-                "inbox": self.inbox,
-                "derived": self.is_derived,
-                "clock": [list(each) for each in self.clock],
-                "order": self.order,
-            },
-            option=orjson.OPT_SORT_KEYS,
-        )
+        content: dict[str, Any] = {
+            "table": self.table,
+            "columns": self.columns,
+            "key": self.key,
+            "inbox": self.inbox,
+            "derived": self.is_derived,
+            "clock": [list(each) for each in self.clock],
+            "order": self.order,
+        }
+        if self.unstable:  # left out otherwise: versions stay what they were before it was said
+            content["unstable"] = self.unstable
+        return orjson.dumps(content, option=orjson.OPT_SORT_KEYS)
 
     @classmethod
     def decode(cls, record: bytes) -> TableSchema:
@@ -385,4 +387,5 @@ class TableSchema:
             is_derived=content["derived"],
             clock=tuple(ClockColumn(*each) for each in content["clock"]),
             order=tuple(content["order"]),
+            unstable=tuple(content.get("unstable", ())),
         )

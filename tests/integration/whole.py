@@ -58,6 +58,10 @@ class Whole:
     def worker(self, **settings: str) -> Program:
         return self._start(["consumers", "run"], self.worker_environment | settings)
 
+    def start(self, arguments: list[str]) -> Program:
+        """A command of `consumers`, as a process."""
+        return self._start(arguments, self.worker_environment)
+
     def show_logs(self) -> None:
         """The end of each program's log."""
         for program in self.programs:
