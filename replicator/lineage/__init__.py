@@ -7,6 +7,11 @@ concerned, and never guesses: a path by hand can stand in.
 
 A result has changed if its rows of one key have, as a multiset. Rows with a NULL in the key have none.
 
+Bottom up: `query_tree`, `functions`, `casts`, `strictness`, `floats` (data, and what is known of PostgreSQL's own
+functions); `scopes`, `expressions`, `from_items`, `flattening` (names, then everything opened down to base tables);
+`worlds`, `equalities` (what holds between the rows of one result; a row that another may be chosen instead of is an
+occurrence of its own); `paths` (the narrowest way to the key); `same_rows`, `agreement`, `determinism` (clock, ties).
+
 Relies on the catalogue's definitions being printed under an empty search path (`replicator.view_catalog` reads them
 so), and on collations that call no two different texts equal. Pure: no I/O, no logging.
 """
