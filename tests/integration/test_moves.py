@@ -11,8 +11,9 @@ import pytest
 
 from consumers import mapping_moves
 from demo.servers import Servers
+from tests.integration import batch_etl
 from tests.integration.sorted_out import Applied, applied, prepared_target
-from tests.integration.targets import Target
+from tests.integration.targets import Target, target_of
 
 MOVES, STAYS, OF_ANOTHER = 1, 2, 4
 """Two inboxes of tenant 1, one of tenant 2."""
@@ -277,3 +278,20 @@ def test_a_mapping_that_was_removed_before_this_version_is_found_by_its_rows(log
 def test_nobody_but_the_owner_may_purge(log: Applied) -> None:
     with pytest.raises(psycopg.errors.InsufficientPrivilege):
         log.target.execute("SELECT replication_purge_inbox(%s)", MOVES, what="applier")
+
+
+# --- an adopted table, which numbers its rows itself
+
+
+def test_rows_of_an_adopted_table_keep_their_own_numbers(target_dsn: str) -> None:
+    with target_of(target_dsn) as target:
+        batch_etl.make(target)
+        batch_etl.fill(target)
+        target.apply()
+        whose = "SELECT inbox_id, count(*) FROM conversations_analytics WHERE tenant_id = 1 GROUP BY 1 ORDER BY 2 DESC"
+        inbox, count = target.rows(whose)[0]
+        of_inbox = f"SELECT to_jsonb(t) - 'tenant_id' FROM conversations_analytics AS t WHERE inbox_id = {inbox}"
+        before = target.rows(f"{of_inbox} ORDER BY conversation_id")
+        target.execute("UPDATE inbox_tenant_mapping SET tenant_id = 2 WHERE inbox_id = %s", inbox, what="owner")
+        assert target.rows(f"{of_inbox} AND tenant_id = 2 ORDER BY conversation_id") == before
+        assert target.rows(f"SELECT count(*) FROM ({of_inbox}) AS t") == [(count,)]
