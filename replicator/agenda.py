@@ -60,7 +60,8 @@ class Agenda:
         self._outlet = outlet
         self.announce = announce
         self.open_window = open_window
-        jobs = [BackfillJob.from_record(record) for record in memory.under("backfill/").values()]
+        kept = (BackfillJob.from_record(record) for record in memory.under("backfill/").values())
+        jobs = [job for job in (each.limited_to(captured.names) for each in kept) if job.tables]
         self.jobs: dict[str, BackfillJob] = {job.id: job for job in sorted(jobs, key=lambda job: job.requested_ms)}
         ended = memory.records.get("finished", {}).get("ids", [])
         self._finished: deque[str] = deque(ended, maxlen=MOST_FINISHED)
@@ -246,6 +247,8 @@ class Agenda:
         """
         batch = Batch()
         job = replace(job, start_read=self._derivation.next_position())
+        if job.id not in self.jobs:  # it was given up just now
+            return job, batch
         self.jobs[job.id] = job
         if job.fan_out is None:
             self._outlet.marker(self._marker(job, "begin"), self._point(job), batch)
@@ -316,7 +319,8 @@ def _unfit(request: BackfillRequest, tables: tuple[str, ...]) -> str:
 
 
 def _covers(job: BackfillJob, tables: tuple[str, ...], inboxes: tuple[int, ...] | None) -> bool:
-    """Whether a backfill that has not begun will read all of this scope."""
-    if job.keys is not None or not set(tables) <= set(job.tables):
+    """Whether a backfill that has not begun will read all of this scope, and nobody can give it up."""
+    is_partial = job.fan_out is not None or job.keys is not None
+    if is_partial or job.id.startswith(ASKED) or not set(tables) <= set(job.tables):
         return False
     return job.inboxes is None or (inboxes is not None and set(inboxes) <= set(job.inboxes))

@@ -5,6 +5,7 @@ Pure.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -78,6 +79,16 @@ class BackfillJob:
         if self.inboxes is not None and self.at_inbox + 1 < len(self.inboxes):
             return replace(self, rows=self.rows + rows, after=None, at_inbox=self.at_inbox + 1)
         return replace(self, rows=self.rows + rows, after=None, at_inbox=0, at_table=self.at_table + 1)
+
+    def limited_to(self, captured: Collection[str]) -> BackfillJob:
+        """Without tables that are not captured any more: nobody can read them, and nothing of them is to be swept."""
+        tables = tuple(name for name in self.tables if name in captured)
+        if tables == self.tables:
+            return self
+        done = sum(name in captured for name in self.tables[: self.at_table])
+        goes_on = self.at_table < len(self.tables) and self.tables[self.at_table] in captured
+        after, at_inbox = (self.after, self.at_inbox) if goes_on else (None, 0)
+        return replace(self, tables=tables, at_table=done, after=after, at_inbox=at_inbox)
 
     def to_record(self) -> dict[str, Any]:
         return {

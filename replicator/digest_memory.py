@@ -140,7 +140,10 @@ class DigestMemory:
 
         What was published since the look began is not among them.
         """
-        named = self.of(look.relation).compare(look.visit, seen)
+        digests = self.of(look.relation)
+        if not digests.is_open(look.visit):  # the relation is another meanwhile
+            return {}
+        named = digests.compare(look.visit, seen)
         return {key: inboxes for key, inboxes in named.items() if key not in look.visit.read}
 
     def settle(self, look: Look) -> None:

@@ -114,9 +114,12 @@ class Digests:
         return tuple(page * PAGE_SLOTS + slot for slot in _unpack(self._pages.get(page, b"")))
 
     def first_known(self, after: int | None) -> int | None:
-        """The first key of the first page behind `after` (None: of all) that is known."""
-        pages = [page for page in self._pages if after is None or self.keys_of(page).start > after]
-        return self.keys_of(min(pages)).start if pages else None
+        """The first key behind `after` (None: of all) on a page that is known."""
+        pages = [page for page in self._pages if after is None or self.keys_of(page).stop - 1 > after]
+        if not pages:
+            return None
+        first = self.keys_of(min(pages)).start
+        return first if after is None else max(first, after + 1)
 
     def inboxes(self, key: int) -> frozenset[int]:
         """Where it was published last, and perhaps some more."""
@@ -163,6 +166,10 @@ class Digests:
         named |= {key: frozenset[int]() for key in visit.seen if self._place(key)[1] not in known}
         visit.named = named
         return named
+
+    def is_open(self, visit: Visit) -> bool:
+        """Whether nothing has made it void."""
+        return visit is self._visit
 
     def settle(self, visit: Visit) -> None:
         """What was named has been read and put: the page is known as it was seen, and as it was put since.

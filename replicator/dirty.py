@@ -119,6 +119,8 @@ class DirtyKeys:
     _paused: dict[str, float] = field(default_factory=dict)
     """Relation → when it may be read again."""
     _failed: dict[str, OrderedDict[tuple[str, Start], Item]] = field(default_factory=dict)
+    _has_retried: bool = False
+    """The last of what failed and errands was the former."""
     _released: list[tuple[int, Batch]] = field(default_factory=list)
     _size: int = 0
 
@@ -194,7 +196,13 @@ class DirtyKeys:
                 reading = Reading(relation, path, items, tuple(unsettled))
                 self._flying.append(reading)
                 return reading
-        return self._next_half(now) or self._retry(now, unsettled) or self._run_errand(now, most, unsettled)
+        return self._next_half(now) or self._take_turns(now, most, unsettled)
+
+    def _take_turns(self, now: float, most: int, unsettled: Sequence[int]) -> Reading | None:
+        """What failed, and errands: slow keys may be due again as soon as they have failed."""
+        retried = None if self._has_retried else self._retry(now, unsettled)
+        self._has_retried = retried is not None
+        return retried or self._run_errand(now, most, unsettled) or self._retry(now, unsettled)
 
     def pause(self, relation: str, until: float) -> None:
         """Nothing of this relation is read before that time."""
@@ -336,7 +344,14 @@ class DirtyKeys:
         if newer is not None:
             self._merge(newer, item)
             return
-        self._failed.setdefault(reading.relation, OrderedDict())[reading.path, item.start] = item
+        failed = self._failed.setdefault(reading.relation, OrderedDict())
+        if (older := failed.get((reading.path, item.start))) is not None:  # a backfill came upon the same key
+            tries, is_said = max(older.tries, item.tries), item.inboxes <= older.inboxes
+            self._merge(older, item)
+            older.tries, older.due = tries, item.due
+            older.owed = older.owed if is_said else None
+            return
+        failed[reading.path, item.start] = item
 
     def split(self, reading: Reading) -> None:
         """Two halves, to be taken one by one."""

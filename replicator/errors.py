@@ -25,6 +25,10 @@ class SourceSilent(SourceUnavailable):
     """The environment's: the walsender leaves a question unanswered, on a connection that stands."""
 
 
+class NothingToPoll(SourceUnavailable):
+    """The operator's, or passing: no relation can be read."""
+
+
 class SourceBusy(ReplicatorError):
     """The environment's: something else holds what is needed (the slot, a lock). It is waited out, the holder named."""
 
@@ -85,6 +89,7 @@ ACTIONS: Final[dict[type[ReplicatorError], tuple[Action, str]]] = {
         "Waiting for the source PostgreSQL; nothing is lost, its slot holds the changes.",
     ),
     SourceSilent: (Action.AGAIN, "Connecting to the source anew; nothing is lost, its slot holds the changes."),
+    NothingToPoll: (Action.AGAIN, "Waiting until something can be read; `replicator check` says what is missing."),
     SourceBusy: (Action.AGAIN, "Waiting for the named holder to let go; stop it if it should not be there."),
     SourceRefused: (Action.STOP, "Run `replicator check`: it prints the SQL that mends this."),
     SourceChanged: (Action.AGAIN, "A new epoch begins, with a full backfill."),

@@ -13,7 +13,7 @@ A session that is lost ends the run: another poller may hold the lock by the tim
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from functools import partial
@@ -36,11 +36,11 @@ from replicator.event import Position
 from replicator.horizon import Horizon, Sampled
 from replicator.marks import Marks
 from replicator.progress import Batch
-from replicator.reader import Reader
+from replicator.reader import MOST_FAILED, Reader
 from replicator.rolling_pass import Keys, RollingPass, expected_nowhere, next_page
 from replicator.runtime import GrowingPause
 from replicator.settled import SettledReads
-from replicator.source import Source
+from replicator.source import PollSample, Source
 from replicator.source_thread import SourceThread
 from replicator.time_share import TimeShare
 from replicator.walk import Walk
@@ -88,6 +88,9 @@ class Poller(SourceThread):
         self._share = TimeShare(settings.poll_share)
         self._margin_us = round(settings.poll_clock_margin_s * 1e6)
         self._horizon = Horizon(self._margin_us)
+        self._kind = 0
+        self._has_failed = False
+        """The last page of a backfill could not be read."""
         self._beyond: dict[str, Beyond] = {}
         self._poll_due = self._look_due = 0.0
         self._accounted_s = 0.0
@@ -98,8 +101,9 @@ class Poller(SourceThread):
             digests,
             have_read=self._have_read,
             published_upto=lambda lsn: None,  # nobody else publishes
-            verified=marks.verified,
+            verified=self._verified,
             keys_per_second=settings.digest_keys_per_second,
+            rest=self._rest,
         )
         self.polls = self.candidates = self.poll_candidates = 0
         """`poll_candidates`: of the last poll that has ended; so is `poll_s`."""
@@ -128,6 +132,7 @@ class Poller(SourceThread):
                     raise
                 self._held_up = str(error)
                 self._delayed(self._held_up)
+                self._rest(source)
                 self._wait(pause.next())
             else:
                 pause.reset()
@@ -137,22 +142,43 @@ class Poller(SourceThread):
         if time.monotonic() >= self._look_due:
             self._look(source)
             self._look_due = time.monotonic() + LOOK_S
-        if self._reader.serve(source):
-            pass
-        elif time.monotonic() >= self._poll_due:
-            self._poll(source)
-        elif not self._go_on(source):
-            self._wait(IDLE_S)
+        self._take_turn(source)
         self._rest(source)
+
+    def _take_turn(self, source: Source) -> None:
+        """One piece of work, of another kind than the last if there is any: none is so slow that it starves others."""
+        kinds = (self._reader.serve, self._poll_when_due, self._go_on)
+        for number in range(self._kind, self._kind + len(kinds)):
+            self._kind = (number + 1) % len(kinds)
+            if kinds[number % len(kinds)](source):
+                return
+        self._wait(IDLE_S)
+
+    def _poll_when_due(self, source: Source) -> bool:
+        if time.monotonic() < self._poll_due:
+            return False
+        self._poll(source)
+        return True
 
     def _go_on(self, source: Source) -> bool:
         """One page of a backfill, or of the rolling pass. False: there is nothing to do now."""
         if not self._has_begun():
             return False  # who read a page now could not say from when on changes of it are candidates
-        if (job := self._calls.run(self._agenda.next_job)) is not None:
-            self._read_next(source, job)
-            return True
-        return self.rolling.serve(source)
+        job = self._calls.run(self._agenda.next_job)
+        if job is None or self._has_failed:
+            self._has_failed = False
+            return self.rolling.serve(source) or job is not None
+        self._has_failed = True
+        self._read_next(source, job)
+        self._has_failed = False
+        return True
+
+    def _verified(self, relation: str, at_us: int, unread: frozenset[int]) -> Batch:
+        """Not before all of it was read once: of pages that were never visited nobody knows which rows are gone."""
+        jobs = self._agenda.jobs.values()
+        if any(relation in job.tables and job.keys is None and job.fan_out is None for job in jobs):
+            return Batch()
+        return self._marks.verified(relation, at_us, unread)
 
     def _has_begun(self) -> bool:
         return self._calls.run(
@@ -165,23 +191,32 @@ class Poller(SourceThread):
         """Everything that was stamped, or appended, since the marks; and the marks move to what is safe."""
         relations = self._calls.run(lambda: self._derivation.readable)
         before, known = source.busy_s, self.candidates
-        with source.reading():
-            sample = source.poll_sample()
-            greatest = {
-                each.relation.name: greatest_key(source.connection, each)
-                for each in relations
-                if each.relation.is_appended
-            }
+        self._poll_due = time.monotonic() + self._settings.poll_interval_s
+        sample, greatest = self._sampled(source, relations)
         now = Sampled(sample.at_us, sample.snapshot.xmax, greatest)
         self._horizon.note(now)
         self._horizon.see(sample.snapshot.xmin)
         safe_us = self._horizon.safe_us
         self.held_back_s = (sample.at_us - safe_us) / 1e6 if safe_us is not None else 0.0
-        self._poll_due = time.monotonic() + self._settings.poll_interval_s
         for derived in relations:
             self._try(source, partial(self._poll_relation, source, derived, now))
         self.poll_s, self.poll_candidates = source.busy_s - before, self.candidates - known
         self.polls += 1
+
+    def _sampled(self, source: Source, relations: Iterable[Derived]) -> tuple[PollSample, dict[str, int]]:
+        """The source now, and by relation that is polled by its keys the greatest, if it can be asked for."""
+        greatest: dict[str, int] = {}
+
+        def ask(derived: Derived) -> None:
+            with source.reading():
+                greatest[derived.relation.name] = greatest_key(source.connection, derived)
+
+        with source.reading():
+            sample = source.poll_sample()
+        for derived in relations:
+            if derived.relation.is_appended:
+                self._try(source, partial(ask, derived))
+        return sample, greatest
 
     def _try(self, source: Source, poll: Callable[[], None]) -> None:
         """A relation whose candidates can't be asked for holds up neither others nor the rolling pass."""
@@ -196,8 +231,9 @@ class Poller(SourceThread):
         name = derived.relation.name
         mark = self._calls.run(lambda: self._marks.of(name))
         if derived.relation.is_appended:
-            after = now.greatest[name] if mark.upto is None else mark.upto
-            self._ask(source, derived, after, self._horizon.safe_key(name), appended_after)
+            after = now.greatest.get(name) if mark.upto is None else mark.upto
+            if after is not None:
+                self._ask(source, derived, after, self._horizon.safe_key(name), appended_after)
         elif stamp_of(derived):
             first_us = (self._fresh_us or now.at_us) - self._margin_us
             after = first_us if mark.upto is None else mark.upto
@@ -301,10 +337,14 @@ class Poller(SourceThread):
         while not errand.complete:
             if self._reader.serve(source):
                 self._rest(source)
-            elif self._calls.run(lambda: self._derivation.derived(relation)) is None:
+            elif self._calls.run(lambda: self._is_broken(relation)):
+                errand.keys.clear()
                 raise SourceUnavailable(f"{relation} can't be read at the moment")
             else:
                 self._wait(0.005)
+
+    def _is_broken(self, relation: str) -> bool:
+        return self._derivation.derived(relation) is None or self._derivation.failed(relation) >= MOST_FAILED
 
     def _await(self, batch: Batch) -> None:
         """Until the batch is acknowledged, however long Kafka is away."""

@@ -16,7 +16,7 @@ import structlog
 from replicator.config import Settings
 from replicator.definitions import Definitions, polled_by, read_definitions
 from replicator.digest_memory import DigestMemory
-from replicator.errors import SourceRefused
+from replicator.errors import NothingToPoll
 from replicator.event import HeartbeatMarker, Position
 from replicator.marks import Marks
 from replicator.modes import Standing
@@ -153,12 +153,16 @@ class Polling(Run):
 
     def _heartbeat(self) -> None:
         """Tells every partition up to when it is complete: that is what a rolling pass has shown, and no more."""
-        verified_us = self._marks.verified_us(self._derivation.available)
+        verified_us = self._marks.verified_us(self._begun())
         if verified_us > self._told_us:
             self._renew_housekeeping()
             marker = HeartbeatMarker(source_ms=verified_us // 1000)
             self._tenure.outlet.marker(marker, self._tenure.outlet.run.generation, self._housekeeping)
             self._told_us = verified_us
+
+    def _begun(self) -> list[str]:
+        """Relations that were ever read, be they readable now or not."""
+        return [each.name for each in self._captured.derived if self._marks.of(each.name).has_begun]
 
     def _while_waiting(self) -> None:
         """Called while the producer's queue is full, or an acknowledgement is waited for."""
@@ -191,7 +195,7 @@ class Polling(Run):
             "held_back_s": round(poller.held_back_s, 3),
             "poll_waits_for": poller.waits_for,
             "verified": describe(poller.rolling.checked, {name: mark.verified_us for name, mark in marks.items()}),
-            "verified_through": as_time(self._marks.verified_us(marks)),
+            "verified_through": as_time(self._marks.verified_us(self._begun())),
             "held_inboxes": {
                 name: {inbox: as_time(us) for inbox, us in mark.held.items()}
                 for name, mark in marks.items()
@@ -202,7 +206,7 @@ class Polling(Run):
 
 
 def _refuse_nothing(found: Definitions) -> None:
-    """Raises SourceRefused if there is nothing to poll."""
+    """Raises NothingToPoll."""
     if not found.available:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in found.relations.items())
-        raise SourceRefused(f"nothing can be polled: {reasons or 'REPLICATOR_VIEW is empty'}")
+        raise NothingToPoll(f"nothing can be polled: {reasons or 'REPLICATOR_VIEW is empty'}")

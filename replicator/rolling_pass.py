@@ -29,6 +29,8 @@ from replicator.walk import Walk
 
 log = structlog.get_logger(__name__)
 
+HASHED = 512
+"""Keys at once: as many as a page has, where it knows each by itself."""
 IDLE_S = 1.0
 """Between two passes at the least."""
 
@@ -64,14 +66,15 @@ class RollingPass:
         published_upto: Callable[[int], None],
         verified: Callable[[str, int, frozenset[int]], Batch],
         keys_per_second: int,
+        rest: Callable[[Source], None] = lambda source: None,
     ) -> None:
         """`have_read` returns when these keys were read and published, `published_upto(lsn)` when everything was that
         a snapshot of this LSN sees, as far as others publish it. `verified(relation, microseconds, inboxes)`: all that
-        was committed before is published, but for these inboxes.
+        was committed before is published, but for these inboxes. `rest` is called after each query for hashes.
         """
         self._calls, self._derivation, self._digests = calls, derivation, digests
         self._have_read, self._published_upto, self._verified = have_read, published_upto, verified
-        self._keys_per_second = keys_per_second
+        self._keys_per_second, self._rest = keys_per_second, rest
         self._walk: Walk | None = None
         self._began_us = 0
         self._began_s = self._spent_s = 0.0
@@ -89,6 +92,7 @@ class RollingPass:
             self._walk = None
             self._due = time.monotonic() + IDLE_S
             return False
+        self._walk = None  # a page that can't be read ends the pass, which has then verified nothing
         before = source.busy_s
         look = next_page(source, self._calls, self._digests, walk, derived)
         if look is None:
@@ -96,6 +100,7 @@ class RollingPass:
         else:
             self._due = time.monotonic() + self._compare(source, derived, walk, look) / self._keys_per_second
             self._spent_s += source.busy_s - before
+            self._walk = walk
         return True
 
     def _begin(self, source: Source) -> Walk | None:
@@ -111,7 +116,6 @@ class RollingPass:
         return self._walk
 
     def _end(self, walk: Walk) -> None:
-        self._walk = None
         self._due = time.monotonic() + IDLE_S
         checked = self.checked[walk.relation]
         checked.passes += 1
@@ -142,16 +146,19 @@ class RollingPass:
         return len(keys)
 
     def hashes(self, source: Source, derived: Derived, keys: Sequence[int]) -> tuple[list[Seen], list[int], int]:
-        """Hashes, keys that can't be read, and an LSN of the snapshot."""
-        try:
-            with source.reading():
-                sample = source.poll_sample()
-                return list(read_hashes(source.connection, derived, keys)), [], sample.lsn
-        except (SourceRefused, SourceUnavailable):
-            if source.connection.closed or source.connection.broken:
-                raise
-            if len(keys) <= 1:
-                return [], list(keys), 0
+        """Hashes, keys that can't be read, and an LSN that every snapshot in which they were read has seen."""
+        if len(keys) <= HASHED:
+            try:
+                with source.reading():
+                    sample = source.poll_sample()
+                    return list(read_hashes(source.connection, derived, keys)), [], sample.lsn
+            except (SourceRefused, SourceUnavailable):
+                if source.connection.closed or source.connection.broken:
+                    raise
+                if len(keys) <= 1:
+                    return [], list(keys), 0
+            finally:
+                self._rest(source)
         middle = len(keys) // 2
         halves = [self.hashes(source, derived, half) for half in (keys[:middle], keys[middle:])]
         return (

@@ -147,6 +147,7 @@ class Streaming(Run):
     ) -> None:
         self._received = self._confirmed = self._began_at = tenure.confirmed
         digests = DigestMemory.unrecorded(self._settings.digest_entries) if self._settings.verify else None
+        self._digests = digests
         self._assemble(tenure, publisher, self._open_window, digests)
         self._lapses = self._followed_identities(tenure)
         self._capture = Capture(
@@ -278,6 +279,8 @@ class Streaming(Run):
             self._derivation.finish()
         if self._every_confirm.due(now):
             self._derivation.write_down()
+            if self._digests is not None:
+                self._digests.write_down()
             self._confirm()
         if self._every_feedback.due(now):
             replication.feedback(self._received, self._confirmed, ask_reply=True)

@@ -351,3 +351,30 @@ def test_keys_of_a_derived_relation_are_dirtied(agenda: Agenda) -> None:
     agenda.request(KeysRequest(table="contacts", inbox=7, keys=((1,), (2,))), Batch())
     assert cast(Readable, agenda._derivation).asked == [("contacts", ((1,), (2,)), 7)]
     assert agenda.owed == 0
+
+
+@pytest.mark.parametrize(
+    "waiting",
+    [
+        BackfillJob(
+            id="f", tables=("contacts",), inboxes=None, requested_ms=1, fan_out=FanOut(path="p", start=(1,), inboxes=())
+        ),
+        BackfillJob(id="k", tables=("contacts",), inboxes=None, requested_ms=1, keys=(1, 9)),
+        BackfillJob(id="asked-1", tables=("contacts",), inboxes=None, requested_ms=1),
+    ],
+    ids=["a fan-out", "a range of keys", "what somebody may give up"],
+)
+def test_a_relation_that_must_be_read_whole_is_not_left_to_a_part_of_it(agenda: Agenda, waiting: BackfillJob) -> None:
+    agenda.jobs[waiting.id] = waiting
+    agenda.read_whole("contacts", "a change could not be traced", Batch())
+    assert len(agenda.jobs) == 2
+
+
+def test_a_job_goes_on_without_tables_that_are_not_captured_any_more() -> None:
+    """Their end would be told to consumers, who would sweep them empty."""
+    job = BackfillJob(id="a", tables=("x", "y", "z"), inboxes=None, requested_ms=1, at_table=1, after=(5,))
+    assert job.limited_to(("x", "y", "z")) is job
+    without_first = job.limited_to(("y", "z"))
+    assert (without_first.tables, without_first.at_table, without_first.after) == (("y", "z"), 0, (5,))
+    without_this = job.limited_to(("x", "z"))
+    assert (without_this.tables, without_this.at_table, without_this.after) == (("x", "z"), 1, None)

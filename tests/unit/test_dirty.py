@@ -269,6 +269,46 @@ def test_halves_come_behind_the_work_of_other_relations() -> None:
     assert at.dirty.hold() == 1
 
 
+def test_a_backfill_that_fails_on_a_failed_key_leaves_what_it_holds() -> None:
+    """Where its row was must be said once it can be read."""
+    at = At()
+    item = at.touch(5, lsn=7, inboxes=(3,))
+    at.wait(COALESCE_S)
+    reading = at.reading()
+    assert reading is not None
+    at.dirty.fail(reading, item, "22003", at.now)
+    at.dirty.published(reading, acknowledged(), 0, 0)
+    at.dirty.send(Errand(VIEW, [((5,), frozenset())]))
+    errand = at.reading()
+    assert errand is not None
+    (again,) = errand.items
+    at.dirty.fail(errand, again, "22003", at.now)
+    at.dirty.published(errand, acknowledged(), 0, 0)
+    (failed,) = at.dirty.failed(VIEW)
+    assert (failed.inboxes, failed.lsn, at.dirty.hold()) == ({3}, 7, 7)
+
+
+def test_slow_keys_that_fail_again_and_again_do_not_starve_errands() -> None:
+    at = At()
+    for key in (1, 2):
+        item = at.touch(key)
+        at.wait(COALESCE_S)
+        reading = at.reading()
+        assert reading is not None
+        at.dirty.fail(reading, item, "57014", at.now - FIRST_RETRY_S)
+        at.dirty.published(reading, acknowledged(), 0, 0)
+    at.dirty.send(Errand(VIEW, [((9,), frozenset())]))
+    taken = []
+    for _ in range(3):
+        reading = at.reading()
+        assert reading is not None
+        taken += [item.start[0] for item in reading.items]
+        if reading.errand is None:
+            at.dirty.fail(reading, reading.items[0], "57014", at.now - 10_000)
+            at.dirty.published(reading, acknowledged(), 0, 0)
+    assert 9 in taken
+
+
 def test_nothing_of_a_relation_is_read_while_it_pauses() -> None:
     at = At()
     for key in range(4):
