@@ -42,7 +42,8 @@ def plan(settings: Settings, *, existing_view: Existing = "extended") -> list[St
     Raises SourceRefused if a table to capture does not exist or is another than we know.
     """
     facts = read_source(settings)
-    return _missing(facts, settings) + _view_steps(facts, settings, existing_view)
+    of_the_stream = _missing(facts, settings) if settings.mode != "poll" else []
+    return of_the_stream + _view_steps(facts, settings, existing_view)
 
 
 def apply(

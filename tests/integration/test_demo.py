@@ -158,6 +158,7 @@ def test_a_source_that_may_only_be_asked_ends_with_equal_rows_too(
     assert [words for words in told if words not in demo.text] == []
 
 
+@pytest.mark.soak
 def test_a_slot_that_is_lost_is_polled_over_and_the_stream_comes_back(start: Callable[..., Demo]) -> None:
     demo = start("--scenario", "slot-lost")
     assert demo.process.wait(RUN_SECONDS) == 0, demo.text
