@@ -18,6 +18,8 @@ from replicator.digests import PAGE_SLOTS, Digests, Seen, Visit, by_key
 from replicator.memory import Memory
 from replicator.progress import Batch
 
+MOST_RECORDED: Final = 4 << 20
+"""Characters of one record, which the state topic must take."""
 RESTS_S: Final = 5.0
 """A page is written down when nothing of it was published for so long."""
 
@@ -175,7 +177,10 @@ class DigestMemory:
             if not is_its_own and (relation, digests.number_of(page)) in self._changed:
                 continue  # the wider page is written before what it takes in goes
             del self._changed[relation, number]
-            if (record := digests.to_record(number)) is not None:
+            record = digests.to_record(number)
+            if record is not None and len(record["entries"]) > MOST_RECORDED:
+                continue  # what was written before stands, and what was published since stays in doubt
+            if record is not None:
                 self._memory.write(f"{_prefix(relation)}{number}", record, batch)
                 self._settle_doubts(relation, range(number, number + digests.width), batch)
             elif f"{_prefix(relation)}{number}" in self._memory.records:

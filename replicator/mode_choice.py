@@ -41,6 +41,8 @@ class ModeChoice:
         """The stream is to be tried after polling."""
         self._failed_returns = 0
         self._said: Standing | None = None
+        self.held_bytes = 0
+        """WAL that our slot kept when it was last looked at: while polling it is one that the role may not drop."""
 
     def choose(self) -> Standing:
         """How the next run reads, once there are topics to remember that in. Raises what keeps it from being known."""
@@ -78,8 +80,6 @@ class ModeChoice:
 
     def leave_polling(self, standing: Standing, source: Source) -> None:
         """Asked now and then while polling. Raises ModeChanged when the stream is to be tried."""
-        if self._settings.mode == "poll":
-            return
         # What is polled at this moment can be: to ask would take a new look at every definition, each time.
         following = self._next(standing, self._facts(source, has_streamed=False, can_poll=lambda: True))
         if following.mode is Mode.STREAM:
@@ -126,6 +126,7 @@ class ModeChoice:
     def _facts(self, source: Source, *, has_streamed: bool, can_poll: Callable[[], bool]) -> Facts:
         in_recovery, may_replicate, wal_level = source.may_stream()
         slot = source.slot()
+        self.held_bytes = (slot.held_bytes or 0) if slot is not None else 0
         self.budget_is_spent &= has_streamed
         return Facts(
             setting=self._settings.mode,

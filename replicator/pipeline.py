@@ -70,7 +70,7 @@ class Pipeline:
     def _made(self, standing: Standing, patience_s: float) -> Run:
         if standing.mode is Mode.POLL:
             look = partial(self._choice.leave_polling, standing)
-            return Polling(self._settings, self._kafka, self._stop, standing, look)
+            return Polling(self._settings, self._kafka, self._stop, standing, look, lambda: self._choice.held_bytes)
         return Streaming(self._settings, self._kafka, self._stop, standing, patience_s=patience_s)
 
     def status(self) -> dict[str, object]:

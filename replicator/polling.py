@@ -52,14 +52,22 @@ class Polling(Run):
         stop: Stop,
         standing: Standing,
         look: Callable[[Source], None],
+        held_bytes: Callable[[], int],
     ) -> None:
-        """`look` raises ModeChanged when the source is to be streamed."""
+        """`look` raises ModeChanged when the source is to be streamed. `held_bytes`: WAL that a slot of ours keeps."""
         super().__init__(settings, kafka, stop, polled_by(settings), standing)
-        self._look_whether_to_stream = look
+        self._look_whether_to_stream, self._held_bytes = look, held_bytes
         self._every_derived, self._every_control = Every(DERIVED_S), Every(CONTROL_S)
         self._every_write_down, self._every_look = Every(WRITE_DOWN_S), Every(LOOK_S)
         self._every_status, self._every_heartbeat = Every(STATUS_S), Every(settings.heartbeat_s)
         self._told_us = 0
+
+    def waits_for(self, now: float) -> str:
+        if said := super().waits_for(now):
+            return said
+        if (held := self._held_bytes()) > self._settings.wal_budget_bytes:
+            return f"the replication slot dropped, which the role may not do: it keeps {held:,} bytes of WAL"
+        return ""
 
     def serve(self) -> None:
         publisher = Publisher(self._kafka, self._settings.max_message_bytes, self._while_waiting)
@@ -193,6 +201,7 @@ class Polling(Run):
             "poll_s": round(poller.poll_s, 4),
             "source_s": round(poller.spent_s, 3),
             "held_back_s": round(poller.held_back_s, 3),
+            "held_bytes": self._held_bytes(),
             "poll_waits_for": poller.waits_for,
             "verified": describe(poller.rolling.checked, {name: mark.verified_us for name, mark in marks.items()}),
             "verified_through": as_time(self._marks.verified_us(self._begun())),

@@ -192,7 +192,7 @@ def polling_here(settings: dict[str, str], ends_by: type[Exception] | None = Non
     """One run in this process, which ends at the end, or by an error."""
     stop, parsed = Stop(), settings_of(settings)
     standing = Standing(mode=Mode.POLL, why=Why.SETTING, since_ms=0)
-    run = Polling(parsed, topics.kafka_base(parsed), stop, standing, lambda source: None)
+    run = Polling(parsed, topics.kafka_base(parsed), stop, standing, lambda source: None, lambda: 0)
     failed: list[type[Exception] | None] = []
 
     def serve() -> None:

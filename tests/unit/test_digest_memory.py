@@ -7,6 +7,7 @@ from typing import Any
 import orjson
 import pytest
 
+from replicator import digest_memory
 from replicator.digest_memory import DigestMemory
 from replicator.digests import Seen
 from replicator.progress import Batch
@@ -76,6 +77,18 @@ def visited(topic: Topic, *rows: Seen) -> DigestMemory:
     digests.settle(look)
     digests.write_down(at_once=True)
     return digests
+
+
+def test_a_page_that_is_too_large_to_be_written_stays_as_it_was_and_in_doubt(
+    topic: Topic, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The state topic would refuse it, and the run would end by that again and again."""
+    digests = visited(topic, Seen(1, 1, 10), Seen(2, 1, 20))
+    monkeypatch.setattr(digest_memory, "MOST_RECORDED", 10)
+    publish(digests, Seen(1, 1, 11))
+    digests.write_down(at_once=True)
+    assert [*topic.under("doubt/")]
+    assert named(after_a_crash(topic), 1, Seen(1, 1, 10), Seen(2, 1, 20)) == {1: {1}}, "what was published is not known"
 
 
 def test_what_was_written_down_is_known_after_a_crash(topic: Topic) -> None:

@@ -149,4 +149,13 @@ def test_without_a_choice_nothing_is_asked_of_the_state_topic(world: World) -> N
     """But there are topics then, and a slot that keeps too much WAL was dropped."""
     assert choice(SETTINGS.model_copy(update={"mode": "stream"})).choose().mode is Mode.STREAM
     assert world.said == ["topics"]
-    choice(SETTINGS.model_copy(update={"mode": "poll"})).leave_polling(POLLED, None)  # type: ignore[arg-type]
+
+
+def test_a_slot_that_may_not_be_dropped_is_looked_at_while_the_source_is_polled(world: World) -> None:
+    """It keeps WAL, and only its owner can end that."""
+    world.source.may_replicate, world.source.held = False, 5
+    chosen = choice(SETTINGS.model_copy(update={"mode": "poll"}))
+    assert (chosen.choose().mode, chosen.held_bytes) == (Mode.POLL, 5)
+    world.source.held = 7_000
+    chosen.leave_polling(POLLED, world.source)  # type: ignore[arg-type]
+    assert chosen.held_bytes == 7_000
