@@ -8,7 +8,7 @@ from typing import Any, Final
 import psycopg
 
 from bench.path import NotMeasured
-from demo.stage import VIEW
+from demo.compare import VIEW
 
 SESSION: Final = "-c jit=off -c TimeZone=UTC -c application_name=bench"
 

@@ -22,10 +22,11 @@ from bench import path
 from bench.batch_query import BatchQuery
 from bench.measured import Measured, Part, Ratio
 from bench.path import NotMeasured, Say
+from demo.compare import VIEW
 from demo.programs import Program
 from demo.servers import Servers
 from demo.servers.guardian import GuardedFolder
-from demo.stage import VIEW, Stage
+from demo.stage import Stage
 from replicator import topics
 from replicator.config import load
 
