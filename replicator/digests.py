@@ -115,11 +115,11 @@ class Digests:
 
     def first_known(self, after: int | None) -> int | None:
         """The first key behind `after` (None: of all) on a page that is known."""
-        pages = [page for page in self._pages if after is None or self.keys_of(page).stop - 1 > after]
-        if not pages:
-            return None
-        first = self.keys_of(min(pages)).start
-        return first if after is None else max(first, after + 1)
+        if after is None:
+            return self.keys_of(min(self._pages)).start if self._pages else None
+        first = self.page_of(after + 1)
+        page = min((page for page in self._pages if page >= first), default=None)
+        return None if page is None else max(self.keys_of(page).start, after + 1)
 
     def inboxes(self, key: int) -> frozenset[int]:
         """Where it was published last, and perhaps some more."""
