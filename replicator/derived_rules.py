@@ -54,7 +54,8 @@ def _how_to_mend(relation: str, settings: Settings) -> str:
             f"compare the source's tables with what Chatwoot makes them; our role needs SELECT on those of {relation}"
         )
     setting = "REPLICATOR_VIEW_PATHS" if relation == ANALYTICS else "REPLICATOR_DERIVED"
-    return f"mend its definition, or give the missing path by hand in {setting} (see docs/operations.md)"
+    made = "`replicator setup --apply` makes the view where it is missing; else " if relation == ANALYTICS else ""
+    return f"{made}mend its definition, or give the missing path by hand in {setting} (see docs/operations.md)"
 
 
 def _judge_path(relation: str, path: PathFacts, facts: SourceFacts, settings: Settings) -> Finding:
