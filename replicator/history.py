@@ -34,6 +34,8 @@ class Past:
     confirmed: int
     mode: str
     """Of `modes`: by which the epoch was read."""
+    hidden: int = 0
+    """Records that a zombie's have taken the place of."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,6 +62,8 @@ def why_new_epoch(past: Past | None, present: Present, watched: Collection[str])
         return "nothing is remembered of an earlier run"
     if past.begun > past.epoch:
         return f"epoch {past.begun} was begun and not finished"
+    if past.hidden:
+        return f"{past.hidden} records of the state topic were overwritten by an earlier run that woke up late"
     if past.system_id != present.system_id:
         return f"the source is another cluster ({present.system_id}, was {past.system_id})"
     if past.timeline != present.timeline:

@@ -1,7 +1,8 @@
 """The replicator's own memory: the compacted state topic.
 
 One partition, so its records have one order. The first record of a run is its generation; what an older run writes
-after that is a zombie's and is not believed. A record is durable when its batch is acknowledged.
+after that is a zombie's and is not believed; but compaction keeps the last record of a key, so the living run writes
+its own again behind a zombie's. A record is durable when its batch is acknowledged.
 
 The records:
 
@@ -15,15 +16,12 @@ The records:
 | `finished` | the ids of the backfills that ended last |
 | `mode` | how the source is read, why, and since when |
 | `poll/<relation>` | how far polling is |
-| `digest/<relation>/<page>` | what was published last, as digests |
+| `digest/<relation>/<number>` | what was published last of a page of keys, as digests |
+| `doubt/<relation>/<number>` | keys that were published since, and where |
 | `identity/<table>` | a table whose replica identity names no old inbox, until it is mended and read again |
 | `owed/<table>/<key>` | a row that must be read again, with its inbox |
 | `derived/<relation>` | the digest of the definition that its rows were last read under |
 | `dirty/<relation>/<path>/<start>` | a key of a derived relation that is owed, or the start of a look-up |
-| `mode` | how the source is read, why, and since when |
-| `poll/<relation>` | how far polling is |
-| `digest/<relation>/<number>` | what was published last of a page of keys, as digests |
-| `doubt/<relation>/<number>` | keys that were published since, and where |
 | `slots` | the names of the slots that were read, as long as they exist |
 | `status` | what `replicator status` shows |
 """
@@ -31,7 +29,7 @@ The records:
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 import orjson
@@ -54,6 +52,10 @@ class Remembered(NamedTuple):
     """The latest run that wrote anything, be it one that ended before it had said all that begins an epoch."""
     end: int
     """The offset where the topic ended."""
+    overruled: frozenset[str] = frozenset()
+    """Keys whose last record is a zombie's: to be written again."""
+    hidden: frozenset[str] = frozenset()
+    """Those of them of which no other record is left: what a later run wrote there may have been compacted away."""
 
 
 def read_memory(kafka: Mapping[str, Any], topics: Topics, seconds: float) -> Remembered:
@@ -61,15 +63,20 @@ def read_memory(kafka: Mapping[str, Any], topics: Topics, seconds: float) -> Rem
     records: dict[str, Content] = {}
     newest = Run(0, 0)
     found, end = _read_compacted(kafka, topics.state, seconds)
+    believed: set[str] = set()
+    overruled: set[str] = set()
     for key, run, value in found:
         if run < newest:
+            overruled.add(key)
             continue
         newest = run
+        believed.add(key)
+        overruled.discard(key)
         if value is None:
             records.pop(key, None)
         else:
             records[key] = orjson.loads(value)
-    return Remembered(records, newest, end)
+    return Remembered(records, newest, end, frozenset(overruled), frozenset(overruled - believed))
 
 
 _Record = tuple[str, Run, bytes | None]
@@ -112,7 +119,7 @@ def _run_of(message: Message) -> Run:
 
 
 class Succession:
-    """The state topic, read on while a run goes on: whether a later one has begun."""
+    """The state topic, read on while a run goes on: whether a later one has begun, and what a zombie still writes."""
 
     def __init__(self, kafka: Mapping[str, Any], topics: Topics, run: Run, end: int) -> None:
         """`end`: where `read_memory` found the end."""
@@ -120,11 +127,18 @@ class Succession:
         self._consumer = _reader(kafka, topics.state, {"queued.max.messages.kbytes": 1024})
         self._consumer.assign([TopicPartition(topics.state, 0, end)])
 
-    def check(self) -> None:
-        """Raises Superseded if a later run has written. Never waits."""
+    def check(self) -> set[str]:
+        """Keys that an earlier run has written since. Raises Superseded if a later one has. Never waits."""
+        overruled: set[str] = set()
         for message in self._consumer.consume(1000, timeout=0):
-            if message.error() is None and _run_of(message) > self._run:
+            if message.error() is not None:
+                continue
+            run = _run_of(message)
+            if run > self._run:
                 raise Superseded("another replicator has begun a later run")
+            if run < self._run:
+                overruled.add((message.key() or b"").decode())
+        return overruled
 
     def close(self) -> None:
         self._consumer.close()
@@ -149,6 +163,14 @@ class Memory:
         """Writes a tombstone."""
         self.records.pop(key, None)
         self._publisher.send(self._topic, 0, key.encode(), None, self._headers, batch)
+
+    def write_again(self, keys: Iterable[str], batch: Batch) -> None:
+        """Behind a zombie's records of these keys, of which compaction would keep the last."""
+        for key in keys:
+            if key in self.records:
+                self.write(key, self.records[key], batch)
+            else:
+                self.forget(key, batch)
 
     def under(self, prefix: str) -> dict[str, Content]:
         """The records whose key begins so."""

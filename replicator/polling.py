@@ -154,7 +154,7 @@ class Polling(Run):
         if self._every_heartbeat.due(now):
             self._heartbeat()
         if self._every_look.due(now):
-            self._succession.check()
+            self._look_for_others()
         if self._every_status.due(now):
             self._write_status()
         select.select([self._calls.wake], [], [], WAIT_S)

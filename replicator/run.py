@@ -157,6 +157,13 @@ class Run(ABC):
         if self._control.next_offset != before:
             self._remember_control(self._housekeeping)
 
+    def _look_for_others(self) -> None:
+        """Raises Superseded if a later run has begun; what an earlier one still writes must not outlast ours."""
+        if overruled := self._succession.check():
+            log.warning("state.written_again", records=len(overruled), reason="an earlier run woke up and wrote them")
+            self._renew_housekeeping()
+            self._tenure.memory.write_again(overruled, self._housekeeping)
+
     def _remember_control(self, batch: Batch) -> None:
         self._tenure.memory.write("control", {"next_offset": self._control.next_offset}, batch)
 

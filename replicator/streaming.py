@@ -328,8 +328,6 @@ class Streaming(Run):
         if lsn > self._confirmed:
             batch = Batch()
             self._tenure.memory.write("confirmed", {"lsn": lsn, "fresh_ms": self._fresh_ms(lsn)}, batch)
-            # Again: a zombie's record of the same key, written later, is what compaction keeps.
-            self._remember_control(batch)
             self._confirming = lsn, batch
 
     def _fresh_ms(self, lsn: int) -> int:
@@ -346,7 +344,7 @@ class Streaming(Run):
 
     def _look(self) -> None:
         """Whether the run is the latest, and tables are published as when it began; what became of their identities."""
-        self._succession.check()
+        self._look_for_others()
         if changed := changed_tables(self._tenure.published, self._source.published(), self._watched):
             raise SourceChanged(f"the publication was changed, or a table of it: {', '.join(changed)}")
         if self._lapses.tables:

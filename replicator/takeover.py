@@ -21,7 +21,7 @@ from replicator.errors import SourceBusy, SourceRefused
 from replicator.event import GenerationMarker, Run, Topics
 from replicator.history import Past, Present, Published, next_epoch, why_new_epoch
 from replicator.lsn import format_lsn
-from replicator.memory import Content, Memory, Remembered, read_memory
+from replicator.memory import Memory, Remembered, read_memory
 from replicator.modes import Mode, Standing
 from replicator.outlet import Outlet
 from replicator.progress import Batch
@@ -149,15 +149,16 @@ class _Beginning:
 
     def begin(self, born: int, source: Source, still_held: Callable[[], None]) -> Tenure:
         """Says it to the state topic, then to every partition."""
-        records, newest, end = self.remembered
+        records, newest, end = self.remembered.records, self.remembered.newest, self.remembered.end
         present, topics = self.present, Topics(self.settings.topic_prefix)
-        reason = why_new_epoch(_past(records, newest), present, self.watched)
+        reason = why_new_epoch(_past(self.remembered), present, self.watched)
         run = Run(next_epoch(newest.epoch, int(time.time())) if reason else newest.epoch, present.generation)
         outlet = Outlet(self.publisher, topics, run, self.settings.partitions)
         memory = Memory(self.publisher, topics, run, records)
         batch = Batch()
         still_held()
         memory.write("generation", {"generation": present.generation}, batch)
+        memory.write_again(self.remembered.overruled - {"generation"}, batch)
         memory.write("mode", self.standing.to_record(), batch)
         _name_former_slots(self.settings.slot, source, memory, batch)
         if reason:
@@ -231,13 +232,14 @@ def _name_former_slots(slot: str, source: Source, memory: Memory, batch: Batch) 
     memory.write("slots", {"names": [slot, *found]}, batch)
 
 
-def _past(records: Mapping[str, Content], newest: Run) -> Past | None:
+def _past(remembered: Remembered) -> Past | None:
+    records = remembered.records
     epoch, generation, confirmed = records.get("epoch"), records.get("generation"), records.get("confirmed")
     if epoch is None or generation is None or confirmed is None:
         return None
     return Past(
         epoch=epoch["epoch"],
-        begun=newest.epoch,
+        begun=remembered.newest.epoch,
         system_id=epoch["system_id"],
         timeline=epoch["timeline"],
         slot=epoch["slot"],
@@ -245,6 +247,7 @@ def _past(records: Mapping[str, Content], newest: Run) -> Past | None:
         generation=generation["generation"],
         confirmed=confirmed["lsn"],
         mode=epoch.get("mode", Mode.STREAM),
+        hidden=len(remembered.hidden - {"status"}),
     )
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from confluent_kafka import Producer
 
 from demo.servers import wait_until
 from replicator import BackfillRequest, takeover, topics
@@ -109,6 +110,47 @@ def test_a_backfill_whose_begin_did_not_reach_the_log_begins_again(
 
 def id_of(marker: Logged) -> str:
     return str(marker.body["message"]["id"])
+
+
+def test_what_an_earlier_run_writes_late_does_not_take_the_place_of_a_later_ones(
+    environment: dict[str, str], source: Source, kafka_bootstrap: str, tmp_path: Path
+) -> None:
+    """Compaction keeps the last record of a key, whoever wrote it."""
+    fill(source, conversations=6, messages=1)
+    kafka, names = {"bootstrap.servers": kafka_bootstrap}, Topics(environment["REPLICATOR_TOPIC_PREFIX"])
+
+    def zombie_writes(key: str) -> None:
+        producer = Producer(kafka)
+        newest = read_memory(kafka, names, 10).newest
+        run = b"%d:%d" % (newest.epoch, newest.generation - 1)
+        producer.produce(names.state, b"{}", key.encode(), partition=0, headers=[("run", run)])
+        assert producer.flush(10) == 0
+
+    def overruled() -> frozenset[str]:
+        return read_memory(kafka, names, 10).overruled
+
+    with started(RUN, environment, tmp_path / "first") as first:
+        first.wait_healthy()
+        for key in ("epoch", "owed/messages/[1]"):
+            zombie_writes(key)
+        wait_until(lambda: first.logged("state.written_again"), "the run has seen it", 30)
+        wait_until(lambda: not overruled(), "it has the last word", 30)
+        remembered = read_memory(kafka, names, 10).records
+        assert remembered["epoch"]["slot"] == environment["REPLICATOR_SLOT"]
+        assert "owed/messages/[1]" not in remembered
+        assert first.stop() == 0
+    zombie_writes("confirmed")
+    assert overruled() == {"confirmed"}
+    with started(RUN, environment, tmp_path / "second") as second:
+        second.wait_healthy()
+        assert not overruled()
+        assert second.logged("epoch.begins") == [], "what it hid was still there to be read"
+        assert second.stop() == 0
+    zombie_writes("owed/messages/[2]")
+    with started(RUN, environment, tmp_path / "third") as third:
+        third.wait_healthy()
+        assert "were overwritten by an earlier run" in third.logged("epoch.begins")[0]["reason"]
+        assert third.stop() == 0
 
 
 def test_a_run_that_lost_the_slot_while_it_began_writes_nothing(

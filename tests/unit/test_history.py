@@ -86,3 +86,7 @@ def test_without_memory_an_epoch_begins() -> None:
 def test_epochs_grow_while_the_clock_goes_back_and_when_the_memory_is_lost() -> None:
     assert next_epoch(1_800_000_000, 1_760_000_000) == 1_800_000_001
     assert next_epoch(0, 1_760_000_000) == 1_760_000_000
+
+
+def test_records_that_a_zombie_may_have_taken_the_place_of_are_not_done_without() -> None:
+    assert "3 records of the state topic" in (_why(replace(PAST, hidden=3), PRESENT) or "")

@@ -77,14 +77,6 @@ def test_one_that_is_silent_again_and_again_is_waited_for_longer() -> None:
     assert next_patience(patience, silent, advanced=True) == SILENT_S
 
 
-def test_where_requests_are_read_on_is_said_again_with_each_confirmation(run: Streaming, memory: Memory) -> None:
-    """A zombie may have said it too, later in the log, and the last of a key is what compaction keeps."""
-    run._confirm()
-    assert run._confirming is not None
-    lsn, batch = run._confirming
-    assert memory.said == [("confirmed", {"lsn": lsn, "fresh_ms": 0}, batch), ("control", {"next_offset": 42}, batch)]
-
-
 def test_a_stop_while_kafka_is_waited_for_is_said_and_confirms_nothing(
     run: Streaming, memory: Memory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
