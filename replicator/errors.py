@@ -94,7 +94,10 @@ ACTIONS: Final[dict[type[ReplicatorError], tuple[Action, str]]] = {
     SourceRefused: (Action.STOP, "Run `replicator check`: it prints the SQL that mends this."),
     SourceChanged: (Action.AGAIN, "A new epoch begins, with a full backfill."),
     SlotStuck: (Action.AGAIN, "The slot is made anew: a new epoch begins, with a full backfill."),
-    WalBudgetSpent: (Action.AGAIN, "The slot is dropped; the source is polled until it can be streamed again."),
+    WalBudgetSpent: (
+        Action.AGAIN,
+        "The slot is dropped; the source is polled, or left alone, before it is streamed again.",
+    ),
     ModeChanged: (Action.AGAIN, "A new epoch begins in the other mode."),
     ProtocolError: (Action.STOP, "Report this with the position and the message type; the slot keeps the changes."),
     LogUnavailable: (Action.AGAIN, "Waiting for Kafka; nothing is lost, the slot holds the changes."),

@@ -15,10 +15,10 @@ import structlog
 from replicator import topics
 from replicator.config import Settings
 from replicator.definitions import polled_by, read_definitions
-from replicator.errors import ModeChanged, SourceRefused
+from replicator.errors import ModeChanged, SourceRefused, WalBudgetSpent
 from replicator.event import Topics
 from replicator.memory import read_memory
-from replicator.modes import BY_WHY, LONGEST_PAUSE_MS, Facts, Mode, Standing, Why, next_standing
+from replicator.modes import BY_WHY, LONGEST_PAUSE_MS, STEADY_MS, Facts, Mode, Standing, Why, next_standing
 from replicator.runtime import Stop
 from replicator.source import Source
 from replicator.takeover import KAFKA_SECONDS, name_left_behind
@@ -40,16 +40,22 @@ class ModeChoice:
         self._is_return = False
         """The stream is to be tried after polling."""
         self._failed_returns = 0
+        self._drops, self._dropped_ms, self._rests_until_ms = 0, 0, 0
+        """Of slots that kept too much, each soon after the last."""
         self._said: Standing | None = None
         self.held_bytes = 0
         """WAL that our slot kept when it was last looked at: while polling it is one that the role may not drop."""
 
     def choose(self) -> Standing:
-        """How the next run reads, once there are topics to remember that in. Raises what keeps it from being known."""
+        """How the next run reads, once there are topics to remember that in. Raises what keeps it from being known.
+
+        WalBudgetSpent: the source can only be streamed, and must be left alone for a while.
+        """
         with Source(self._settings) as source:
             self._spare(source)
             topics.ensure(self._kafka, self._settings)
             if self._settings.mode == "stream":
+                self._refuse_to_begin_anew()
                 return Standing(mode=Mode.STREAM, since_ms=_now_ms())
             records = read_memory(self._kafka, Topics(self._settings.topic_prefix), KAFKA_SECONDS).records
             known = Standing.from_record(records["mode"]) if "mode" in records else None
@@ -63,6 +69,8 @@ class ModeChoice:
                 known = Standing(mode=Mode.STREAM, since_ms=_now_ms())
             facts = self._facts(source, has_streamed=has_streamed, can_poll=partial(self._can_poll, source))
             standing = self._next(known, facts)
+        if standing.mode is Mode.STREAM:
+            self._refuse_to_begin_anew()
         self._is_return = known is not None and known.mode is Mode.POLL and standing.mode is Mode.STREAM
         if known is not None and known.mode is Mode.STREAM:
             self._failed_returns = 0  # it has begun
@@ -119,6 +127,18 @@ class ModeChoice:
         if source.slot() is None:
             log.warning("slot.dropped", reason=BY_WHY[Why.WAL_BUDGET].sentence)
             self.budget_is_spent = True
+            self._note_drop(_now_ms())
+
+    def _note_drop(self, now_ms: int) -> None:
+        self._drops = 1 if now_ms - self._dropped_ms > STEADY_MS else self._drops + 1
+        self._dropped_ms = now_ms
+        self._rests_until_ms = now_ms + min(self._pause_ms << min(self._drops - 1, 32), LONGEST_PAUSE_MS)
+
+    def _refuse_to_begin_anew(self) -> None:
+        """A new slot brings a backfill of everything: a source that can't be polled meanwhile is not to have it again
+        and again."""
+        if (rest_ms := self._rests_until_ms - _now_ms()) > 0:
+            raise WalBudgetSpent(f"{BY_WHY[Why.WAL_BUDGET].sentence}; a new one is made in {rest_ms / 1000:.0f} s")
 
     def _can_poll(self, source: Source) -> bool:
         return bool(read_definitions(source, polled_by(self._settings)).available)

@@ -10,7 +10,7 @@ import pytest
 
 from replicator import mode_choice
 from replicator.config import Settings, load
-from replicator.errors import ModeChanged, SourceRefused
+from replicator.errors import ModeChanged, SourceRefused, WalBudgetSpent
 from replicator.mode_choice import ModeChoice
 from replicator.modes import Mode, Standing, Why
 from replicator.runtime import Stop
@@ -159,3 +159,24 @@ def test_a_slot_that_may_not_be_dropped_is_looked_at_while_the_source_is_polled(
     world.source.held = 7_000
     chosen.leave_polling(POLLED, world.source)  # type: ignore[arg-type]
     assert chosen.held_bytes == 7_000
+
+
+@pytest.mark.parametrize("only_by_setting", [True, False])
+def test_a_source_that_can_only_be_streamed_is_left_alone_for_longer_each_time(
+    world: World, monkeypatch: pytest.MonkeyPatch, only_by_setting: bool
+) -> None:
+    """Each new slot brings a backfill of everything."""
+    world.is_now(Standing(mode=Mode.STREAM, since_ms=0))
+    if not only_by_setting:
+        monkeypatch.setattr(mode_choice, "read_definitions", lambda *_: SimpleNamespace(available=()))
+    chosen = choice(SETTINGS.model_copy(update={"mode": "stream"}) if only_by_setting else SETTINGS)
+    for pause_ms in (10_000, 20_000, 40_000):
+        world.source.held = SETTINGS.wal_budget_bytes + 1
+        with pytest.raises(WalBudgetSpent, match=f"a new one is made in {pause_ms // 1000} s"):
+            chosen.choose()
+        assert world.source.held is None, "the source's disk wins at once"
+        world.now_ms += pause_ms - 1
+        with pytest.raises(WalBudgetSpent):
+            chosen.choose()
+        world.now_ms += 1
+        assert chosen.choose().mode is Mode.STREAM
