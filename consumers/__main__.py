@@ -16,6 +16,7 @@ from consumers.adopt_commands import adopting
 from consumers.config import Settings, load
 from consumers.dead_letters_commands import letters
 from consumers.mapping_commands import mapping
+from consumers.pool_commands import pools
 from consumers.recovery_commands import add_to
 from consumers.rules_commands import rules
 from consumers.terminal import Apply, AsJson, carry_out, faults, print_json, say_done
@@ -26,6 +27,7 @@ app = typer.Typer(
     help="Reads change events from Kafka and applies them to one PostgreSQL, each tenant's rows under its own id.",
 )
 app.add_typer(mapping, name="map")
+app.add_typer(pools, name="pool")
 app.add_typer(rules, name="rules")
 app.add_typer(adopting, name="adopt")
 app.add_typer(letters, name="dead-letters")

@@ -2,8 +2,8 @@
 
 Drops what a zombie replicator wrote (an older run than its partition has seen) and what a tenant has applied already:
 offsets before its watermark, and streamed changes that are not beyond the last streamed position applied. Events of an
-inbox that nobody owns are counted. A broadcast goes to the tenants that hold the row, and to those that had an event
-of its table just before, whose rows may not be written yet.
+inbox that nobody owns are counted, those of other pools' tenants left to them. A broadcast goes to the tenants that
+hold the row, and to those that had an event of its table just before, whose rows may not be written yet.
 
 Pure: the mapping, the watermarks and the holders of rows are given.
 """
@@ -96,6 +96,10 @@ class View:
     only: int | None = None
     """Such a reading: of this tenant alone."""
     holders: Holders
+    serves: Callable[[int], bool] = lambda _: True
+    """Whether a tenant is the pool's own."""
+    is_elsewhere: Callable[[int], bool] = lambda _: False
+    """Whether the events of an inbox that has no owner here are another pool's affair."""
 
 
 class _Sorting:
@@ -138,7 +142,7 @@ class _Sorting:
         owner = self._view.owners.get(inbox)
         if owner is not None:
             self._give(owner.tenant, event_of(message, head, inbox))
-        elif self._view.only is None:
+        elif self._view.only is None and not self._view.is_elsewhere(inbox):
             self.batch.counts.unmapped[inbox] += 1
 
     def _broadcast(self, message: Message, head: Head) -> None:
@@ -148,7 +152,8 @@ class _Sorting:
             self._unreadable(message)
             return
         for tenant in {*self._held.get(told, ()), *self._active[head.table]}:
-            self._give(tenant, event_of(message, head, None))
+            if self._view.serves(tenant):
+                self._give(tenant, event_of(message, head, None))
 
     def _give(self, tenant: int, event: Event) -> None:
         place = (tenant, event.partition)

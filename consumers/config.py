@@ -6,6 +6,7 @@ Secrets are `SecretStr`, so that no log line and no error message can print them
 from __future__ import annotations
 
 import json
+import re
 from typing import Annotated, Any
 
 import psycopg
@@ -14,8 +15,10 @@ from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, Se
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from consumers.errors import SettingsError
+from consumers.tenants import DEFAULT_POOL
 
 PREFIX = "CONSUMERS_"
+POOL_NAME = re.compile(r"^[A-Za-z0-9._-]{1,100}$")
 
 
 def _dsn(secret: SecretStr) -> SecretStr:
@@ -77,7 +80,7 @@ class Settings(BaseSettings):
 
     kafka_bootstrap_servers: Annotated[str, Field(min_length=1)]
     topic_prefix: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,200}$")] = "inbox-replicator"
-    pool: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,100}$")] = "default"
+    pool: Annotated[str, Field(pattern=POOL_NAME.pattern)] = DEFAULT_POOL
     """The set of tenants that is served: the consumer group is named after it."""
     kafka_options: KafkaOptions = {}
     """Any librdkafka option (TLS, SASL), as a JSON object."""

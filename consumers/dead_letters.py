@@ -232,12 +232,14 @@ def ask_again(connection: Connection[Any], tables: Iterable[str]) -> None:
     )
 
 
-def due(connection: Connection[Any], partitions: Iterable[int]) -> list[tuple[int, str, str]]:
-    """Rows, as (tenant, table, key), with a dead letter of these partitions that is asked for; the oldest first."""
+def due(connection: Connection[Any], pool: str, partitions: Iterable[int]) -> list[tuple[int, str, str]]:
+    """Rows of a pool's tenants, as (tenant, table, key), with a dead letter of these partitions that is asked for; the
+    oldest first."""
     return connection.execute(
         "SELECT tenant_id, relation, key FROM replication_dead_letters WHERE due_at IS NOT NULL"
-        " AND partition = ANY (%s) GROUP BY tenant_id, relation, key ORDER BY min(id)",
-        [list(partitions)],
+        " AND partition = ANY (%s) AND replication_pool_of(tenant_id) = %s"
+        " GROUP BY tenant_id, relation, key ORDER BY min(id)",
+        [list(partitions), pool],
     ).fetchall()
 
 

@@ -64,6 +64,11 @@ class Ledger:
         self.generations.update(watermark.read_generations(connection, self.topic_id, partitions))
         self.parked.update(parking.read_parked(connection, self._pool, self.topic_id, partitions))
 
+    def read_parked_again(self, connection: Connection[Any]) -> None:
+        """Who was parked by others meanwhile: a tenant that comes from another pool. Pauses of those known go on."""
+        found = parking.read_parked(connection, self._pool, self.topic_id, self.progress)
+        self.parked = {place: self.parked.get(place, parked) for place, parked in found.items()}
+
     def of_another_topic(self, topic_id: str) -> set[int]:
         """Partitions that are read as those of another topic than this."""
         return {partition for partition, known in self.progress.items() if known.topic_id != topic_id}
@@ -87,10 +92,13 @@ class Ledger:
         """
         stuck = [(result, partition, offset) for result in results for partition, offset in result.stuck.items()]
         with connection.transaction():
+            parking.hold_pools(connection, [result.tenant for result, _, _ in stuck])
+            gone = set()
             for result, partition, offset in stuck:
                 assert result.reason is not None  # noqa: S101  # who is stuck says why
                 place = (result.tenant, partition)
-                parking.park(connection, self._pool, self.topic_id, place, offset, result.reason)
+                if not parking.park(connection, self._pool, self.topic_id, place, offset, result.reason):
+                    gone.add(place)
             for inbox, events in batch.counts.unmapped.items():
                 connection.execute(
                     "INSERT INTO unmapped_inboxes AS u (inbox_id, events) VALUES (%s, %s)"
@@ -106,6 +114,8 @@ class Ledger:
             self.progress[partition] = self.progress[partition]._replace(next_offset=end)
             self.generations[partition].stored(end)
         for result, partition, offset in stuck:
+            if (result.tenant, partition) in gone:
+                continue
             parked = self.parked.setdefault((result.tenant, partition), Parked(offset))
             parked.failed(offset)
             log.error(
@@ -123,34 +133,50 @@ class Ledger:
             parked.due = 0.0
 
     def caught_up(self, connection: Connection[Any], place: Place, result: Result, end: int) -> None:
-        """What a parked tenant's own reading has come to: `end` is the offset after it."""
+        """What a parked tenant's own reading has come to: `end` is the offset after it. Raises Overtaken."""
         parked = self.parked.get(place)
         if parked is None:  # its partition is another worker's by now
             return
         offset = result.stuck.get(place[1], end)
-        with connection.transaction():
-            if result.reason is not None:
-                parking.park(connection, self._pool, self.topic_id, place, offset, result.reason)
-            elif offset >= self.progress[place[1]].next_offset:
-                parking.unpark(connection, place)
-            else:
-                parking.move_parked(connection, place, offset)
         if result.reason is not None:
+            with connection.transaction():
+                parking.hold_pools(connection, [place[0]])
+                is_ours = parking.park(connection, self._pool, self.topic_id, place, offset, result.reason)
             parked.failed(offset)
         elif offset >= self.progress[place[1]].next_offset:
-            del self.parked[place]
-            log.info("tenant.caught_up", tenant=place[0], partition=place[1])
+            is_ours = self._join(connection, place)
+            if is_ours:
+                log.info("tenant.caught_up", tenant=place[0], partition=place[1])
         else:
+            is_ours = parking.move_parked(connection, self._pool, place, offset)
             parked.from_offset = offset
+        if not is_ours:  # it is another pool's by now
+            self.parked.pop(place, None)
+
+    def _join(self, connection: Connection[Any], place: Place, backfilled: Sequence[int] = ()) -> bool:
+        """The tenant goes on with its pool, these inboxes of it to be backfilled. Raises Overtaken.
+
+        False: it is not parked in this pool any more.
+        """
+        partition = place[1]
+        with connection.transaction():
+            if backfilled:
+                _want_backfill(connection, {place[0]: backfilled})
+            joined = watermark.join_progress(connection, self._pool, partition, self.progress[partition])
+            is_ours = parking.unpark(connection, self._pool, place)
+        self.progress[partition] = joined
+        self.parked.pop(place, None)
+        return is_ours
 
     def missed(self, connection: Connection[Any], place: Place) -> None:
-        """The log no longer has what a parked tenant is to read: its inboxes there are backfilled instead."""
+        """The log no longer has what a parked tenant is to read: its inboxes there are backfilled instead.
+
+        Raises Overtaken.
+        """
         tenant, partition = place
-        own = self._inboxes(connection, partition).get(tenant, [])
-        with connection.transaction():
-            _want_backfill(connection, {tenant: own})
-            parking.unpark(connection, place)
-        parked = self.parked.pop(place)
+        parked = self.parked[place]
+        if not self._join(connection, place, self._inboxes(connection, partition).get(tenant, ())):
+            return
         log.error(
             "log.gap",
             partition=partition,
@@ -168,8 +194,7 @@ class Ledger:
         parked tenants had missed is part of what is read from the source.
         """
         if known is None and start.next_offset == 0:
-            watermark.start_progress(connection, self._pool, partition, start)
-            return start
+            return watermark.start_progress(connection, self._pool, partition, start)
         inboxes = self._inboxes(connection, partition)
         log.error(
             "log.gap",
@@ -182,15 +207,19 @@ class Ledger:
         )
         with connection.transaction():
             _want_backfill(connection, inboxes)
-            watermark.start_progress(connection, self._pool, partition, start)
-            watermark.go_back(connection, partition, start, high)
+            start = watermark.start_progress(connection, self._pool, partition, start)
+            watermark.go_back(connection, self._pool, partition, start, high)
             parking.unpark_all(connection, self._pool, partition)
         return start
 
     def _inboxes(self, connection: Connection[Any], partition: int) -> dict[int, list[int]]:
-        """Of one partition, by tenant."""
+        """Of one partition, by tenant of the pool."""
         inboxes: dict[int, list[int]] = {}
-        for inbox, tenant in connection.execute("SELECT inbox_id, tenant_id FROM inbox_tenant_mapping WHERE is_active"):
+        for inbox, tenant in connection.execute(
+            "SELECT inbox_id, tenant_id FROM inbox_tenant_mapping WHERE is_active"
+            " AND replication_pool_of(tenant_id) = %s",
+            [self._pool],
+        ):
             if partition_of(inbox, self.partitions) == partition:
                 inboxes.setdefault(tenant, []).append(inbox)
         return inboxes

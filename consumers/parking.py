@@ -1,4 +1,4 @@
-"""Tenants that could not follow their pool, kept in the target: from where each is to be read again, and why.
+"""Tenants that do not follow their pool, kept in the target: from where each is to be read again, and why.
 
 Parked by partition: what a tenant's other partitions bring goes on. Never opens or ends a transaction.
 """
@@ -17,6 +17,8 @@ from consumers.errors import TooManyLetters, Verdict, came_from_within
 from consumers.session import first_line
 from consumers.watermark import Place
 
+POOL_LOCK: Final = 1229867865
+"""The class of the advisory locks on a tenant's pool, as in sql/target."""
 _FIRST_PAUSE_S: Final = 5.0
 _LONGEST_PAUSE_S: Final = 60.0
 
@@ -86,29 +88,45 @@ def read_parked(
     }
 
 
-def park(connection: Connection[Any], pool: str, topic_id: str, place: Place, from_offset: int, reason: Reason) -> None:
-    """Durable before the pool's progress passes the tenant. Parked again: one more try. A tenant that is gone isn't."""
-    connection.execute(
+def hold_pools(connection: Connection[Any], tenants: Iterable[int]) -> None:
+    """Until the transaction ends none of them changes pools. To be asked before `park`, in a statement of its own."""
+    for tenant in sorted(set(tenants)):
+        connection.execute("SELECT pg_advisory_xact_lock_shared(%s, %s)", [POOL_LOCK, tenant])
+
+
+def park(connection: Connection[Any], pool: str, topic_id: str, place: Place, from_offset: int, reason: Reason) -> bool:
+    """Durable before the pool's progress passes the tenant. Parked again: one more try.
+
+    False: the tenant is gone, or another pool's.
+    """
+    parked = connection.execute(
         "INSERT INTO replication_parked AS p"
         " (tenant_id, partition, pool, topic_id, from_offset, error_class, error, advice)"
-        " SELECT t.id, %s, %s, %s, %s, %s, %s, %s FROM tenants AS t WHERE t.id = %s"
+        " SELECT t.id, %s, %s, %s, %s, %s, %s, %s FROM tenants AS t"
+        " WHERE t.id = %s AND replication_pool_of(t.id) = %s"
         " ON CONFLICT (tenant_id, partition) DO UPDATE SET"
         " pool = EXCLUDED.pool, topic_id = EXCLUDED.topic_id, from_offset = EXCLUDED.from_offset,"
         " error_class = EXCLUDED.error_class, error = EXCLUDED.error, advice = EXCLUDED.advice, tries = p.tries + 1",
-        [place[1], pool, topic_id, from_offset, reason.kind, reason.says, reason.advice, place[0]],
+        [place[1], pool, topic_id, from_offset, reason.kind, reason.says, reason.advice, place[0], pool],
     )
+    return parked.rowcount == 1
 
 
-def move_parked(connection: Connection[Any], place: Place, from_offset: int) -> None:
-    """Some of what was missed is applied."""
-    connection.execute(
-        "UPDATE replication_parked SET from_offset = %s WHERE tenant_id = %s AND partition = %s", [from_offset, *place]
+def move_parked(connection: Connection[Any], pool: str, place: Place, from_offset: int) -> bool:
+    """Some of what was missed is applied. False: it is not parked in this pool any more."""
+    moved = connection.execute(
+        "UPDATE replication_parked SET from_offset = %s WHERE tenant_id = %s AND partition = %s AND pool = %s",
+        [from_offset, *place, pool],
     )
+    return moved.rowcount == 1
 
 
-def unpark(connection: Connection[Any], place: Place) -> None:
-    """The tenant has caught up with its pool."""
-    connection.execute("DELETE FROM replication_parked WHERE tenant_id = %s AND partition = %s", [*place])
+def unpark(connection: Connection[Any], pool: str, place: Place) -> bool:
+    """The tenant joins its pool. False: it is not parked in this pool any more."""
+    unparked = connection.execute(
+        "DELETE FROM replication_parked WHERE tenant_id = %s AND partition = %s AND pool = %s", [*place, pool]
+    )
+    return unparked.rowcount == 1
 
 
 def unpark_all(connection: Connection[Any], pool: str, partition: int) -> None:

@@ -231,7 +231,7 @@ class _Replaying:
 
     def _reached(self) -> dict[int, int]:
         connection = self._shadow.connection
-        return reached(connection, self._wish.tenant, self._settings.pool, self._shape.topic_id, self._partitions)
+        return reached(connection, self._wish.tenant, self._shape.topic_id, self._partitions)
 
     def _hold(self) -> None:
         """The tenant's rows stand still, and the shadow has all that they are made of."""

@@ -109,7 +109,7 @@ class Retrying:
         self._is_left = False
         self._ask_for_altered()
         healed: Counter[int] = Counter()
-        for tenant, table, key in dead_letters.due(self._open().connection, self._partitions):
+        for tenant, table, key in dead_letters.due(self._open().connection, self._settings.pool, self._partitions):
             if self._ended.is_set():
                 break
             began = time.monotonic()

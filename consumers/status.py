@@ -7,7 +7,7 @@ partitions from Kafka. If Kafka is away the rest is shown all the same.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any, Final
@@ -29,6 +29,7 @@ from consumers.missing import Missing
 from consumers.rules_file import shipped_rules
 from consumers.session import connect
 from consumers.skipped import Skipped
+from consumers.tenants import DEFAULT_POOL
 from replicator import partition_of
 
 SILENT_S: Final = 30
@@ -47,6 +48,11 @@ class Parked:
     error_class: str | None
     error: str | None
     advice: str | None
+
+    @property
+    def is_joining(self) -> bool:
+        """It changes pools, which is no fault."""
+        return self.error_class == "pool"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,6 +78,8 @@ class Backfill:
 class TenantStatus:
     tenant_id: int
     name: str | None
+    pool: str
+    """That serves it."""
     partitions: tuple[int, ...]
     """Where the events of its inboxes stand."""
     lag: int | None
@@ -108,7 +116,8 @@ class Status:
 
     @property
     def is_well(self) -> bool:
-        return not self.faults and not any(tenant.parked or tenant.dead_letters for tenant in self.tenants)
+        is_stuck = any(not parked.is_joining for tenant in self.tenants for parked in tenant.parked)
+        return not self.faults and not is_stuck and not any(tenant.dead_letters for tenant in self.tenants)
 
 
 def gather(settings: Settings) -> Status:
@@ -122,12 +131,14 @@ def gather(settings: Settings) -> Status:
             faults.append(str(error))
         tenants = tuple(reading.tenant(tenant, name) for tenant, name in _tenants(connection))
         columns, relations = tuple(skipped.read(connection)), tuple(missing.read(connection))
-    if any(tenant.lag is None for tenant in tenants) and reading.ends:
-        faults.append(f"the pool {settings.pool} has not read every partition yet, or the topic was made anew")
-    if reading.unread:
+    unknown = {tenant.pool for tenant in tenants if tenant.lag is None} if reading.ends else set()
+    faults += [
+        f"the pool {pool} has not read every partition yet, or the topic was made anew" for pool in sorted(unknown)
+    ]
+    for pool, unread in reading.unread({settings.pool, *(tenant.pool for tenant in tenants)}).items():
         faults.append(
-            f"no reader for {SILENT_S} s, though events wait, in partition {', '.join(map(str, reading.unread))}:"
-            f" does a worker of the pool {settings.pool} run?"
+            f"no reader for {SILENT_S} s, though events wait, in partition {', '.join(map(str, unread))}:"
+            f" does a worker of the pool {pool} run?"
         )
     return Status(
         pool=settings.pool,
@@ -148,35 +159,45 @@ class _Reading:
         self.ends: dict[int, int] = {}
         """Of every partition; empty: unknown."""
         self.listing: Listing = read_listing(connection)
-        progress = connection.execute(
-            "SELECT partition, next_offset, read_at > now() - %s * interval '1 s' FROM replication_progress"
-            " WHERE pool = %s",
-            [SILENT_S, settings.pool],
-        ).fetchall()
-        self._next: dict[int, int] = {partition: offset for partition, offset, _ in progress}
-        self._silent = [partition for partition, _, is_read in progress if not is_read]
+        self._next: dict[str, dict[int, int]] = defaultdict(dict)
+        """By pool and partition."""
+        self._silent: dict[str, list[int]] = defaultdict(list)
+        for pool, partition, offset, is_read in connection.execute(
+            "SELECT pool, partition, next_offset, read_at > now() - %s * interval '1 s' FROM replication_progress"
+            " ORDER BY partition",
+            [SILENT_S],
+        ):
+            self._next[pool][partition] = offset
+            if not is_read:
+                self._silent[pool].append(partition)
+        self._pools: dict[int, str] = dict(
+            connection.execute("SELECT tenant_id, pool FROM replication_tenant_pools").fetchall()
+        )
         self._parked = _parked(connection)
         self._dead_letters = dead_letters_admin.counts(connection)
         self._stubs = _stub_count(connection)
         connection.commit()
 
-    @property
-    def unread(self) -> tuple[int, ...]:
-        """Partitions with events for which nobody has come for a while."""
-        return tuple(sorted(p for p in self._silent if self._next[p] < self.ends.get(p, 0)))
+    def unread(self, pools: Iterable[str]) -> dict[str, list[int]]:
+        """By pool: partitions with events for which nobody has come for a while."""
+        found = {
+            pool: [p for p in self._silent[pool] if self._next[pool][p] < self.ends.get(p, 0)] for pool in sorted(pools)
+        }
+        return {pool: partitions for pool, partitions in found.items() if partitions}
 
     def tenant(self, tenant: int, name: str | None) -> TenantStatus:
         own = [mapped for mapped in self.listing.mapped if mapped.tenant_id == tenant and mapped.is_active]
-        parked = tuple(self._parked[tenant])
-        count = len(self.ends) or len(self._next)
+        parked, pool = tuple(self._parked[tenant]), self._pools.get(tenant, DEFAULT_POOL)
+        count = len(self.ends) or len(self._next[pool])
         inboxes = {partition_of(mapped.inbox_id, count) for mapped in own} if count else set()
         partitions = tuple(sorted(inboxes | {stuck.partition for stuck in parked}))
         freshness, stubs, leads, outdated, refused = self._as_tenant(tenant)
         return TenantStatus(
             tenant_id=tenant,
             name=name,
+            pool=pool,
             partitions=partitions,
-            lag=self._lag(partitions, parked),
+            lag=self._lag(pool, partitions, parked),
             freshness=freshness,
             parked=parked,
             dead_letters=self._dead_letters.get(tenant, 0),
@@ -188,10 +209,10 @@ class _Reading:
             refused_rules=refused,
         )
 
-    def _lag(self, partitions: tuple[int, ...], parked: tuple[Parked, ...]) -> int | None:
+    def _lag(self, pool: str, partitions: tuple[int, ...], parked: tuple[Parked, ...]) -> int | None:
         if not self.ends:
             return None
-        positions = self._next | {stuck.partition: stuck.from_offset for stuck in parked}
+        positions = self._next[pool] | {stuck.partition: stuck.from_offset for stuck in parked}
         if any(p not in self.ends or p not in positions or positions[p] > self.ends[p] for p in partitions):
             return None
         return sum(self.ends[p] - positions[p] for p in partitions)
@@ -278,8 +299,9 @@ def render(status: Status) -> RenderableType:
     for heading in ("tenant", "parts", "lag", "last applied", "fresh at", "parked", "dead", "stubs", "backfilling"):
         table.add_column(heading, justify="right" if heading in ("lag", "dead", "stubs") else "left")
     for tenant in status.tenants:
+        elsewhere = "" if tenant.pool == DEFAULT_POOL else f" ({tenant.pool})"
         table.add_row(
-            f"{tenant.tenant_id} {tenant.name or ''}",
+            f"{tenant.tenant_id} {tenant.name or ''}{elsewhere}",
             ", ".join(map(str, tenant.partitions)) or "-",
             "?" if tenant.lag is None else str(tenant.lag),
             _time(tenant.freshness.last_applied_at),

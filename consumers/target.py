@@ -2,8 +2,8 @@
 
 Rows are staged before the transaction begins, so that no client stalls inside one. Then, in one READ COMMITTED
 transaction: the tenant for row-level security, the tenant's advisory lock in a statement of its own, a second look at
-the mapping, compare-and-set of its watermarks, its dead letters, the rows, commit. Relies on `upsert` for every
-statement that touches rows. Never decides what to do about an error: psycopg's errors and our own go up.
+the mapping and the pool, compare-and-set of its watermarks, its dead letters, the rows, commit. Relies on `upsert` for
+every statement that touches rows. Never decides what to do about an error: psycopg's errors and our own go up.
 """
 
 from __future__ import annotations
@@ -100,6 +100,7 @@ class Session:
         self._load = 0
         self._staged = self._staged_bytes = 0
         self._noted = 0
+        self._pool = settings.pool
         self.connection: Connection[Any] = open_session(settings, purpose)
         for statement in upsert.STAGING:
             self.connection.execute(statement.encode())
@@ -134,7 +135,7 @@ class Session:
     def _claim(self, work: Work) -> None:
         """From here on nobody else writes the tenant's rows, and what the caller knew of it holds. Raises Overtaken."""
         self.connection.execute("SELECT pg_advisory_xact_lock(%s, %s)", [tenants.TENANT_LOCK, work.tenant])
-        tenants.verify(self.connection, work.tenant, work.inboxes)
+        tenants.verify(self.connection, work.tenant, work.inboxes, self._pool)
         if work.leads is not None and read_origin(self.connection, work.tenant) != work.leads.origin:
             raise Overtaken(f"where the lead signals of tenant {work.tenant} come from has changed")
         for place, (expected, mark, source_ms) in sorted(work.marks.items(), key=lambda item: item[0]):

@@ -78,7 +78,7 @@ def trace(settings: Settings, wish: Wish, say: Say) -> Biography:
             searching.look_through(partition)
         # After the log: what it holds by now was perhaps applied meanwhile, and is not called waiting.
         rows = [row for tenant in tenants for row in _stored(connection, tenant, wish.conversation)]
-        standings = _standings(connection, settings.pool, shape.topic_id, partitions, tenants or set(owners.values()))
+        standings = _standings(connection, shape.topic_id, partitions, tenants or set(owners.values()))
     return Biography(
         conversation=wish.conversation,
         rows=tuple(rows),
@@ -209,7 +209,7 @@ def _stored_in(connection: Connection[Any], relation: Relation, tenant: int, key
 
 
 def _standings(
-    connection: Connection[Any], pool: str, topic_id: str, partitions: list[int], tenants: set[int]
+    connection: Connection[Any], topic_id: str, partitions: list[int], tenants: set[int]
 ) -> dict[tuple[int, int], Standing]:
     found = connection.execute(
         "SELECT t.id, p.partition, GREATEST(w.next_offset, COALESCE(k.from_offset, p.next_offset)), k.tenant_id"
@@ -218,8 +218,8 @@ def _standings(
         " ON w.tenant_id = t.id AND w.partition = p.partition AND w.topic_id = p.topic_id"
         " LEFT JOIN replication_parked AS k"
         " ON k.tenant_id = t.id AND k.partition = p.partition AND k.topic_id = p.topic_id"
-        " WHERE p.pool = %(pool)s AND p.topic_id = %(topic)s AND p.partition = ANY (%(partitions)s)",
-        {"tenants": sorted(tenants), "pool": pool, "topic": topic_id, "partitions": partitions},
+        " WHERE p.pool = replication_pool_of(t.id) AND p.topic_id = %(topic)s AND p.partition = ANY (%(partitions)s)",
+        {"tenants": sorted(tenants), "topic": topic_id, "partitions": partitions},
     ).fetchall()
     return {
         (tenant, partition): Standing(next_offset=offset, is_parked=parked is not None)

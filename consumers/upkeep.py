@@ -9,6 +9,7 @@ import time
 from collections.abc import Mapping
 from typing import Any, Final
 
+import structlog
 from psycopg import Connection
 
 from consumers import leads, tenants
@@ -28,6 +29,8 @@ from consumers.skipped import SkippedColumns
 from consumers.topic import TopicWatch
 from consumers.upsert import Relation
 from replicator import partition_of
+
+log = structlog.get_logger(__name__)
 
 UPKEEP_S: Final = 2.0
 _STUBS_S: Final = 10.0
@@ -61,6 +64,7 @@ class Upkeep:
         self._topic = TopicWatch(settings)
         self._recomputation = Recomputation(settings)
         self._due = self._stubs_due = self._audit_due = 0.0
+        self._pool, self._has_warned = settings.pool, False
 
     def listen(self, control: Connection[Any]) -> None:
         """The connection is new: it is to tell of changes, and what was told before it is not known."""
@@ -90,7 +94,9 @@ class Upkeep:
         topic_id = self._topic.topic_id()
         made_anew = self._ledger.of_another_topic(topic_id) if topic_id else set()
         if self._mapping.is_stale:
+            self._ledger.read_parked_again(control)
             self._mapping.read(control)
+            self._warn_if_idle()
         self._layout.read(control)
         self._skipped.write(control)
         self._missing.write(control)
@@ -112,6 +118,16 @@ class Upkeep:
             self._audit_due = now + _AUDIT_S
             self._audit.write(control)
         return made_anew
+
+    def _warn_if_idle(self) -> None:
+        """Once: a pool that nobody was assigned to may be a slip of the pen."""
+        if self._pool != tenants.DEFAULT_POOL and not self._mapping.owners and not self._has_warned:
+            self._has_warned = True
+            log.warning(
+                "pool.serves_nobody",
+                pool=self._pool,
+                advice=f"`consumers pool assign --tenant N --pool {self._pool}` gives it a tenant.",
+            )
 
     def _recomputed(self, control: Connection[Any]) -> dict[int, tuple[LeadColumns, Relation]]:
         """Tenants whose lead signals are made by rules, and whose first inbox's partition is ours."""

@@ -35,33 +35,37 @@ class Progress(NamedTuple):
 
     topic_id: str
     next_offset: int
+    turn: int = 0
+    """How often a tenant has joined the reading, or it began anew: who did not hear of it must not go on."""
 
 
 def read_progress(connection: Connection[Any], pool: str) -> dict[int, Progress]:
     return {
-        partition: Progress(topic_id, next_offset)
-        for partition, topic_id, next_offset in connection.execute(
-            "SELECT partition, topic_id, next_offset FROM replication_progress WHERE pool = %s", [pool]
+        partition: Progress(*progress)
+        for partition, *progress in connection.execute(
+            "SELECT partition, topic_id, next_offset, turn FROM replication_progress WHERE pool = %s", [pool]
         )
     }
 
 
-def start_progress(connection: Connection[Any], pool: str, partition: int, progress: Progress) -> None:
-    """A partition that is read for the first time, or from anew after a gap."""
-    connection.execute(
-        "INSERT INTO replication_progress (pool, partition, topic_id, next_offset) VALUES (%s, %s, %s, %s)"
+def start_progress(connection: Connection[Any], pool: str, partition: int, progress: Progress) -> Progress:
+    """A partition that is read for the first time, or from anew after a gap; as it stands then."""
+    ((turn,),) = connection.execute(
+        "INSERT INTO replication_progress AS p (pool, partition, topic_id, next_offset) VALUES (%s, %s, %s, %s)"
         " ON CONFLICT (pool, partition) DO UPDATE SET topic_id = EXCLUDED.topic_id,"
-        " next_offset = EXCLUDED.next_offset, source_at = NULL",
-        [pool, partition, *progress],
-    )
+        " next_offset = EXCLUDED.next_offset, source_at = NULL, turn = p.turn + 1 RETURNING turn",
+        [pool, partition, progress.topic_id, progress.next_offset],
+    ).fetchall()
+    return progress._replace(turn=turn)
 
 
-def go_back(connection: Connection[Any], partition: int, start: Progress, high: int) -> None:
+def go_back(connection: Connection[Any], pool: str, partition: int, start: Progress, high: int) -> None:
     """Reading starts again there, in a log that ends at `high`. Positions stay: they drop what is applied already."""
     connection.execute(
         "UPDATE replication_watermarks SET next_offset = %(start)s"
-        " WHERE topic_id = %(topic)s AND partition = %(partition)s AND next_offset > %(start)s",
-        {"start": start.next_offset, "topic": start.topic_id, "partition": partition},
+        " WHERE topic_id = %(topic)s AND partition = %(partition)s AND next_offset > %(start)s"
+        " AND replication_pool_of(tenant_id) = %(pool)s",
+        {"start": start.next_offset, "topic": start.topic_id, "partition": partition, "pool": pool},
     )
     connection.execute(
         "DELETE FROM replication_generations WHERE topic_id = %s AND partition = %s AND first_offset >= %s",
@@ -75,11 +79,26 @@ def advance_progress(
     """Everything before `next_offset` is durable for every tenant of the pool, or parked. Raises Overtaken."""
     moved = connection.execute(
         "UPDATE replication_progress SET next_offset = %s, read_at = now(), source_at = COALESCE(%s, source_at)"
-        " WHERE pool = %s AND partition = %s AND topic_id = %s AND next_offset = %s",
+        " WHERE pool = %s AND partition = %s AND topic_id = %s AND next_offset = %s AND turn = %s",
         [next_offset, _moment(source_ms), pool, partition, *expected],
     )
     if moved.rowcount != 1:
         raise Overtaken(f"another worker has read on in partition {partition}")
+
+
+def join_progress(connection: Connection[Any], pool: str, partition: int, expected: Progress) -> Progress:
+    """A tenant goes on with its pool from here; as that stands then. Raises Overtaken.
+
+    Whoever passes over its events until now, as one that was frozen may, finds another turn.
+    """
+    joined = connection.execute(
+        "UPDATE replication_progress SET turn = turn + 1"
+        " WHERE pool = %s AND partition = %s AND topic_id = %s AND next_offset = %s AND turn = %s",
+        [pool, partition, *expected],
+    )
+    if joined.rowcount != 1:
+        raise Overtaken(f"another worker has read on in partition {partition}")
+    return expected._replace(turn=expected.turn + 1)
 
 
 def read_marks(connection: Connection[Any], topic_id: str, partitions: Iterable[int]) -> dict[Place, Mark]:

@@ -44,7 +44,7 @@ from consumers.skipped import SkippedColumns
 from consumers.tenants import Mapping as TenantMapping
 from consumers.topic import TopicShape
 from consumers.upkeep import UPKEEP_S, Upkeep
-from consumers.watermark import Place
+from consumers.watermark import Place, read_progress
 from replicator import VERSION
 from replicator.runtime import GrowingPause, Health, Stop
 
@@ -114,7 +114,7 @@ class Worker:
         self._pause = GrowingPause(first=0.2, longest=10.0)
         self._control: Connection[Any] | None = None
         self._layout = Layout()
-        self._mapping = TenantMapping(settings.mapping_ttl_s)
+        self._mapping = TenantMapping(settings.mapping_ttl_s, settings.pool)
         self._leads = Leads(settings.mapping_ttl_s)
         self._ledger = Ledger(settings.pool)
         self._audit = Audit()
@@ -282,6 +282,9 @@ class Worker:
             return None
         try:
             return self._stretch(control, self._inbound, place, parked)
+        except Overtaken:
+            self._recover.add(place[1])
+            return None
         except (psycopg.Error, ConsumersError, KafkaException) as error:
             parked.failed(parked.from_offset)
             says = Reason.of(error, classify(error)).says
@@ -304,7 +307,10 @@ class Worker:
         """Sorts the messages out by tenant, and gives each tenant's to a thread."""
         begins = any(map(begins_backfill, flight.messages))
         if self._mapping.is_stale or begins:
-            self._mapping.read(control)
+            self._read_mapping(control)
+        if flight.place is not None and not self._may_serve(control, flight.place):
+            self._flight = None
+            return
         if begins:  # of a table, perhaps, that `consumers setup` has just made or widened
             self._layout.read(control)
         place = flight.place
@@ -316,6 +322,8 @@ class Worker:
             parked=self._ledger.parked,
             only=place[0] if place is not None else None,
             holders=lambda table, ids: target.holders(control, table, ids) if table in self._layout.relations else {},
+            serves=self._mapping.serves,
+            is_elsewhere=self._mapping.is_elsewhere,
         )
         batch = sort_out(flight.messages, view)
         marks = dict(self._ledger.marks)
@@ -341,6 +349,16 @@ class Worker:
             )
             for tenant, events in batch.events.items()
         ]
+
+    def _read_mapping(self, control: Connection[Any]) -> None:
+        self._ledger.read_parked_again(control)
+        self._mapping.read(control)
+
+    def _may_serve(self, control: Connection[Any], place: Place) -> bool:
+        """Whether a parked tenant is known as the pool's own: else its reading would pass over all that is its."""
+        if not self._mapping.serves(place[0]):
+            self._read_mapping(control)
+        return place in self._ledger.parked and self._mapping.serves(place[0])
 
     def _settle(self, control: Connection[Any], flight: Flight) -> None:
         """Makes durable what the threads have done; sends them off again if somebody else was faster."""
@@ -397,12 +415,12 @@ class Worker:
 
     def _start_over(self, control: Connection[Any], flight: Flight) -> None:
         """Reads mapping, watermarks and progress again; what is applied by now is skipped by the watermarks."""
-        self._mapping.read(control)
-        self._leads.expire()
         partitions = list(self._ledger.progress)
         self._ledger.read_again(control, partitions)
-        stored = target_progress(control, self._settings.pool)
-        if any(stored.get(p) != self._ledger.progress[p].next_offset for p in flight_partitions(flight) if p in stored):
+        self._mapping.read(control)
+        self._leads.expire()
+        stored = read_progress(control, self._settings.pool)
+        if any(stored.get(p) != self._ledger.progress[p] for p in flight_partitions(flight) if p in stored):
             self._give_up(flight)
             return
         flight.results.clear()
@@ -539,8 +557,3 @@ def flight_partitions(flight: Flight) -> set[int]:
     if flight.place is not None:
         return {flight.place[1]}
     return {message.partition for message in flight.messages}
-
-
-def target_progress(control: Connection[Any], pool: str) -> dict[int, int]:
-    """Next offsets as the target has them."""
-    return dict(control.execute("SELECT partition, next_offset FROM replication_progress WHERE pool = %s", [pool]))

@@ -58,8 +58,17 @@ CREATE TABLE IF NOT EXISTS etl_control (
 );
 CREATE INDEX IF NOT EXISTS etl_control_tenant_started ON etl_control (tenant_id, started_at);
 
+-- The tenants that a pool of their own serves; all others are the default pool's (018).
+CREATE TABLE IF NOT EXISTS replication_tenant_pools (
+    tenant_id integer NOT NULL,
+    pool text NOT NULL CHECK (pool ~ '^[A-Za-z0-9._-]{1,100}$'),
+    since timestamptz NOT NULL DEFAULT now(),
+    CONSTRAINT replication_tenant_pools_pkey PRIMARY KEY (tenant_id),
+    CONSTRAINT replication_tenant_pools_tenant FOREIGN KEY (tenant_id) REFERENCES tenants (id) ON DELETE CASCADE
+);
+
 -- Where a pool's reading of a partition continues. Everything that the source committed before source_at stands
--- before next_offset.
+-- before next_offset. turn: how often a tenant has joined the pool's reading there, or it began anew.
 CREATE TABLE IF NOT EXISTS replication_progress (
     pool text NOT NULL,
     topic_id text NOT NULL,
@@ -67,6 +76,7 @@ CREATE TABLE IF NOT EXISTS replication_progress (
     next_offset bigint NOT NULL,
     read_at timestamptz,
     source_at timestamptz,
+    turn bigint NOT NULL DEFAULT 0,
     CONSTRAINT replication_progress_pkey PRIMARY KEY (pool, partition)
 );
 

@@ -71,9 +71,18 @@ $$;
 REVOKE ALL ON FUNCTION replication_holders(text, jsonb) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION replication_holders(text, jsonb) TO :"applier";
 
+-- The pool that serves a tenant.
+CREATE OR REPLACE FUNCTION replication_pool_of(tenant integer) RETURNS text
+    LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
+BEGIN ATOMIC
+    SELECT COALESCE((SELECT p.pool FROM replication_tenant_pools AS p WHERE p.tenant_id = tenant), 'default');
+END;
+REVOKE ALL ON FUNCTION replication_pool_of(integer) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION replication_pool_of(integer) TO :"applier";
+
 -- How fresh the own tenant's rows are; no row without app.current_tenant_id. Reads the control tables as their owner.
--- fresh_at: everything that the source committed before it is applied; NULL while a partition has not said so. Pools and
--- topics that nobody reads any more say nothing.
+-- fresh_at: everything that the source committed before it is applied; NULL while a partition has not said so. Other
+-- pools, and topics that nobody reads any more, say nothing.
 CREATE OR REPLACE FUNCTION replication_own_freshness() RETURNS TABLE (
     tenant_id integer,
     last_applied_at timestamptz,
@@ -93,12 +102,11 @@ BEGIN ATOMIC
             FROM (
                 SELECT CASE WHEN k.tenant_id IS NULL THEN p.source_at ELSE w.source_at END AS source_at
                 FROM (
-                    SELECT DISTINCT ON (r.partition) r.partition, r.source_at
+                    SELECT r.partition, r.source_at
                     FROM replication_progress AS r
-                    WHERE r.topic_id = (
+                    WHERE r.pool = replication_pool_of(own.id) AND r.topic_id = (
                         SELECT n.topic_id FROM replication_progress AS n ORDER BY n.read_at DESC NULLS LAST LIMIT 1
                     )
-                    ORDER BY r.partition, r.read_at DESC NULLS LAST
                 ) AS p
                 LEFT JOIN replication_parked AS k ON k.tenant_id = own.id AND k.partition = p.partition
                 LEFT JOIN replication_watermarks AS w ON w.tenant_id = own.id AND w.partition = p.partition

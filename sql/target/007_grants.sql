@@ -11,4 +11,4 @@ GRANT SELECT, INSERT, UPDATE ON etl_control TO :"applier";
 GRANT SELECT, INSERT, UPDATE, DELETE
     ON replication_progress, replication_watermarks, replication_parked, replication_generations, unmapped_inboxes
     TO :"applier";
-GRANT SELECT ON replication_migrations TO :"applier";
+GRANT SELECT ON replication_migrations, replication_tenant_pools TO :"applier";
