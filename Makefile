@@ -25,7 +25,7 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@touch $@
 
-demo: $(STAMP) ## run the whole path for about a minute and compare source and target (KEEP=1 leaves it running; MODE=poll or poll-tables: without a stream; SCENARIO=slot-lost)
+demo: $(STAMP) ## run the whole path for about a minute and compare source and target (KEEP=1 leaves it running; MODE=poll or poll-tables: without a stream; SCENARIO=slot-lost or recovery)
 	KEEP=$(KEEP) $(BIN)/python -m demo $(if $(MODE),--mode $(MODE)) $(if $(SCENARIO),--scenario $(SCENARIO))
 
 test: $(STAMP) ## every test, on real servers

@@ -36,6 +36,7 @@ class Scenario(StrEnum):
 
     WORKER_KILLED = "worker-killed"
     SLOT_LOST = "slot-lost"
+    RECOVERY = "recovery"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,6 +69,7 @@ SLOT_LOST = replace(
     probed=IN_VIEW,
     modes=(STREAMING, POLLING, STREAMING),
 )
+LOSES_SLOT = (Scenario.SLOT_LOST, Scenario.RECOVERY)
 POLLED_TABLES = Manner(
     attributes="LOGIN",
     readable=EVERYTHING,
@@ -86,6 +88,6 @@ POLLED_VIEW = replace(
 
 def manner_of(mode: Mode, scenario: Scenario) -> Manner:
     """A slot can only be lost where there is one."""
-    if scenario is Scenario.SLOT_LOST:
+    if scenario in LOSES_SLOT:
         return SLOT_LOST
     return {Mode.STREAM: STREAMED, Mode.POLL: POLLED_VIEW, Mode.POLL_TABLES: POLLED_TABLES}[mode]

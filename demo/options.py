@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from demo.manner import Mode, Scenario
+from demo.manner import LOSES_SLOT, Mode, Scenario
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,7 +50,11 @@ def parse(arguments: Sequence[str], environment: Mapping[str, str]) -> Options:
     )
     add("--tenants", type=_count, default=3, help="schools, each with its own inboxes")
     add("--inboxes", type=_count, default=4, help="of each tenant")
-    add("--conversations", type=_count, help="in the source when the demo begins (5000; 2000 where tables are polled)")
+    add(
+        "--conversations",
+        type=_count,
+        help="in the source when the demo begins (5000; 2000 where tables are polled, or recovered)",
+    )
     add("--messages", type=_count, default=12, help="of each conversation, on average")
     add("--rate", type=_count, default=200, help="row changes per second of the live traffic")
     add("--seconds", type=_count, default=25, help="of live traffic after the initial load, at least")
@@ -58,10 +62,13 @@ def parse(arguments: Sequence[str], environment: Mapping[str, str]) -> Options:
     add("--plain", action="store_true", help="print lines, also on a terminal")
     add("--logs", type=Path, metavar="FOLDER", help="leave a copy of the programs' logs there")
     given = parser.parse_args(arguments)
-    if given.scenario is Scenario.SLOT_LOST and given.mode is not Mode.STREAM:
+    if given.scenario in LOSES_SLOT and given.mode is not Mode.STREAM:
         parser.error("a slot can only be lost in --mode stream")
-    if given.conversations is None:  # a poller takes its time over tables
-        given.conversations = 2_000 if given.mode is Mode.POLL_TABLES else 5_000
+    if given.conversations is None:  # a poller takes its time over tables, and a tour has many turns
+        is_slow = given.mode is Mode.POLL_TABLES or given.scenario is Scenario.RECOVERY
+        given.conversations = 2_000 if is_slow else 5_000
+    if given.scenario is Scenario.RECOVERY and given.tenants < 2:
+        parser.error("--scenario recovery needs two tenants: an inbox goes from one to another")
     kept = environment.get("KEEP", "").strip().lower() not in ("", "0", "no", "false")
     return Options(**{**vars(given), "keep": given.keep or kept})
 

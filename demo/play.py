@@ -18,6 +18,7 @@ from demo.options import Options
 from demo.probes import Probes
 from demo.programs import Program
 from demo.reading import POLLING, STREAMING, Reading, Switch, clock, missing_switches
+from demo.recovery import Disproved, Hands, Tour
 from demo.servers.guardian import GuardedFolder
 from demo.slot import lose_slot
 from demo.source.traffic import Traffic
@@ -87,7 +88,8 @@ class Play:
 
     def __init__(self, stage: Stage, folder: GuardedFolder, options: Options, board: Board, display: Display) -> None:
         self._stage, self._options, self._board, self._display = stage, options, board, display
-        inboxes = [inbox for owned in stage.tenants.values() for inbox in owned]
+        self._folder = folder
+        inboxes = [*(inbox for owned in stage.tenants.values() for inbox in owned), *stage.unclaimed]
         self._traffic = Traffic(stage.source_dsn, inboxes=inboxes, rate=options.rate)
         self._probes = Probes(stage.source_dsn, stage.reader_dsn, stage.tenants, stage.manner.probed)
         self._replicator = Program(folder, "replicator", ["replicator", "run"], stage.replicator)
@@ -114,7 +116,7 @@ class Play:
             self._strike()
             self._during(max(CALM_SECONDS, self._live[0] + self._options.seconds - time.monotonic()))
             self._finish()
-        except (GaveUp, ProgramFell) as fault:
+        except (GaveUp, ProgramFell, Disproved) as fault:
             self._faults.append(str(fault))
             self._display.event(str(fault).splitlines()[0])
         self._end_writing()
@@ -189,6 +191,8 @@ class Play:
                 self._kill_and_restart()
             case Scenario.SLOT_LOST:
                 self._lose_slot()
+            case Scenario.RECOVERY:
+                self._tour()
 
     def _kill_and_restart(self) -> None:
         first = self._workers[0]
@@ -228,6 +232,17 @@ class Play:
         self._watch.begin(BACK, since=self._probes.oldest_under_way)
         self._until(lambda: not self._open_ends(back), "all is read again", LOAD_SECONDS)
         self._display.event(f"all is read again, {time.monotonic() - back:.1f} s after the switch")
+
+    def _tour(self) -> None:
+        hands = Hands(
+            tell=self._display.event,
+            begin=self._watch.begin,
+            until=self._until,
+            start=self._start,
+            lose_slot=self._lose_slot,
+            is_served=lambda: all(map(self._healthy, self._workers)),
+        )
+        Tour(self._stage, self._folder, self._workers, self._traffic, self._probes, hands).go()
 
     def _reads_by(self, mode: str) -> bool:
         reading = self._board.reading

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import psycopg
 from psycopg import sql
 
-from demo.manner import CAPTURED, Manner, manner_of
+from demo.manner import CAPTURED, Manner, Scenario, manner_of
 from demo.options import Options
 from demo.programs import command
 from demo.servers import PostgresServer, Servers
@@ -51,6 +51,8 @@ class Stage:
     """Beside `consumers`, for `setup` and `map`: no worker has it."""
     tenants: Mapping[int, tuple[int, ...]]
     """The inboxes of each tenant."""
+    unclaimed: tuple[int, ...]
+    """Inboxes of the source that are nobody's."""
     psql: str
     """How a user starts it."""
     manner: Manner
@@ -83,6 +85,7 @@ def prepare(servers: Servers, folder: GuardedFolder, options: Options, say: Call
         consumers=target.settings,
         owner=target.owner,
         tenants=tenants,
+        unclaimed=unclaimed_of(options),
         psql=_psql(servers.source),
         manner=manner,
     )
@@ -94,12 +97,19 @@ def tenants_of(options: Options) -> dict[int, tuple[int, ...]]:
     return {10 * k: tuple(range((k - 1) * each + 1, k * each + 1)) for k in range(1, options.tenants + 1)}
 
 
+def unclaimed_of(options: Options) -> tuple[int, ...]:
+    """Those of one account more, where a tenant is yet to be added."""
+    if options.scenario is not Scenario.RECOVERY:
+        return ()
+    return tuple(range(options.tenants * options.inboxes + 1, (options.tenants + 1) * options.inboxes + 1))
+
+
 def _history(server: PostgresServer, options: Options, say: Callable[[str], None]) -> str:
     dsn = server.create_database("chatwoot")
     install(dsn)
     seeded = seed(
         dsn,
-        tenants=options.tenants,
+        tenants=options.tenants + bool(unclaimed_of(options)),
         inboxes_per_tenant=options.inboxes,
         conversations=options.conversations,
         messages_per_conversation=options.messages,

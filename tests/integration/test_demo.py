@@ -159,6 +159,19 @@ def test_a_source_that_may_only_be_asked_ends_with_equal_rows_too(
 
 
 @pytest.mark.soak
+def test_the_tour_of_recovery_proves_each_of_its_turns(start: Callable[..., Demo]) -> None:
+    demo = start("--scenario", "recovery")
+    assert demo.process.wait(RUN_SECONDS) == 0, demo.text
+    told = [
+        *("tenant 40 is added by one INSERT", "tenant 40 is equal to the source", "in one transaction"),
+        *("tenant 10 is equal to the source", "names exactly these", "they are back, and nothing differs"),
+        *("the slot is lost", "all is read again", "the workers name the gap", "every tenant is backfilled"),
+        *("no tenant saw a row of another's inbox", "every row of every tenant is equal in source and target"),
+    ]
+    assert [words for words in told if words not in demo.text] == []
+
+
+@pytest.mark.soak
 def test_a_slot_that_is_lost_is_polled_over_and_the_stream_comes_back(start: Callable[..., Demo]) -> None:
     demo = start("--scenario", "slot-lost")
     assert demo.process.wait(RUN_SECONDS) == 0, demo.text

@@ -7,7 +7,7 @@ import pytest
 from demo.compare import VIEW
 from demo.manner import Mode, Scenario, manner_of
 from demo.options import parse
-from demo.stage import tenants_of
+from demo.stage import tenants_of, unclaimed_of
 
 
 def test_the_usual_demo_needs_no_words() -> None:
@@ -40,7 +40,21 @@ def test_the_source_is_streamed_and_a_worker_killed_unless_something_else_is_ask
     assert (lost.mode, lost.scenario) == (Mode.STREAM, Scenario.SLOT_LOST)
 
 
-@pytest.mark.parametrize("wrong", [["--mode", "guess"], ["--mode", "poll", "--scenario", "slot-lost"]])
+def test_a_tour_of_recovery_has_an_account_that_is_nobodys() -> None:
+    tour = parse(["--scenario", "recovery", "--tenants", "2", "--inboxes", "3"], {})
+    assert (tenants_of(tour), unclaimed_of(tour)) == ({10: (1, 2, 3), 20: (4, 5, 6)}, (7, 8, 9))
+    assert unclaimed_of(parse([], {})) == ()
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        ["--mode", "guess"],
+        ["--mode", "poll", "--scenario", "slot-lost"],
+        ["--mode", "poll", "--scenario", "recovery"],
+        ["--scenario", "recovery", "--tenants", "1"],
+    ],
+)
 def test_what_cannot_be_played_is_wrong_use(wrong: list[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         parse(wrong, {})
