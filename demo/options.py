@@ -53,7 +53,7 @@ def parse(arguments: Sequence[str], environment: Mapping[str, str]) -> Options:
     add(
         "--conversations",
         type=_count,
-        help="in the source when the demo begins (5000; 2000 where tables are polled, or recovered)",
+        help="in the source at first (5000; 2000 where tables are polled, or recovery toured)",
     )
     add("--messages", type=_count, default=12, help="of each conversation, on average")
     add("--rate", type=_count, default=200, help="row changes per second of the live traffic")
