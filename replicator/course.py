@@ -30,5 +30,14 @@ class Course:
         if awaited is None or begin == awaited:
             self.last, self._awaited = begin, None
         elif begin.commit_lsn >= awaited.commit_lsn:
-            place = format_lsn(awaited.commit_lsn)
-            raise SourceWentBack(f"the source was taken back: the commit at {place} is not there any more")
+            raise _taken_back(awaited)
+
+    def reach(self, lsn: int) -> None:
+        """Everything before was delivered, also where nobody commits any more. Raises SourceWentBack."""
+        if self._awaited is not None and lsn > self._awaited.commit_lsn:
+            raise _taken_back(self._awaited)
+
+
+def _taken_back(awaited: Begin) -> SourceWentBack:
+    place = format_lsn(awaited.commit_lsn)
+    return SourceWentBack(f"the source was taken back: the commit at {place} is not there any more")

@@ -281,6 +281,7 @@ class Streaming(Run):
 
     def _keepalive(self, replication: Replication, keepalive: Keepalive) -> None:
         if self._capture.between_transactions:
+            self._course.reach(keepalive.wal_end)
             self._received = max(self._received, keepalive.wal_end)
             if self._derivation.is_clean:
                 self._progress.idle_at(keepalive.wal_end)

@@ -39,3 +39,12 @@ def test_what_does_not_come_again_is_not_waited_for(known: Begin | None, slot_at
     course = Course(known, slot_at)
     course.follow(LATER)
     assert course.last == LATER
+
+
+def test_a_stream_that_gets_beyond_the_place_without_any_commit_has_missed_it_too() -> None:
+    course = Course(KNOWN, KNOWN.commit_lsn)
+    course.reach(KNOWN.commit_lsn)
+    with pytest.raises(SourceWentBack):
+        course.reach(KNOWN.commit_lsn + 1)
+    course.follow(KNOWN)
+    course.reach(KNOWN.commit_lsn + 1)
