@@ -34,7 +34,7 @@ test: $(STAMP) ## every test, on real servers
 soak: $(STAMP) ## N random kills under traffic (N=20, SEED= repeats a run), and Kafka away for long
 	SOAK_KILLS=$(N) SOAK_SEED=$(SEED) $(BIN)/pytest -m soak -s
 
-bench: $(STAMP) ## figures of one part, several times in one run, beside what it replaces (PART=view, freshness, signals or polling; some 15 minutes)
+bench: $(STAMP) ## figures of one part, several times in one run, beside what it replaces (PART=view, freshness, signals, polling or recovery; some 15 minutes)
 	$(BIN)/python -m bench $(PART)
 
 lint: $(STAMP) ## ruff and mypy

@@ -19,7 +19,7 @@ import orjson
 import psutil
 from rich.console import Console
 
-from bench import freshness, path, polling, signals, view
+from bench import freshness, path, polling, recovery, signals, view
 from demo.programs import CommandFailed
 from demo.servers import ServersUnavailable, server_folder, servers
 
@@ -28,6 +28,7 @@ PARTS = {
     "freshness": freshness.measure,
     "signals": signals.measure,
     "polling": polling.measure,
+    "recovery": recovery.measure,
 }
 RESULTS = Path(__file__).parents[1] / ".cache" / "bench"
 SERVER_SETTINGS = {"max_slot_wal_keep_size": "10GB"}
@@ -70,7 +71,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("part", choices=PARTS)
     parser.add_argument("--conversations", type=int, help="in the source when it begins")
     parser.add_argument("--messages", type=int, default=12, help="of each conversation, on average")
-    parser.add_argument("--rounds", type=int, default=3, help="of reads and polls")
+    parser.add_argument("--rounds", type=int, default=3, help="of reads, polls and recoveries")
     parser.add_argument("--samples", type=int, default=100, help="of each kind of write, for freshness")
     parser.add_argument("--rate", type=int, default=100, help="row changes per second meanwhile, for freshness")
     return parser.parse_args()

@@ -26,12 +26,14 @@ class NotMeasured(Exception):
     """Something did not come about."""
 
 
-def stage(servers: Servers, folder: GuardedFolder, conversations: int, messages: int, say: Say) -> Stage:
-    """A source with a history, and a target that knows its three tenants."""
+def stage(
+    servers: Servers, folder: GuardedFolder, conversations: int, messages: int, say: Say, *, tenants: int = 3
+) -> Stage:
+    """A source with a history, and a target that knows its tenants."""
     size = Options(
         mode=Mode.STREAM,
         scenario=Scenario.WORKER_KILLED,
-        tenants=3,
+        tenants=tenants,
         inboxes=4,
         conversations=conversations,
         messages=messages,
@@ -54,7 +56,7 @@ def running(folder: GuardedFolder, stage: Stage, say: Say) -> Iterator[Program]:
         program.start()
     try:
         with psycopg.connect(stage.target_dsn, autocommit=True) as target:
-            wait(replicator, lambda: _is_loaded(target), "the initial load")
+            wait(replicator, lambda: is_loaded(target), "the initial load")
         say("the initial load is complete")
         yield replicator
     finally:
@@ -102,7 +104,8 @@ def one(connection: psycopg.Connection[Any], query: str, *given: object) -> Any:
     return value
 
 
-def _is_loaded(target: psycopg.Connection[Any]) -> bool:
+def is_loaded(target: psycopg.Connection[Any]) -> bool:
+    """Whether every inbox that belongs to somebody is complete."""
     return bool(one(target, "SELECT NOT EXISTS (SELECT FROM inbox_tenant_mapping WHERE backfilled_at IS NULL)"))
 
 

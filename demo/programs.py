@@ -132,11 +132,16 @@ class Program:
         return last_lines(self.log, 12).replace(" | ", "\n")
 
 
-def command(folder: GuardedFolder, arguments: Sequence[str], environment: Mapping[str, str]) -> None:
+def command(
+    folder: GuardedFolder,
+    arguments: Sequence[str],
+    environment: Mapping[str, str],
+    seconds: float = COMMAND_SECONDS,
+) -> None:
     """Run a command of the product to its end; CommandFailed with its last words."""
     log = folder.path / f"{'-'.join(word for word in arguments if word.isalnum())}.log"
     child = folder.spawn([sys.executable, "-m", *arguments], log=log, env=bare_environment(environment))
-    code = child.wait(COMMAND_SECONDS)
+    code = child.wait(seconds)
     if code != 0:
         raise CommandFailed(f"`{' '.join(arguments)}` ended with exit code {code}: {last_lines(log)}")
 
