@@ -30,6 +30,8 @@ OTHER: Final = 20
 DAMAGED: Final = 100
 """One message of so many is deleted before a replay."""
 COMMAND_SECONDS: Final = 1200.0
+PATIENT: Final = {"CONSUMERS_LOCK_TIMEOUT_S": "60"}
+"""A move waits for the batch, or the sweep, that a worker is writing for the tenant."""
 AGAIN_SECONDS: Final = 120.0
 """For rows that are still on their way when all backfills are complete."""
 TELL_SECONDS: Final = 5.0
@@ -110,7 +112,7 @@ class _Tenant:
         return self._until_equal(began)
 
     def _run(self, *words: object) -> None:
-        settings = {**self._stage.consumers, **self._stage.owner}
+        settings = {**self._stage.consumers, **self._stage.owner, **PATIENT}
         command(self._folder, ["consumers", *map(str, words)], settings, COMMAND_SECONDS)
 
     def _until_equal(self, began: float) -> float:

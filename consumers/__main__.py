@@ -34,7 +34,7 @@ app.add_typer(letters, name="dead-letters")
 add_to(app)
 
 
-@app.command()
+@app.command(epilog="Example: consumers setup --apply")
 def setup(apply: Apply = False, as_json: AsJson = False) -> None:
     """Tables, policies, roles and functions in the target: what is missing, as a plan, or done with --apply."""
     from consumers import setup as preparing
@@ -45,7 +45,7 @@ def setup(apply: Apply = False, as_json: AsJson = False) -> None:
         carry_out(plan, lambda: preparing.apply(settings, on_step=say_done), apply=apply, as_json=as_json)
 
 
-@app.command()
+@app.command(epilog="Example: consumers run --pool heavy")
 def run(
     pool: Annotated[str | None, typer.Option(help="The tenants to serve; else CONSUMERS_POOL.")] = None,
 ) -> None:
@@ -59,7 +59,7 @@ def run(
         raise typer.Exit(work(settings))
 
 
-@app.command()
+@app.command(epilog="Example: consumers status --watch")
 def status(
     as_json: AsJson = False,
     watch: Annotated[bool, typer.Option("--watch", help="Go on showing it until Ctrl-C.")] = False,

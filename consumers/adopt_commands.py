@@ -14,7 +14,7 @@ from consumers.terminal import Apply, AsJson, carry_out, faults, print_json, say
 adopting = typer.Typer(no_args_is_help=True, help="From the batch ETL to this program, and back: docs/cutover.md.")
 
 
-@adopting.command("copy")
+@adopting.command("copy", epilog="Example: CONSUMERS_TARGET_SCHEMA=replica consumers adopt copy --from public --apply")
 def adopt_copy(
     source: Annotated[str, typer.Option("--from", help="The schema of the ETL's tables.")],
     apply: Apply = False,
@@ -29,7 +29,7 @@ def adopt_copy(
         carry_out(plan, lambda: copying.apply(settings, source, say_done, _say_rows), apply=apply, as_json=as_json)
 
 
-@adopting.command("compare")
+@adopting.command("compare", epilog="Example: CONSUMERS_TARGET_SCHEMA=replica consumers adopt compare --with public")
 def adopt_compare(
     source: Annotated[str, typer.Option("--with", help="The schema of the ETL's tables.")],
     expect: Annotated[list[str] | None, typer.Option(help="A column whose differences are known; repeat it.")] = None,
@@ -47,7 +47,7 @@ def adopt_compare(
         raise typer.Exit(0 if found.is_explained else 1)
 
 
-@adopting.command("back")
+@adopting.command("back", epilog="Example: CONSUMERS_TARGET_SCHEMA=public consumers adopt back --apply")
 def adopt_back(apply: Apply = False, as_json: AsJson = False) -> None:
     """Give the ETL's tables back to it: our policies and triggers on them go, every row stays."""
     from consumers import undoing

@@ -23,7 +23,7 @@ rules = typer.Typer(no_args_is_help=True, help="By which rules a tenant's lead s
 Tenant = Annotated[int, typer.Option(help="Whose.")]
 
 
-@rules.command("list")
+@rules.command("list", epilog="Example: consumers rules list --tenant 7")
 def rules_list(tenant: Tenant, as_json: AsJson = False) -> None:
     """Every rule that applies, shipped or the tenant's own, and those that are off or refused."""
     from consumers.rules_admin import listing
@@ -37,7 +37,7 @@ def rules_list(tenant: Tenant, as_json: AsJson = False) -> None:
         raise typer.Exit(1 if any(each.refused for each in found.rules) else 0)
 
 
-@rules.command("set")
+@rules.command("set", epilog="Example: consumers rules set --tenant 7 rules.toml --apply")
 def rules_set(
     tenant: Tenant,
     file: Annotated[Path, typer.Argument(help="A TOML file with all rules that are the tenant's own.")],
@@ -56,7 +56,7 @@ def rules_set(
         _report(put(load(), tenant, parse(text), apply=apply), apply=apply, as_json=as_json)
 
 
-@rules.command("origin")
+@rules.command("origin", epilog="Example: consumers rules origin external --tenant 7 --apply")
 def rules_origin(
     tenant: Tenant,
     origin: Annotated[str, typer.Argument(help="source, rules, external, or auto: the source's, else by rules.")],
@@ -72,7 +72,7 @@ def rules_origin(
         _report(decide(load(), tenant, origin, apply=apply), apply=apply, as_json=as_json)
 
 
-@rules.command("explain")
+@rules.command("explain", epilog="Example: consumers rules explain --tenant 7 --conversation 42")
 def rules_explain(
     tenant: Tenant,
     conversation: Annotated[int, typer.Option(help="Its id in the source.")],

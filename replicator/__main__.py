@@ -27,7 +27,7 @@ app = typer.Typer(
 app.add_typer(backfill, name="backfill")
 
 
-@app.command()
+@app.command(epilog="Example: replicator run --verify")
 def run(
     verify: Annotated[
         bool, typer.Option("--verify", help="Compare what was published with the source, again and again, as a proof.")
@@ -56,7 +56,7 @@ def run(
             log.info("replicator.stopped")
 
 
-@app.command()
+@app.command(epilog="Example: replicator check --json")
 def check(as_json: AsJson = False) -> None:
     """Everything that could go wrong with this source, each with the SQL or the setting that mends it."""
     from replicator import check as checks
@@ -70,7 +70,7 @@ def check(as_json: AsJson = False) -> None:
         raise typer.Exit(1 if checks.has_findings(findings) else 0)
 
 
-@app.command()
+@app.command(epilog="Example: replicator setup --apply")
 def setup(
     apply: Apply = False,
     as_json: AsJson = False,
@@ -103,7 +103,7 @@ def setup(
                 raise typer.Exit(1)
 
 
-@app.command()
+@app.command(epilog="Example: replicator status --watch")
 def status(
     as_json: AsJson = False,
     watch: Annotated[bool, typer.Option("--watch", help="Go on showing it until Ctrl-C.")] = False,

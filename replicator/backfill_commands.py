@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 import secrets
+import sys
 import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any
@@ -60,7 +61,7 @@ def ask(
         _ask_for_scope(settings, table, inbox, _range(key_range, table or []), wait=wait, as_json=as_json)
 
 
-@app.command("list")
+@app.command("list", epilog="Example: replicator backfill list --json")
 def listed(as_json: AsJson = False) -> None:
     """Backfills that wait or are under way, in the order in which they are done."""
     from replicator.backfill_job import BackfillJob
@@ -78,7 +79,10 @@ def listed(as_json: AsJson = False) -> None:
 
 
 @app.command(epilog="Example: replicator backfill cancel asked-1764460800-a1b2c3")
-def cancel(name: Annotated[str, typer.Argument(metavar="ID", help="As `replicator backfill list` shows it.")]) -> None:
+def cancel(
+    name: Annotated[str, typer.Argument(metavar="ID", help="As `replicator backfill list` shows it.")],
+    as_json: AsJson = False,
+) -> None:
     """Give one up that was asked for by hand. What it has read stays; nothing is swept."""
     from replicator.config import load
     from replicator.request import ASKED, CancelRequest
@@ -86,13 +90,13 @@ def cancel(name: Annotated[str, typer.Argument(metavar="ID", help="As `replicato
     with faults():
         settings = load()
         if name not in [record["id"] for record in _records(settings)]:
-            print(f"there is no backfill {name}: it is done, or was never asked for")
+            print(f"there is no backfill {name}: it is done, or was never asked for", file=sys.stderr)
             raise typer.Exit(1)
         if not name.startswith(ASKED):
-            print(f"{name} was not asked for by hand: what it reads would be missing from the log")
+            print(f"{name} was not asked for by hand: what it reads would be missing from the log", file=sys.stderr)
             raise typer.Exit(1)
         _send(settings, CancelRequest(id=name))
-        print(f"asked to give {name} up")
+        print(json.dumps({"asked": "cancel", "id": name}) if as_json else f"asked to give {name} up")
 
 
 def _ask_for_keys(
