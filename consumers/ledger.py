@@ -16,7 +16,7 @@ from consumers import parking, watermark
 from consumers.apply import Result
 from consumers.batch import Batch
 from consumers.parking import Parked
-from consumers.tenants import TENANT_LOCK
+from consumers.tenants import DEFAULT_POOL, TENANT_LOCK
 from consumers.topic import TopicShape
 from consumers.watermark import Generations, Mark, Place, Progress
 from replicator import partition_of
@@ -193,9 +193,12 @@ class Ledger:
         What was known of offsets that the log (it ends at `high`) is yet to write again would drop those events. What
         parked tenants had missed is part of what is read from the source.
         """
+        inboxes = self._inboxes(connection, partition)
+        if known is None and not inboxes and self._pool != DEFAULT_POOL:
+            # Whoever is assigned to it later comes from where it stands; nothing before the end is anybody's.
+            return watermark.start_progress(connection, self._pool, partition, start._replace(next_offset=high))
         if known is None and start.next_offset == 0:
             return watermark.start_progress(connection, self._pool, partition, start)
-        inboxes = self._inboxes(connection, partition)
         log.error(
             "log.gap",
             partition=partition,

@@ -15,6 +15,7 @@ import structlog
 
 from replicator.causes import Causes
 from replicator.changes import RenderedRow, Table, fill_from_old, type_keys
+from replicator.course import Course
 from replicator.derivation import Derivation
 from replicator.errors import ProtocolError
 from replicator.event import Cause, Origin
@@ -62,6 +63,7 @@ class Capture:
         owe: Callable[[str, bytes, int, Batch], None],
         derivation: Derivation,
         lapses: Lapses,
+        course: Course,
     ) -> None:
         """`names`: OID → captured table. A table is known by its OID: at the slot's place it may have another name.
 
@@ -76,6 +78,7 @@ class Capture:
         self._owe = owe
         self._derivation = derivation
         self._lapses = lapses
+        self._course = course
         self._relations: dict[int, Relation] = {}
         self._causes: dict[int, Causes] = {}
         self._tables: dict[int, Table | None] = {}
@@ -103,10 +106,11 @@ class Capture:
         return self._transaction is None
 
     def handle(self, message: Message) -> None:
-        """Raises ProtocolError, SourceRefused, DeliveryFailed."""
+        """Raises ProtocolError, SourceRefused, SourceWentBack, DeliveryFailed."""
         self._handlers[type(message)](message)
 
     def _begin(self, begin: Begin) -> None:
+        self._course.follow(begin)
         self._transaction = begin
         self._index = 0
         self._derivation.begin_transaction()

@@ -41,6 +41,10 @@ class SourceChanged(ReplicatorError):
     """Nobody's: the publication, or a table in it, is not the one that the run began with."""
 
 
+class SourceWentBack(SourceChanged):
+    """The operator's: the source was restored, and its WAL is not the one that was read."""
+
+
 class SlotStuck(ReplicatorError):
     """Nobody's: the slot stands before changes that were made without the publication, and can't pass them (before
     PostgreSQL 18). It is of no use any more.
@@ -93,6 +97,7 @@ ACTIONS: Final[dict[type[ReplicatorError], tuple[Action, str]]] = {
     SourceBusy: (Action.AGAIN, "Waiting for the named holder to let go; stop it if it should not be there."),
     SourceRefused: (Action.STOP, "Run `replicator check`: it prints the SQL that mends this."),
     SourceChanged: (Action.AGAIN, "A new epoch begins, with a full backfill."),
+    SourceWentBack: (Action.AGAIN, "A new epoch begins, with a full backfill: what was read and is gone is swept."),
     SlotStuck: (Action.AGAIN, "The slot is made anew: a new epoch begins, with a full backfill."),
     WalBudgetSpent: (
         Action.AGAIN,

@@ -36,6 +36,10 @@ class Past:
     """Of `modes`: by which the epoch was read."""
     hidden: int = 0
     """Records that a zombie's have taken the place of."""
+    last_commit: int = 0
+    """Of those that were read."""
+    went_back: bool = False
+    """That commit was not found again."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,8 +83,10 @@ def why_new_epoch(past: Past | None, present: Present, watched: Collection[str])
             f"the slot stands at {format_lsn(present.slot_confirmed)}, beyond {format_lsn(past.confirmed)},"
             " the last that was ever confirmed: somebody else has moved it"
         )
-    if present.generation <= max(past.generation, past.confirmed):
+    if present.generation <= max(past.generation, past.confirmed, past.last_commit):
         return f"the source's WAL has gone back to {format_lsn(present.generation)}"
+    if past.went_back:
+        return f"the source was taken back: the commit at {format_lsn(past.last_commit)} is not there any more"
     return None
 
 

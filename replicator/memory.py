@@ -11,6 +11,7 @@ The records:
 | `generation` | the run, first of its records |
 | `epoch` | the history of the source that positions belong to, and the transaction id that reads wait for |
 | `confirmed` | the highest LSN that the slot was ever told to forget; written before it is told |
+| `course` | the last commit that was read, and whether a later run looked for it in vain |
 | `control` | the next offset of the control topic |
 | `backfill/<id>` | a backfill that is asked for or under way, with its progress |
 | `finished` | the ids of the backfills that ended last |

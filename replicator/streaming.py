@@ -23,17 +23,26 @@ from replicator import metrics
 from replicator.backfill import Backfiller
 from replicator.capture import Capture
 from replicator.config import Settings
+from replicator.course import Course
 from replicator.definitions import Definitions, captured_by, read_definitions
 from replicator.deriver import Deriver
 from replicator.digest_memory import DigestMemory
-from replicator.errors import ReplicatorError, SlotStuck, SourceChanged, SourceSilent, WalBudgetSpent
+from replicator.errors import (
+    ReplicatorError,
+    SlotStuck,
+    SourceChanged,
+    SourceSilent,
+    SourceUnavailable,
+    SourceWentBack,
+    WalBudgetSpent,
+)
 from replicator.event import HeartbeatMarker
 from replicator.history import changed_tables
 from replicator.inspection import read_tables
 from replicator.lapses import SENTENCE, Lapses
 from replicator.lsn import format_lsn
 from replicator.modes import Standing
-from replicator.pgoutput import Commit, Keepalive, decode_frame
+from replicator.pgoutput import Begin, Commit, Keepalive, decode_frame
 from replicator.progress import Batch
 from replicator.publisher import Publisher
 from replicator.relations import SHIPPED, STREAMED_BY_NAME
@@ -41,7 +50,7 @@ from replicator.replication import Replication
 from replicator.run import Every, Run, Stopped
 from replicator.runtime import Stop
 from replicator.source import Sample, Source
-from replicator.takeover import Tenure, take_over
+from replicator.takeover import KAFKA_SECONDS, Tenure, take_over
 from replicator.verifier import Verifier
 from replicator.window import Window
 
@@ -103,6 +112,8 @@ class Streaming(Run):
         self._every_status, self._every_heartbeat = Every(STATUS_S), Every(settings.heartbeat_s)
         self._every_look, self._every_budget = Every(LOOK_S), Every(LOOK_S)
         self._replication: Replication | None = None
+        self._noted: Begin | None = None
+        """The last commit that the state topic knows of."""
 
     def waits_for(self, now: float) -> str:
         if said := super().waits_for(now):
@@ -150,6 +161,7 @@ class Streaming(Run):
         self._digests = digests
         self._assemble(tenure, publisher, self._open_window, digests)
         self._lapses = self._followed_identities(tenure)
+        self._course, self._noted = Course(tenure.last_commit, tenure.confirmed), tenure.last_commit
         self._capture = Capture(
             {oid: name for name, (oid, *_) in tenure.published.items() if name in STREAMED_BY_NAME},
             source,
@@ -160,6 +172,7 @@ class Streaming(Run):
             self._agenda.owe,
             self._derivation,
             self._lapses,
+            self._course,
         )
         self._install(found)
         self._backfiller = Backfiller(
@@ -216,6 +229,14 @@ class Streaming(Run):
         except Stopped:  # somewhere in a turn, so nothing more is confirmed
             self._write_status(stopped=True)
             raise
+        except SourceWentBack:
+            batch = Batch()
+            self._note_course(batch, went_back=True)
+            self._publisher.wait_for(batch, KAFKA_SECONDS)
+            raise
+        except SourceUnavailable:  # what comes back may be an older copy of it
+            self._note_course()
+            raise
 
     def _followed_identities(self, tenure: Tenure) -> Lapses:
         shipped = {table.name: table for table in SHIPPED}
@@ -260,6 +281,7 @@ class Streaming(Run):
 
     def _keepalive(self, replication: Replication, keepalive: Keepalive) -> None:
         if self._capture.between_transactions:
+            self._course.reach(keepalive.wal_end)
             self._received = max(self._received, keepalive.wal_end)
             if self._derivation.is_clean:
                 self._progress.idle_at(keepalive.wal_end)
@@ -281,6 +303,7 @@ class Streaming(Run):
             self._derivation.write_down()
             if self._digests is not None:
                 self._digests.write_down()
+            self._note_course()
             self._confirm()
         if self._every_feedback.due(now):
             replication.feedback(self._received, self._confirmed, ask_reply=True)
@@ -317,6 +340,14 @@ class Streaming(Run):
         if self._sample is None or self._told:
             self._sample, self._reached, self._told = self._source.sample(), None, False
         replication.feedback(self._received, self._confirmed, ask_reply=True)
+
+    def _note_course(self, batch: Batch | None = None, *, went_back: bool = False) -> None:
+        """For the next run to know the source by."""
+        self._renew_housekeeping()
+        last, batch = self._course.last, batch or self._housekeeping
+        if last is not None and (went_back or last != self._noted):
+            self._tenure.memory.write("course", {"last_commit": list(last), "went_back": went_back}, batch)
+            self._noted = last
 
     def _confirm(self) -> None:
         """Begins to confirm: what the slot will be told is remembered first."""
@@ -399,6 +430,7 @@ class Streaming(Run):
     def _drain(self, replication: Replication) -> None:
         """Gives Kafka a moment for what is queued, and confirms once more what can be."""
         deadline = time.monotonic() + DRAIN_S
+        self._note_course()
         self._progress.seal()
         self._until(lambda: self._progress.acknowledged_all and self._confirming is None, deadline, replication)
         self._confirm()

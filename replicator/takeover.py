@@ -24,6 +24,7 @@ from replicator.lsn import format_lsn
 from replicator.memory import Memory, Remembered, read_memory
 from replicator.modes import Mode, Standing
 from replicator.outlet import Outlet
+from replicator.pgoutput import Begin
 from replicator.progress import Batch
 from replicator.publisher import Publisher
 from replicator.replication import Replication, SlotActive
@@ -49,6 +50,8 @@ class Tenure:
     """Where the slot stands."""
     born: int
     """Reads wait until a snapshot's xmin has reached this 64-bit transaction id."""
+    last_commit: Begin | None
+    """Of those that were read in this epoch."""
 
 
 def take_over(
@@ -182,6 +185,7 @@ class _Beginning:
             remembered_until=end,
             confirmed=present.slot_confirmed,
             born=records["epoch"]["born"],
+            last_commit=Begin(*records["course"]["last_commit"]) if "course" in records else None,
         )
 
 
@@ -203,6 +207,8 @@ def _take_slot(source: Source, replication: Replication) -> tuple[int, bool]:
         replication.start()
     except SlotActive as error:
         raise SourceBusy(f"the replication slot is held by {_holder(source, error.pid)}") from None
+    if (held := source.slot()) is not None and held.confirmed_lsn is not None:
+        confirmed = held.confirmed_lsn  # who held it before may have moved it since
     return confirmed, slot is None
 
 
@@ -235,6 +241,7 @@ def _name_former_slots(slot: str, source: Source, memory: Memory, batch: Batch) 
 def _past(remembered: Remembered) -> Past | None:
     records = remembered.records
     epoch, generation, confirmed = records.get("epoch"), records.get("generation"), records.get("confirmed")
+    course = records.get("course")
     if epoch is None or generation is None or confirmed is None:
         return None
     return Past(
@@ -248,12 +255,14 @@ def _past(remembered: Remembered) -> Past | None:
         confirmed=confirmed["lsn"],
         mode=epoch.get("mode", Mode.STREAM),
         hidden=len(remembered.hidden - {"status"}),
+        last_commit=course["last_commit"][0] if course is not None else 0,
+        went_back=course is not None and course["went_back"],
     )
 
 
 def _begin_epoch(memory: Memory, present: Present, tables: tuple[str, ...], born: int, batch: Batch) -> None:
     """Older progress is void: everything is read again, and what is not found is swept."""
-    for kind in ("backfill/", "owed/", "dirty/", "derived/", "identity/", "digest/", "doubt/", "poll/"):
+    for kind in ("backfill/", "owed/", "dirty/", "derived/", "identity/", "digest/", "doubt/", "poll/", "course"):
         for key in memory.under(kind):
             memory.forget(key, batch)
     epoch = memory.run.epoch

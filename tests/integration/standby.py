@@ -32,6 +32,14 @@ class Standby(LocalPostgres):
         if self._folder.run([*copy, *follow], log=self.log, timeout=BACKUP_SECONDS, user=self._owner) != 0:
             raise ServersUnavailable(f"pg_basebackup failed: {self.log_text()}")
 
+    def take_its_place(self) -> None:
+        """Promoted, at the address of its primary, which is gone for good. To be stopped before."""
+        self.port, self.dsn = self._primary.port, self._primary.dsn
+        self._settings = {**self._settings, "primary_conninfo": ""}  # else it would follow itself
+        self.start()
+        with self._connect() as connection:
+            connection.execute("SELECT pg_promote()")
+
     def on(self, dsn: str) -> str:
         """An address on the primary as the same one here."""
         parts = urlsplit(dsn)

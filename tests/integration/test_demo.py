@@ -137,11 +137,12 @@ def look_at(demo: Demo) -> None:
         assert seen == [(int(tenant), True)]
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize(
     ("mode", "ending"),
     [
         ("poll", "every row of every tenant of conversations_analytics is equal"),
-        pytest.param("poll-tables", "every row of every tenant is equal", marks=pytest.mark.soak),
+        ("poll-tables", "every row of every tenant is equal"),
     ],
 )
 def test_a_source_that_may_only_be_asked_ends_with_equal_rows_too(

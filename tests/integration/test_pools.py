@@ -149,6 +149,18 @@ def test_a_new_pool_begins_where_the_tenant_comes_from(target: Target, session: 
     assert target.rows(STANDS, ONE) == []
 
 
+@pytest.mark.parametrize("low", [0, 10])
+def test_a_pool_that_nobody_was_assigned_to_begins_at_the_end_of_the_log(
+    target: Target, session: Connection[Any], low: int
+) -> None:
+    """Else a tenant that comes would wait until all of it is passed over."""
+    ledger = Ledger(HEAVY)
+    assert ledger.open(session, Shape(), [0], lambda _: (low, 100)) == {0: 100}  # type: ignore[arg-type]
+    assign(target, ONE, HEAVY)
+    assert target.rows(STANDS, ONE)[0] == (0, HEAVY, TOPIC, 40, "pool")
+    assert not target.rows("SELECT FROM inbox_tenant_mapping WHERE backfilled_at IS NULL")
+
+
 def test_where_the_new_pool_is_ahead_or_behind_the_tenant_is_read_from_its_own_place(
     target: Target, session: Connection[Any]
 ) -> None:

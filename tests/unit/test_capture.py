@@ -10,6 +10,7 @@ import pytest
 from replicator.capture import Capture
 from replicator.causes import Fingerprints, Reach, Way
 from replicator.changes import Table
+from replicator.course import Course
 from replicator.derivation import Derivation
 from replicator.dirty import KEY
 from replicator.errors import ProtocolError
@@ -90,6 +91,7 @@ def capturing(log: Recorder, progress: Progress, traced: Traced | None = None) -
         log.owe,
         derivation,
         cast(Lapses, log),
+        Course(None, 0),
     )
 
 

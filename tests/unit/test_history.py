@@ -20,6 +20,7 @@ PAST = Past(
     generation=1_000,
     confirmed=2_000,
     mode="streaming",
+    last_commit=1_900,
 )
 PRESENT = Present(
     system_id="741",
@@ -48,6 +49,17 @@ def test_the_epoch_goes_on_where_it_was_left() -> None:
 def test_a_slot_behind_the_last_confirmed_is_ours() -> None:
     """What was confirmed is remembered before the slot is told, and may never have reached it."""
     assert _why(PAST, replace(PRESENT, slot_confirmed=1)) is None
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"last_commit": 2_001}, "gone back to 0/7D1"),
+        ({"went_back": True}, "the commit at 0/76C is not there any more"),
+    ],
+)
+def test_a_source_that_was_taken_back_begins_an_epoch(change: dict[str, Any], reason: str) -> None:
+    assert reason in str(_why(replace(PAST, **change), PRESENT))
 
 
 @pytest.mark.parametrize(
