@@ -116,9 +116,25 @@ class Tour:
             self._newcomer,
         )
         self._hands.tell(f"tenant {self._newcomer} is added by one INSERT of its inboxes")
-        self._hands.until(lambda: not self._incomplete(), "the new tenant is backfilled", BACKFILL_SECONDS)
+        self._hands.until(self._progress(len(inboxes)), "the new tenant is backfilled", BACKFILL_SECONDS)
         self._prove_equal(self._newcomer)
         self._hands.tell(f"tenant {self._newcomer} is equal to the source, {time.monotonic() - began:.1f} s later")
+
+    def _progress(self, inboxes: int) -> Callable[[], bool]:
+        """Whether all of the new tenant's are backfilled; tells of each."""
+        told = 0
+
+        def is_complete() -> bool:
+            nonlocal told
+            ((done,),) = self._sql(
+                "SELECT count(backfilled_at) FROM inbox_tenant_mapping WHERE tenant_id = %s", self._newcomer
+            )
+            if done > told:
+                told = done
+                self._hands.tell(f"{done} of its {inboxes} inboxes are backfilled")
+            return bool(done == inboxes)
+
+        return is_complete
 
     def _move_inbox(self) -> None:
         self._hands.begin("an inbox is moved")
@@ -128,8 +144,11 @@ class Tour:
         planned = self._ask(*move)
         if planned["applied"] or self._owner(inbox) != self._newcomer:
             raise Disproved("a plan has moved an inbox")
+        self._hands.tell(
+            f"`consumers map move --inbox {inbox} --to {self._receiver}` plans it: {_rows(planned):,} rows"
+        )
         moved = self._ask(*move, "--apply")
-        rows = sum(tally["rows"] for holding in moved["holdings"] for tally in holding["rows"])
+        rows = _rows(moved)
         if self._owner(inbox) != self._receiver or not rows:
             raise Disproved(f"inbox {inbox} was not moved")
         self._hands.tell(f"inbox {inbox} is tenant {self._receiver}'s, with {rows:,} rows, in one transaction")
@@ -254,6 +273,11 @@ class Tour:
     def _owner(self, inbox: int) -> int:
         ((tenant,),) = self._sql("SELECT tenant_id FROM inbox_tenant_mapping WHERE inbox_id = %s", inbox)
         return int(tenant)
+
+
+def _rows(handover: dict[str, Any]) -> int:
+    """That a move takes along."""
+    return sum(tally["rows"] for holding in handover["holdings"] for tally in holding["rows"])
 
 
 def _differing(tables: Iterable[dict[str, Any]]) -> list[str]:

@@ -15,6 +15,11 @@ BEGIN
     IF old_pool = new_pool THEN
         RETURN NULL;
     END IF;
+    -- An older snapshot would not see how far the pools have come until the lock was free.
+    IF current_setting('transaction_isolation') <> 'read committed' THEN
+        RAISE EXCEPTION 'a tenant can only change pools in a READ COMMITTED transaction'
+            USING ERRCODE = 'invalid_transaction_state';
+    END IF;
     PERFORM pg_advisory_xact_lock(1229867864, tenant);
     -- A pool that parks the tenant for a fault waits for this, and then finds that the tenant is no longer its own.
     PERFORM pg_advisory_xact_lock(1229867865, tenant);

@@ -21,7 +21,7 @@ from consumers.ledger import Ledger
 from consumers.parking import Parked, Reason, park
 from consumers.target import open_session
 from consumers.tenants import Mapping, verify
-from consumers.watermark import Mark, Progress, start_progress
+from consumers.watermark import Mark, Progress, read_progress, start_progress
 from demo.servers import wait_until
 from demo.source.seed import seed as fill
 from demo.source.traffic import Traffic
@@ -246,6 +246,22 @@ def test_a_tenant_that_goes_takes_its_pool_along(target: Target) -> None:
     assert target.rows(STANDS, ONE) == []
     with pytest.raises(psycopg.errors.CheckViolation):
         assign(target, TWO, "no pool")
+
+
+def test_a_transaction_with_an_older_snapshot_is_refused(target: Target) -> None:
+    with target.connected("owner") as person:
+        person.execute("SET default_transaction_isolation = 'repeatable read'")
+        with pytest.raises(psycopg.errors.InvalidTransactionState):
+            person.execute("INSERT INTO replication_tenant_pools (tenant_id, pool) VALUES (1, 'heavy')")
+
+
+def test_a_target_of_before_pools_is_brought_up_to_them(target: Target, session: Connection[Any]) -> None:
+    target.execute("DROP TABLE replication_tenant_pools CASCADE")
+    target.execute("ALTER TABLE replication_progress DROP COLUMN turn")
+    target.apply()
+    assert {known.turn for known in read_progress(session, POOL).values()} == {0}
+    assign(target, ONE, HEAVY)
+    assert [place[1] for place in target.rows(STANDS, ONE)] == [HEAVY, HEAVY]
 
 
 def test_a_parked_tenant_keeps_its_pauses_when_another_comes(target: Target, session: Connection[Any]) -> None:
