@@ -68,7 +68,7 @@ def delete_records(path: Whole) -> None:
 
 @pytest.mark.parametrize(
     "how",
-    ["while workers are stopped", pytest.param("while they run", marks=pytest.mark.soak), "older than the log"],
+    [pytest.param("while workers are stopped", marks=pytest.mark.soak), "while they run", "older than the log"],
 )
 def test_a_restored_target_catches_up(path: Whole, servers: Servers, backups: list[Backup], how: str) -> None:
     history = seed(path.source_dsn, conversations=100, messages_per_conversation=3)
