@@ -415,12 +415,14 @@ class Worker:
 
     def _start_over(self, control: Connection[Any], flight: Flight) -> None:
         """Reads mapping, watermarks and progress again; what is applied by now is skipped by the watermarks."""
-        partitions = list(self._ledger.progress)
-        self._ledger.read_again(control, partitions)
+        self._ledger.read_again(control, list(self._ledger.progress))
         self._mapping.read(control)
         self._leads.expire()
         stored = read_progress(control, self._settings.pool)
-        if any(stored.get(p) != self._ledger.progress[p] for p in flight_partitions(flight) if p in stored):
+        # Of all that are ours: watermarks that went back must not meet events from beyond the place they went back to.
+        outdated = {partition for partition, known in self._ledger.progress.items() if stored.get(partition) != known}
+        self._recover |= outdated
+        if outdated & flight_partitions(flight):
             self._give_up(flight)
             return
         flight.results.clear()

@@ -212,3 +212,20 @@ def test_a_batch_that_could_not_be_sent_off_is_not_taken_as_applied(
         loop._send_off(cast(Any, None), flight)
     assert not flight.is_done
     assert flight.batch is None, "it is made again"
+
+
+def test_a_target_that_was_taken_back_is_read_again_in_every_partition(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not in those of the flight alone: the others' watermarks, which were read again too, would meet later events."""
+    loop = Worker(settings, Stop())
+    loop._ledger.progress.update({0: Progress("topic", 100), 1: Progress("topic", 200)})
+    monkeypatch.setattr(loop._ledger, "read_again", lambda *_: None)
+    monkeypatch.setattr(loop._mapping, "read", lambda _: None)
+    monkeypatch.setattr(worker, "read_progress", lambda *_: {0: Progress("topic", 100), 1: Progress("topic", 50)})
+    flight = Flight(messages(0, [100]), batch=cast(Batch, object()))
+    loop._start_over(cast(Any, None), flight)
+    assert flight.batch is None, "its own partition stands where it stood: it is sent off again"
+    loop._ahead.add(messages(1, [200]))
+    assert loop._next_batch() is None
+    assert loop._recover == {1}
