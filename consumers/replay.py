@@ -239,7 +239,9 @@ class _Replaying:
             self._read_to(self._reached())
             try:
                 self._shadow.connection.execute("SELECT pg_advisory_lock(%s, %s)", [TENANT_LOCK, self._wish.tenant])
-            except psycopg.errors.LockNotAvailable:
+            except psycopg.errors.LockNotAvailable as error:
+                if isinstance(error.__context__, KeyboardInterrupt):  # it came just before the time was up
+                    raise error.__context__ from None
                 continue
             is_still = False
             try:

@@ -25,6 +25,7 @@ CACHE = Path(__file__).resolve().parents[2] / ".cache"
 FETCH_SECONDS = 600.0
 START_SECONDS = 60.0
 STOP_SECONDS = 30.0
+PORT_TAKEN = "Address already in use"
 INSTALL = "install Docker and start it, or install Java 17+ and Maven (Debian: apt install default-jre-headless maven)"
 
 # The session's time is how long a killed broker is kept from coming back. The rest is what one node needs, and no
@@ -113,11 +114,19 @@ class LocalKafka(KafkaServer):
         self._jars = jars
         self._home = folder.path / "kafka"
         self._process: subprocess.Popen[bytes] | None = None
-        self._port = free_port()
         self.log = self._home / "log"
-        super().__init__(f"127.0.0.1:{self._port}")
-        self._format()
-        self.start()
+        for is_last in (False, False, True):
+            self._port = free_port()
+            super().__init__(f"127.0.0.1:{self._port}")
+            self._format()
+            try:
+                self.start()
+            except ServersUnavailable:
+                if is_last or PORT_TAKEN not in self.log_text():
+                    raise
+                shutil.rmtree(self._home)  # with other ports then: a JVM takes seconds to come to them
+            else:
+                return
 
     def _format(self) -> None:
         self._home.mkdir(mode=0o700)

@@ -3,9 +3,11 @@
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import closing
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -15,8 +17,9 @@ import pytest
 from confluent_kafka import Consumer, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
 
-from demo.servers import PostgresServer, Servers, ServersUnavailable, wait_until
+from demo.servers import PostgresServer, Servers, ServersUnavailable, kafka, wait_until
 from demo.servers.guardian import GuardedFolder, lives
+from demo.servers.starting import free_port
 
 REPOSITORY = Path(__file__).parents[2]
 OwnServers = Callable[..., Servers]
@@ -175,3 +178,14 @@ def test_a_clone_that_only_root_can_enter(own_servers: OwnServers, tmp_path: Pat
     server = own_servers(kafka=False, postgres=("only",), postgres_bin=bin_dir).postgres["only"]
     assert server.bin_dir != bin_dir
     assert value(server.dsn, "SELECT 1") == 1
+
+
+@pytest.mark.soak
+def test_a_broker_whose_port_somebody_took_meanwhile_takes_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket() as taken, closing(GuardedFolder()) as folder:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        given = [taken.getsockname()[1]]
+        monkeypatch.setattr(kafka, "free_port", lambda: given.pop() if given else free_port())
+        broker = kafka.LocalKafka(folder, kafka.kafka_jars(folder), brief=True)
+        assert kafka.has_broker(broker.bootstrap)
