@@ -144,6 +144,7 @@ def tend() -> None:
             if pid == 0:
                 signal.set_wakeup_fd(-1)
                 signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+                signal.signal(signal.SIGINT, signal.default_int_handler)  # a run in the background ignores it
                 tests.close()
                 os.close(awake)
                 os.close(told)
