@@ -59,6 +59,18 @@ def ready_target(servers: Servers, target_template: Target) -> Iterator[Target]:
 
 
 @pytest.fixture
+def two_tenants(ready_target: Target) -> Target:
+    """Tenants 1 and 2, whose inboxes 11 and 22 are backfilled."""
+    for tenant in (1, 2):
+        ready_target.execute("INSERT INTO tenants (id, name, slug) VALUES (%s, 'T', %s)", tenant, f"t{tenant}")
+        ready_target.execute(
+            "INSERT INTO inbox_tenant_mapping (inbox_id, tenant_id) VALUES (%s, %s)", tenant * 11, tenant
+        )
+    ready_target.execute("UPDATE inbox_tenant_mapping SET backfill_id = 'b', backfilled_at = now()")
+    return ready_target
+
+
+@pytest.fixture
 def path(
     source_dsn: str,
     ready_target: Target,

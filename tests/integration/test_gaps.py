@@ -30,14 +30,8 @@ class Shape:
 
 
 @pytest.fixture
-def target(ready_target: Target) -> Target:
-    for tenant in (1, 2):
-        ready_target.execute("INSERT INTO tenants (id, name, slug) VALUES (%s, 'T', %s)", tenant, f"t{tenant}")
-        ready_target.execute(
-            "INSERT INTO inbox_tenant_mapping (inbox_id, tenant_id) VALUES (%s, %s)", tenant * 11, tenant
-        )
-    ready_target.execute("UPDATE inbox_tenant_mapping SET backfill_id = 'b', backfilled_at = now()")
-    return ready_target
+def target(two_tenants: Target) -> Target:
+    return two_tenants
 
 
 @pytest.fixture

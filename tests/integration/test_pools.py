@@ -46,19 +46,13 @@ class Shape:
 
 
 @pytest.fixture
-def target(ready_target: Target) -> Target:
-    """Two tenants whose pool has read up to 40 in both partitions."""
-    for tenant in (ONE, TWO):
-        ready_target.execute("INSERT INTO tenants (id, name, slug) VALUES (%s, 'T', %s)", tenant, f"t{tenant}")
-        ready_target.execute(
-            "INSERT INTO inbox_tenant_mapping (inbox_id, tenant_id) VALUES (%s, %s)", tenant * 11, tenant
-        )
-    ready_target.execute("UPDATE inbox_tenant_mapping SET backfill_id = 'b', backfilled_at = now()")
-    return ready_target
+def target(two_tenants: Target) -> Target:
+    return two_tenants
 
 
 @pytest.fixture
 def session(target: Target) -> Iterator[Connection[Any]]:
+    """Of a worker that has read up to offset 40 in both partitions."""
     with closing(open_session(target.settings(), "worker control")) as session:
         for partition in range(Shape.partitions):
             start_progress(session, POOL, partition, Progress(TOPIC, 40))

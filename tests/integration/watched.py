@@ -8,18 +8,9 @@ from typing import Any, Self
 
 import psycopg
 
+from demo.isolation import SEEN
 from demo.servers import wait_until
 from tests.integration.targets import Target
-
-INBOX_OF = {
-    "inboxes": "id",
-    "conversations": "inbox_id",
-    "messages": "inbox_id",
-    "contact_inboxes": "inbox_id",
-    "csat_survey_responses": "inbox_id",
-    "conversations_analytics": "inbox_id",
-}
-_SEEN = " UNION ".join(f"SELECT '{table}', {inbox}::bigint FROM {table}" for table, inbox in INBOX_OF.items())
 
 
 class Watch:
@@ -65,7 +56,7 @@ class Watch:
             connection.execute(f"SET LOCAL ROLE {self._target.role('reader')}".encode())
             for tenant in tenants:
                 connection.execute("SELECT set_config('app.current_tenant_id', %s, true)", [str(tenant)])
-                for table, inbox in connection.execute(_SEEN.encode()):
+                for table, inbox in connection.execute(SEEN.encode()):
                     if inbox is not None:
                         seen[inbox][tenant].add(table)
         for inbox, by in seen.items():
