@@ -17,7 +17,7 @@ from typing import Literal
 import orjson
 import structlog
 
-from replicator.backfill_job import BackfillJob, FanOut
+from replicator.backfill_job import BackfillJob, FanOut, of_epoch
 from replicator.changes import Table
 from replicator.derivation import Derivation
 from replicator.derived import Derived
@@ -67,13 +67,23 @@ class Agenda:
         self._finished: deque[str] = deque(ended, maxlen=MOST_FINISHED)
         self._owed: dict[str, dict[bytes, int]] = {}
         """Table → key → inbox. A table without keys is not in it."""
-        for record in memory.under("owed/").values():
+        debts = memory.under("owed/")
+        self._debts = set(debts)
+        """Records of keys that the stream owes, until each was read and published."""
+        for record in debts.values():
             self._owed.setdefault(record["table"], {})[pack_key(record["key"])] = record["inbox"]
 
     @property
-    def is_catching_up(self) -> bool:
-        """A live change is still being followed in the background."""
-        return any(job.catches_up and self._is_ready(job) for job in self.jobs.values())
+    def is_behind(self) -> bool:
+        """Something that was committed long ago may not be published yet, however far the stream is.
+
+        A new epoch's backfill brings what its stream does not; a live change may be followed in the background, or
+        leave a debt. What can't be read is no reason for ever, unless a new epoch lacks it: nobody has read that yet.
+        """
+        return bool(self._debts) or any(
+            job.id == of_epoch(self._memory.run.epoch) or (job.catches_up and self._is_ready(job))
+            for job in self.jobs.values()
+        )
 
     @property
     def owed(self) -> int:
@@ -89,16 +99,18 @@ class Agenda:
         if len(keys) > MOST_OWED:
             self._owe_table(table, batch)
             return
-        self._memory.write(_owed_record(table, key), {"table": table, "key": orjson.loads(key), "inbox": inbox}, batch)
+        name = _owed_record(table, key)
+        self._debts.add(name)
+        self._memory.write(name, {"table": table, "key": orjson.loads(key), "inbox": inbox}, batch)
 
     def _owe_table(self, table: str, batch: Batch) -> None:
         """The debt as a backfill, remembered before the keys are forgotten."""
-        job = BackfillJob(id=f"owed-{uuid.uuid4()}", tables=(table,), inboxes=None, requested_ms=_now_ms())
+        name = f"owed-{uuid.uuid4()}"
+        job = BackfillJob(id=name, tables=(table,), inboxes=None, requested_ms=_now_ms(), catches_up=True)
         log.warning("owed.too_many", table=table, keys=len(self._owed[table]), backfill=job.id)
         self._remember(job, batch)
         for key in self._owed.pop(table):
-            if (name := _owed_record(table, key)) in self._memory.records:
-                self._memory.forget(name, batch)
+            self._forget_debt(_owed_record(table, key), batch)
 
     def request(self, request: Request, batch: Batch) -> None:
         """A request from the control topic."""
@@ -216,9 +228,14 @@ class Agenda:
         for key in keys:
             name = _owed_record(table, key)
             # Owed again since it was taken: the record stands for the newer debt.
-            if name in self._memory.records and key not in self._owed.get(table, {}):
-                self._memory.forget(name, batch)
+            if key not in self._owed.get(table, {}):
+                self._forget_debt(name, batch)
         return batch
+
+    def _forget_debt(self, name: str, batch: Batch) -> None:
+        if name in self._debts:
+            self._debts.discard(name)
+            self._memory.forget(name, batch)
 
     def _waiting(self) -> list[BackfillJob]:
         """Backfills that have not begun: all that changed before they do is in them."""

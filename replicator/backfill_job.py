@@ -137,3 +137,8 @@ def _fan_out(record: dict[str, Any] | None) -> FanOut | None:
     if record is None:
         return None
     return FanOut(path=record["path"], start=tuple(record["start"]), inboxes=tuple(record["inboxes"]))
+
+
+def of_epoch(epoch: int) -> str:
+    """The id of the backfill that brings what was there before this epoch began."""
+    return f"epoch-{epoch}"

@@ -52,6 +52,7 @@ CANDIDATES: Final = 2_000
 IDLE_S: Final = 0.05
 LOOK_S: Final = 5.0
 """Between two looks whether the source could be streamed."""
+OPEN: Final = "transactions that were open when polling began: only then all can be read"
 
 Ask = Callable[[Connection[Any], Derived, Stamped, int, int], Sequence[Stamped]]
 """Rows behind a place, up to a limit, at most so many: in the order of their stamps."""
@@ -91,6 +92,10 @@ class Poller(SourceThread):
         self._kind = 0
         self._has_failed = False
         """The last page of a backfill could not be read."""
+        self._begun_us = 0
+        """When the last relation's mark began in this run, by the source's clock."""
+        self._is_early = False
+        """A backfill waits for transactions that were open by then."""
         self._beyond: dict[str, Beyond] = {}
         self._poll_due = self._look_due = 0.0
         self._accounted_s = 0.0
@@ -136,7 +141,7 @@ class Poller(SourceThread):
                 self._wait(pause.next())
             else:
                 pause.reset()
-                self._held_up = ""
+                self._held_up = OPEN if self._is_early else ""
 
     def _turn(self, source: Source) -> None:
         if time.monotonic() >= self._look_due:
@@ -165,6 +170,9 @@ class Poller(SourceThread):
         if not self._has_begun():
             return False  # who read a page now could not say from when on changes of it are candidates
         job = self._calls.run(self._agenda.next_job)
+        self._is_early = job is not None and job.start is None and not self._has_settled()
+        if self._is_early:
+            return False
         if job is None or self._has_failed:
             self._has_failed = False
             return self.rolling.serve(source) or job is not None
@@ -185,6 +193,12 @@ class Poller(SourceThread):
             lambda: all(self._marks.of(each.relation.name).has_begun for each in self._derivation.readable)
         )
 
+    def _has_settled(self) -> bool:
+        """Whether every transaction has ended that was open when marks began: what it had stamped before is neither a
+        candidate nor in a page that is read too soon."""
+        safe_us = self._horizon.safe_us
+        return safe_us is not None and safe_us >= self._begun_us - self._margin_us
+
     # --- candidates
 
     def _poll(self, source: Source) -> None:
@@ -193,11 +207,10 @@ class Poller(SourceThread):
         before, known = source.busy_s, self.candidates
         self._poll_due = time.monotonic() + self._settings.poll_interval_s
         sample, greatest = self._sampled(source, relations)
-        now = Sampled(sample.at_us, sample.snapshot.xmax, greatest)
+        now = Sampled(sample.at_us, sample.next_xid, greatest)
         self._horizon.note(now)
         self._horizon.see(sample.snapshot.xmin)
-        safe_us = self._horizon.safe_us
-        self.held_back_s = (sample.at_us - safe_us) / 1e6 if safe_us is not None else 0.0
+        self.held_back_s = (sample.at_us - self._horizon.reached_us) / 1e6
         for derived in relations:
             self._try(source, partial(self._poll_relation, source, derived, now))
         self.poll_s, self.poll_candidates = source.busy_s - before, self.candidates - known
@@ -230,12 +243,15 @@ class Poller(SourceThread):
     def _poll_relation(self, source: Source, derived: Derived, now: Sampled) -> None:
         name = derived.relation.name
         mark = self._calls.run(lambda: self._marks.of(name))
+        if not mark.has_begun:
+            self._begun_us = now.at_us
         if derived.relation.is_appended:
             after = now.greatest.get(name) if mark.upto is None else mark.upto
             if after is not None:
                 self._ask(source, derived, after, self._horizon.safe_key(name), appended_after)
         elif stamp_of(derived):
-            first_us = (self._fresh_us or now.at_us) - self._margin_us
+            # Of what a standby shows that lags behind, all that was published once was later.
+            first_us = min(self._fresh_us or now.at_us, now.at_us) - self._margin_us
             after = first_us if mark.upto is None else mark.upto
             self._ask(source, derived, after, self._horizon.safe_us, stamped_after)
         elif mark.upto is None:

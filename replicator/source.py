@@ -104,6 +104,8 @@ def connection_parameters(settings: Settings) -> dict[str, Any]:
     }
 
 
+_NEXT_XID: Final = "(3 + age('3'::xid)::bigint) & 4294967295"
+"""The 32-bit id that the next transaction will have: age() counts from there in one that has none itself."""
 _REPLAYED: Final = "WHEN pg_is_in_recovery() THEN coalesce(pg_last_wal_replay_lsn(), '0/0')"
 _REPLAYED_US: Final = "(extract(epoch FROM pg_last_xact_replay_timestamp()) * 1000000)::bigint"
 _FLUSHED: Final = f"CASE {_REPLAYED} ELSE pg_current_wal_flush_lsn() END"
@@ -148,6 +150,9 @@ class PollSample:
     at_us: int
     """When its statement began, microseconds since 1970 by the source's clock."""
     snapshot: Snapshot
+    next_xid: int
+    """Transactions from this 64-bit id on had not begun to write. The snapshot's xmax says less: it is beyond the last
+    that has *ended*, so those that began since may be writing."""
     lsn: int
     """Flushed, or on a standby replayed, at that time."""
 
@@ -357,16 +362,17 @@ class Source:
         On a standby the time is that of a commit on the primary which was replayed by then, and 1970 as long as none is
         known.
         """
-        ((at_us, snapshot, lsn, in_recovery, replayed_us),) = self.rows(
+        ((at_us, printed, next_xid, lsn, in_recovery, replayed_us),) = self.rows(
             "SELECT (extract(epoch FROM statement_timestamp()) * 1000000)::bigint, pg_current_snapshot()::text,"
-            f" {_FLUSHED}, pg_is_in_recovery(), {_REPLAYED_US}"
+            f" {_NEXT_XID}, {_FLUSHED}, pg_is_in_recovery(), {_REPLAYED_US}"
         )
+        snapshot = Snapshot.parse(printed)
         before, self._replayed_us = self._replayed_us, replayed_us
         if in_recovery:
             # Its clock goes on while it lags behind. What is told here may be later than the snapshot: what the sample
             # before was told is not.
             at_us = before or 0
-        return PollSample(at_us=at_us, snapshot=Snapshot.parse(snapshot), lsn=parse_lsn(lsn))
+        return PollSample(at_us=at_us, snapshot=snapshot, next_xid=snapshot.widen(next_xid), lsn=parse_lsn(lsn))
 
     def emit(self, content: str) -> int:
         """Writes a message into the WAL and flushes it; returns an LSN at or after it.

@@ -15,7 +15,7 @@ from typing import Any
 
 import structlog
 
-from replicator.backfill_job import BackfillJob
+from replicator.backfill_job import BackfillJob, of_epoch
 from replicator.config import Settings
 from replicator.errors import SourceBusy, SourceRefused
 from replicator.event import GenerationMarker, Run, Topics
@@ -267,7 +267,7 @@ def _begin_epoch(memory: Memory, present: Present, tables: tuple[str, ...], born
             memory.forget(key, batch)
     epoch = memory.run.epoch
     job = BackfillJob(
-        id=f"epoch-{epoch}",
+        id=of_epoch(epoch),
         tables=tables,
         inboxes=None,
         requested_ms=time.time_ns() // 1_000_000,

@@ -8,14 +8,21 @@ from pathlib import Path
 
 import pytest
 
-from demo.servers import Servers
+from demo.servers import Servers, wait_until
 from demo.servers.postgres import LocalPostgres
 from demo.source.installation import install
+from replicator.source import PollSample
+from replicator.source import Source as PolledSource
 from tests.integration.chatwoot import add_message, connect, fill
 from tests.integration.polled import FAST, wait_view
-from tests.integration.programs import RUN, make_topics, prepare_source, replicator_environment, started
+from tests.integration.programs import RUN, make_topics, prepare_source, replicator_environment, settings_of, started
 from tests.integration.replayed import Replayed
 from tests.integration.standby import Standby
+
+
+def _sampled(source: PolledSource) -> PollSample:
+    with source.reading():
+        return source.poll_sample()
 
 
 def test_a_standby_is_polled(
@@ -43,6 +50,13 @@ def test_a_standby_is_polled(
         source.execute("UPDATE conversations SET updated_at = now(), status = 1 WHERE id = 2")
         source.execute("DELETE FROM conversations WHERE id = 3")
         wait_view(replayed, source)
+        with source.transaction(), PolledSource(settings_of(reads)) as polled:
+            source.execute("UPDATE conversations SET status = 2 WHERE id = 4")
+            ((xid,),) = source.execute("SELECT pg_current_xact_id()::text::bigint").fetchall()
+            with closing(connect(dsn)) as other:
+                other.execute("UPDATE conversations SET status = 2 WHERE id = 5")  # its commit flushes all
+            wait_until(lambda: _sampled(polled).next_xid > xid, "the open transaction's WAL is replayed", 60)
+            assert _sampled(polled).snapshot.xmin <= xid, "and it has not ended"
         (chosen,) = replicator.logged("mode.chosen")
         assert chosen["why"] == "the source is a standby"
         assert replicator.stop() == 0

@@ -25,7 +25,7 @@ from replicator.progress import Batch
 from replicator.publisher import Publisher
 from replicator.runtime import Stop
 from replicator.streaming import Streaming
-from tests.integration.chatwoot import Source, add_message, fill, wait_until_alike
+from tests.integration.chatwoot import Source, add_message, differences, fill, wait_until_alike
 from tests.integration.programs import RUN, settings_of, started
 from tests.integration.replayed import Logged, Replayed
 
@@ -68,6 +68,31 @@ def test_an_epoch_that_was_cut_short_makes_nobody_after_it_a_zombie(
         add_message(source, 1, "after")
         wait_until_alike(replayed, source)
         assert replayed.zombies == []
+        assert second.stop() == 0
+
+
+def test_a_heartbeat_of_a_new_epoch_waits_for_its_backfill(
+    environment: dict[str, str], source: Source, replayed: Replayed, tmp_path: Path
+) -> None:
+    """What was deleted while nobody streamed is still there for everybody until it is swept."""
+    fill(source, conversations=60, messages=2)
+    with started(RUN, environment, tmp_path / "first") as first:
+        wait_until_alike(replayed, source)
+        assert first.stop() == 0
+    source.execute("SELECT pg_drop_replication_slot(%s)", (environment["REPLICATOR_SLOT"],))
+    source.execute("DELETE FROM messages WHERE conversation_id = 59")
+    source.execute("UPDATE messages SET content = 'edited' WHERE conversation_id = 60")
+    ((changed_ms,),) = source.execute("SELECT extract(epoch FROM clock_timestamp())::float8 * 1000").fetchall()
+    slowly = {"REPLICATOR_BACKFILL_ROWS_PER_SECOND": "60", "REPLICATOR_BACKFILL_CHUNK_ROWS": "20"}
+
+    def told() -> set[int]:
+        replayed.read()
+        beats = replayed.markers("heartbeat")
+        return {each.partition for each in beats if each.body["message"]["source_ms"] > changed_ms}
+
+    with started(RUN, environment | slowly | {"REPLICATOR_HEARTBEAT_S": "0.2"}, tmp_path / "second") as second:
+        wait_until(lambda: len(told()) == 6, "every partition was told that all is there", 60)
+        assert differences(replayed, source) == []
         assert second.stop() == 0
 
 

@@ -11,7 +11,7 @@ from structlog.testing import capture_logs
 
 from replicator import agenda as agenda_module
 from replicator.agenda import Agenda
-from replicator.backfill_job import BackfillJob, FanOut
+from replicator.backfill_job import BackfillJob, FanOut, of_epoch
 from replicator.derivation import Derivation
 from replicator.event import BackfillMarker, Marker, Position, Run
 from replicator.memory import Memory
@@ -333,11 +333,37 @@ def test_a_fan_out_goes_first_has_no_markers_and_is_not_asked_for_twice(agenda: 
     assert job is not None
     assert (job.fan_out, job.tables) == (fan_out, ("contacts",))
     assert len(agenda.jobs) == 2
-    assert agenda.is_catching_up
+    assert agenda.is_behind
     begun, _ = agenda.begin(replace(job, start=Position(5, 900, 0)))
     agenda.finish(begun)
     assert [kind for kind, *_ in log.said if kind == "marker"] == []
-    assert not agenda.is_catching_up
+    assert not agenda.is_behind
+
+
+def test_all_is_behind_until_a_new_epoch_has_been_read(log: Recorder) -> None:
+    """A stream that is new knows nothing of what was there before, or went before."""
+    job = BackfillJob(id=of_epoch(RUN.epoch), tables=("messages",), inboxes=None, requested_ms=0, is_complete=True)
+    log.records[f"backfill/{job.id}"] = job.to_record()
+    agenda = started(log)
+    agenda.request(request("a"), Batch())
+    cast(Readable, agenda._derivation).lost = {"messages"}
+    assert agenda.is_behind, "be it readable now or not"
+    begun, _ = agenda.begin(replace(job, start=Position(5, 900, 0)))
+    assert agenda.is_behind
+    agenda.finish(begun)
+    assert not agenda.is_behind, "what consumers ask for is nothing that was committed lately"
+
+
+def test_all_is_behind_while_the_stream_owes_a_key(agenda: Agenda, log: Recorder) -> None:
+    agenda.request(KeysRequest(table="messages", keys=((9,),), inbox=1), Batch())
+    assert not agenda.is_behind
+    agenda.owe("messages", KEY, 1, Batch())
+    assert agenda.is_behind
+    assert started(log).is_behind, "in the next run too"
+    assert agenda.take_owed(10) is not None
+    assert agenda.is_behind, "it is not published yet"
+    agenda.settle_owed("messages", [KEY, b"[9]"])
+    assert not agenda.is_behind
 
 
 def test_a_relation_is_read_as_a_whole_once(agenda: Agenda) -> None:

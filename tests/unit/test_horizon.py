@@ -12,8 +12,8 @@ MARGIN = 100
 
 def noted(*samples: tuple[int, int], margin: int = MARGIN) -> Horizon:
     horizon = Horizon(margin)
-    for at_us, xmax in samples:
-        horizon.note(Sampled(at_us, xmax, {"messages": xmax}))
+    for at_us, next_xid in samples:
+        horizon.note(Sampled(at_us, next_xid, {"messages": next_xid}))
     return horizon
 
 
@@ -61,10 +61,19 @@ def test_samples_are_bounded_while_a_transaction_stays_open() -> None:
     assert horizon.safe_us == 3 * MOST_SAMPLES - 1
 
 
+def test_nothing_is_reached_before_the_first_sample() -> None:
+    horizon = noted((1_000, 50), (2_000, 60))
+    horizon.see(40)
+    assert horizon.reached_us == 1_000
+    horizon.see(50)
+    assert horizon.reached_us == 900
+
+
 @given(st.lists(st.tuples(st.integers(1, 50), st.integers(0, 5), st.integers(0, 200)), max_size=60))
 def test_what_is_stamped_up_to_the_bound_is_visible(steps: list[tuple[int, int, int]]) -> None:
-    """Writers: they stamp a row by a clock that is behind by less than the margin, take an id, and commit later."""
-    now, next_xid = 1_000, 10
+    """Writers: they stamp a row by a clock that is behind by less than the margin, take an id, and commit later. Of
+    snapshots: what runs beyond the last that has ended is not in them, so their xmin says nothing of it."""
+    now, next_xid, ended = 1_000, 10, 9
     horizon = Horizon(MARGIN)
     open_until: dict[int, tuple[int, int]] = {}  # xid → (ends at, stamped)
     for pass_by, begin, lasts in steps:
@@ -72,8 +81,11 @@ def test_what_is_stamped_up_to_the_bound_is_visible(steps: list[tuple[int, int, 
         for _ in range(begin):
             open_until[next_xid] = (now + lasts, now - min(lasts, MARGIN - 1))
             next_xid += 1
-        open_until = {xid: entry for xid, entry in open_until.items() if entry[0] > now}
+        for xid in [xid for xid, (ends_at, _) in open_until.items() if ends_at <= now]:
+            del open_until[xid]
+            ended = max(ended, xid)
         horizon.note(Sampled(now, next_xid, {}))
-        horizon.see(min(open_until, default=next_xid))
+        xmax = ended + 1
+        horizon.see(min((xid for xid in open_until if xid < xmax), default=xmax))
         bound = horizon.safe_us
         assert bound is None or all(stamped > bound for _, stamped in open_until.values())

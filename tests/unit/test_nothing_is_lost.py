@@ -21,6 +21,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from replicator import poller, rolling_pass, walk
 from replicator.agenda import Agenda
+from replicator.backfill_job import of_epoch
 from replicator.beyond import Stamped
 from replicator.config import load
 from replicator.derivation import Derivation
@@ -85,6 +86,8 @@ class Database:
         self.changed_us: dict[Name, int] = {}
         self.open: list[Open] = []
         self.next_xid = 100
+        self.ended = 99
+        """The greatest xid that has ended."""
         self.meanwhile: list[Open] = []
         """To be committed before the next questions, one before each."""
         self.busy_s = 0.0
@@ -94,6 +97,7 @@ class Database:
     def commit(self, transaction: Open) -> None:
         self.now_us += 1
         self.open.remove(transaction)
+        self.ended = max(self.ended, transaction.xid)
         self.changed_us[transaction.name] = self.now_us
         if transaction.row is None:
             self.rows.pop(transaction.name, None)
@@ -106,9 +110,11 @@ class Database:
         if self.meanwhile:
             self.commit(self.meanwhile.pop(0))
         self.now_us += 1
-        running = frozenset(each.xid for each in self.open)
-        snapshot = Snapshot(min(running, default=self.next_xid), self.next_xid, running)
-        self._snapshot = dict(self.rows), PollSample(at_us=self.now_us, snapshot=snapshot, lsn=0)
+        xmax = self.ended + 1
+        running = frozenset(each.xid for each in self.open if each.xid < xmax)
+        snapshot = Snapshot(min(running, default=xmax), xmax, running)
+        sample = PollSample(at_us=self.now_us, snapshot=snapshot, next_xid=self.next_xid, lsn=0)
+        self._snapshot = dict(self.rows), sample
         yield
         self._snapshot = None
 
@@ -510,3 +516,33 @@ def test_a_row_that_comes_and_goes_while_the_source_is_read_for_the_first_time(h
     history.database.now_us += 100
     history.poll(-1)
     history.write(513, None, 0, stamps=True, commits=True)
+
+
+def test_the_newest_transaction_holds_the_bound_back_too(history: NothingIsLost) -> None:
+    """No snapshot says that it runs: it is beyond the last that has ended."""
+    history.look_around(8)
+    history.write(1, 1, 0, stamps=True, commits=False)
+    for _ in range(3):
+        history.database.now_us += 100
+        history.poll(-1)
+    history.database.commit(history.database.open[0])
+    history.poll(-1)
+    history.rest()
+    history._compare(STAMPED.name, history.database.now_us + 1)
+
+
+def test_what_was_open_when_polling_began_is_waited_for(history: NothingIsLost) -> None:
+    """Its stamp is older than what candidates begin with, so the first reading of all must see it."""
+    history.switch(fresh=False)
+    history.write(1, 1, 0, stamps=True, commits=False)
+    for _ in range(3):
+        history.database.now_us += 100
+        history.poll(-1)
+        history.go_on(1, -1)
+    assert history.log.state[f"backfill/{of_epoch(history.run.epoch)}"]["start"] is None
+    history.database.commit(history.database.open[0])
+    history.poll(-1)
+    history.go_on(8, -1)
+    history.rest()
+    assert f"backfill/{of_epoch(history.run.epoch)}" not in history.log.state
+    history._compare(STAMPED.name, history.database.now_us + 1)
