@@ -15,6 +15,8 @@ from enum import StrEnum
 from typing import Any, Final, NamedTuple
 
 LONGEST_PAUSE_MS: Final = 3_600_000
+LEFT_OUT: Final = "they stand still while the view alone is polled: REPLICATOR_POLL_TABLES=true follows them"
+"""Said of tables that were streamed."""
 STEADY_MS: Final = 3_600_000
 """A stream that lasted so long has paid for its falls."""
 

@@ -14,12 +14,12 @@ from typing import Any, Final
 import structlog
 
 from replicator.config import Settings
-from replicator.definitions import Definitions, polled_by, read_definitions
+from replicator.definitions import Definitions, captured_by, polled_by, read_definitions
 from replicator.digest_memory import DigestMemory
 from replicator.errors import NothingToPoll
 from replicator.event import HeartbeatMarker, Position
 from replicator.marks import Marks
-from replicator.modes import Standing
+from replicator.modes import LEFT_OUT, Standing
 from replicator.poller import Poller
 from replicator.publisher import Publisher
 from replicator.reader import Reader
@@ -61,6 +61,10 @@ class Polling(Run):
         self._every_write_down, self._every_look = Every(WRITE_DOWN_S), Every(LOOK_S)
         self._every_status, self._every_heartbeat = Every(STATUS_S), Every(settings.heartbeat_s)
         self._told_us = 0
+        self._ever: frozenset[str] = frozenset()
+        """Relations that were ever published, in this epoch or an earlier one."""
+        self._left_out: tuple[str, ...] = ()
+        """Of these what is not polled."""
 
     def waits_for(self, now: float) -> str:
         if said := super().waits_for(now):
@@ -88,6 +92,7 @@ class Polling(Run):
         )
         self._assemble(tenure, publisher, lambda window: None, self._digests)
         self._install(found)
+        self._note_left_out(tenure)
         self._marks = Marks(tenure.memory)
         run = tenure.outlet.run
         self._poller = Poller(
@@ -127,6 +132,13 @@ class Polling(Run):
     def _install(self, found: Definitions) -> None:
         self._derivation.install(found.relations, found.keys)
 
+    def _note_left_out(self, tenure: Tenure) -> None:
+        known = {*captured_by(self._settings).names, *self._captured.names}
+        self._ever = frozenset(known.intersection(tenure.memory.records["captured"]["names"]))
+        self._left_out = tuple(sorted(self._ever.difference(self._captured.names)))
+        if self._left_out:
+            log.warning("poll.leaves_out", relations=self._left_out, reason=LEFT_OUT)
+
     def _take_turns(self) -> None:
         """Until a stop, which is said in the status whenever it comes."""
         try:
@@ -160,7 +172,12 @@ class Polling(Run):
         select.select([self._calls.wake], [], [], WAIT_S)
 
     def _heartbeat(self) -> None:
-        """Tells every partition up to when it is complete: that is what a rolling pass has shown, and no more."""
+        """Tells every partition up to when it is complete: that is what a rolling pass has shown, and no more.
+
+        Nothing can be said of a partition whose tables stand still.
+        """
+        if self._left_out:
+            return
         verified_us = self._marks.verified_us(self._begun())
         if verified_us > self._told_us:
             self._renew_housekeeping()
@@ -169,8 +186,9 @@ class Polling(Run):
             self._told_us = verified_us
 
     def _begun(self) -> list[str]:
-        """Relations that were ever read, be they readable now or not."""
-        return [each.name for each in self._captured.derived if self._marks.of(each.name).has_begun]
+        """Polled relations that were ever read, be they readable now or not."""
+        names = (each.name for each in self._captured.derived)
+        return [name for name in names if name in self._ever or self._marks.of(name).has_begun]
 
     def _while_waiting(self) -> None:
         """Called while the producer's queue is full, or an acknowledgement is waited for."""
@@ -210,6 +228,7 @@ class Polling(Run):
                 for name, mark in marks.items()
                 if mark.held
             },
+            "left_out": self._left_out,
             "digests": self._digests.describe(),
         }
 

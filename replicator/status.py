@@ -21,7 +21,7 @@ from replicator.event import Topics
 from replicator.lapses import SENTENCE
 from replicator.lsn import format_lsn
 from replicator.memory import read_memory
-from replicator.modes import Mode
+from replicator.modes import LEFT_OUT, Mode
 from replicator.source import Source
 
 MOST_HELD = 10
@@ -124,6 +124,8 @@ def _polling(table: Table, found: Mapping[str, Any]) -> None:
     table.add_row("polls", f"{found['polls']:,}, the last {1000 * found['poll_s']:.0f} ms, {held}")
     table.add_row("found", f"{found['candidates']:,} candidates, {found['events']:,} events published")
     table.add_row("verified through", found["verified_through"] or "[yellow]nothing yet[/]")
+    if found["left_out"]:
+        table.add_row("not polled", f"[yellow]{', '.join(found['left_out'])}: {LEFT_OUT}[/]")
     for relation, inboxes in found["held_inboxes"].items():
         named = ", ".join(f"{inbox} ({through or 'never'})" for inbox, through in list(inboxes.items())[:MOST_HELD])
         table.add_row("held back", f"[yellow]{relation} at inboxes {named}[/]")

@@ -274,6 +274,8 @@ def _begin_epoch(memory: Memory, present: Present, tables: tuple[str, ...], born
         is_complete=True,
     )
     memory.write(f"backfill/{job.id}", job.to_record(), batch)
+    ever = {*memory.records.get("captured", {}).get("names", []), *tables}
+    memory.write("captured", {"names": sorted(ever)}, batch)
     fresh_ms = memory.records.get("confirmed", {}).get("fresh_ms", 0)
     upto = present.slot_confirmed if present.mode == Mode.STREAM else present.generation
     memory.write("confirmed", {"lsn": upto, "fresh_ms": fresh_ms}, batch)

@@ -305,3 +305,13 @@ def test_tables_are_polled_too(
         assert moved in {each.inbox for each in replayed.events_of("conversations", 11, "d")}
         assert {"conversations", "messages", "contacts", "csat_survey_responses"} <= repaired(replicator).keys()
         assert replicator.stop() == 0
+    with polling(by_tables | {"REPLICATOR_POLL_TABLES": "false"}, tmp_path / "log") as replicator:
+        add_message(source, 5, "nobody reads this")
+        changed = clock(source)
+        wait_until(lambda: verified_through(replicator) > changed, "the view is verified", 60)
+        wait_polls(replicator)
+        assert replicator.stop() == 0
+        (said,) = replicator.logged("poll.leaves_out")
+        assert {"messages", "contacts"} <= set(said["relations"])
+        replayed.read()
+        assert _told(replayed, changed) == {}, "of tables that stand still nobody can say so"
