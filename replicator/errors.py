@@ -55,6 +55,10 @@ class WalBudgetSpent(ReplicatorError):
     """The environment's: our slot keeps more WAL on the source than it may. The source's disk wins."""
 
 
+class SlotRests(ReplicatorError):
+    """Nobody's: our slot is gone, and a new one would bring a backfill of everything too soon after the last."""
+
+
 class ModeChanged(ReplicatorError):
     """Nobody's: the source is to be read another way from now on."""
 
@@ -102,6 +106,10 @@ ACTIONS: Final[dict[type[ReplicatorError], tuple[Action, str]]] = {
     WalBudgetSpent: (
         Action.AGAIN,
         "The slot is dropped; the source is polled, or left alone, before it is streamed again.",
+    ),
+    SlotRests: (
+        Action.AGAIN,
+        "The source is left alone until the pause is over. Find what takes the slot: a budget of WAL, or somebody.",
     ),
     ModeChanged: (Action.AGAIN, "A new epoch begins in the other mode."),
     ProtocolError: (Action.STOP, "Report this with the position and the message type; the slot keeps the changes."),

@@ -15,10 +15,20 @@ import structlog
 from replicator import topics
 from replicator.config import Settings
 from replicator.definitions import polled_by, read_definitions
-from replicator.errors import ModeChanged, SourceRefused, WalBudgetSpent
+from replicator.errors import ModeChanged, SlotRests, SourceRefused
 from replicator.event import Topics
 from replicator.memory import read_memory
-from replicator.modes import BY_WHY, LONGEST_PAUSE_MS, STEADY_MS, Facts, Mode, Standing, Why, next_standing
+from replicator.modes import (
+    BY_WHY,
+    LONGEST_PAUSE_MS,
+    STEADY_MS,
+    Facts,
+    Mode,
+    Standing,
+    Why,
+    next_standing,
+    rest_until_ms,
+)
 from replicator.runtime import Stop
 from replicator.source import Source
 from replicator.takeover import KAFKA_SECONDS, name_left_behind
@@ -49,42 +59,43 @@ class ModeChoice:
     def choose(self) -> Standing:
         """How the next run reads, once there are topics to remember that in. Raises what keeps it from being known.
 
-        WalBudgetSpent: the source can only be streamed, and must be left alone for a while.
+        SlotRests: the source can only be streamed, and must be left alone for a while.
         """
+        self._is_return = False
         with Source(self._settings) as source:
             self._spare(source)
             topics.ensure(self._kafka, self._settings)
-            if self._settings.mode == "stream":
-                self._refuse_to_begin_anew()
-                return Standing(mode=Mode.STREAM, since_ms=_now_ms())
             records = read_memory(self._kafka, Topics(self._settings.topic_prefix), KAFKA_SECONDS).records
+            epoch = records.get("epoch", {})
+            has_streamed = epoch.get("mode") == Mode.STREAM and epoch["slot"] == self._settings.slot
+            if self._settings.mode == "stream":
+                self._refuse_to_begin_anew(source, epoch if has_streamed else {})
+                return Standing(mode=Mode.STREAM, since_ms=_now_ms())
             known = Standing.from_record(records["mode"]) if "mode" in records else None
-            epoch = records.get("epoch")
-            has_streamed = (
-                epoch is not None
-                and epoch.get("mode", Mode.STREAM) == Mode.STREAM
-                and epoch["slot"] == self._settings.slot
-            )
             if known is None and has_streamed:
                 known = Standing(mode=Mode.STREAM, since_ms=_now_ms())
             facts = self._facts(source, has_streamed=has_streamed, can_poll=partial(self._can_poll, source))
             standing = self._next(known, facts)
-        if standing.mode is Mode.STREAM:
-            self._refuse_to_begin_anew()
+            if standing.mode is Mode.STREAM:
+                self._refuse_to_begin_anew(source, epoch if has_streamed else {})
         self._is_return = known is not None and known.mode is Mode.POLL and standing.mode is Mode.STREAM
-        if known is not None and known.mode is Mode.STREAM:
-            self._failed_returns = 0  # it has begun
         self._say(standing)
         return standing
 
     def postpone(self) -> bool:
-        """The run that was chosen has failed. Whether polling is left to go on with; for longer each time."""
+        """The run that was chosen has failed before it began. Whether polling is left to go on with; for longer each
+        time."""
         if not self._is_return:
             return False
         pause_ms = min(self._pause_ms << min(self._failed_returns, 32), LONGEST_PAUSE_MS)
         self._failed_returns += 1
         self._not_before_ms = _now_ms() + pause_ms
         return True
+
+    def note_begun(self) -> None:
+        """The run that was chosen has begun: what becomes of it later is no failed return."""
+        if self._is_return:
+            self._is_return, self._failed_returns = False, 0
 
     def leave_polling(self, standing: Standing, source: Source) -> None:
         """Asked now and then while polling. Raises ModeChanged when the stream is to be tried."""
@@ -134,11 +145,16 @@ class ModeChoice:
         self._dropped_ms = now_ms
         self._rests_until_ms = now_ms + min(self._pause_ms << min(self._drops - 1, 32), LONGEST_PAUSE_MS)
 
-    def _refuse_to_begin_anew(self) -> None:
+    def _refuse_to_begin_anew(self, source: Source, epoch: Mapping[str, Any]) -> None:
         """A new slot brings a backfill of everything: a source that can't be polled meanwhile is not to have it again
-        and again."""
-        if (rest_ms := self._rests_until_ms - _now_ms()) > 0:
-            raise WalBudgetSpent(f"{BY_WHY[Why.WAL_BUDGET].sentence}; a new one is made in {rest_ms / 1000:.0f} s")
+        and again, whatever takes the slot. `epoch`: the record of the one that streamed by it."""
+        slot = source.slot()
+        if slot is not None and slot.wal_status != "lost":
+            return
+        lost_ms = rest_until_ms(epoch.get("begun_ms", 0), epoch.get("quick", 0), self._pause_ms)
+        why = Why.WAL_BUDGET if self._rests_until_ms >= lost_ms else Why.SLOT_LOST
+        if (rest_ms := max(self._rests_until_ms, lost_ms) - _now_ms()) > 0:
+            raise SlotRests(f"{BY_WHY[why].sentence}; a new one is made in {rest_ms / 1000:.0f} s")
 
     def _can_poll(self, source: Source) -> bool:
         return bool(read_definitions(source, polled_by(self._settings)).available)
@@ -147,7 +163,8 @@ class ModeChoice:
         in_recovery, may_replicate, wal_level = source.may_stream()
         slot = source.slot()
         self.held_bytes = (slot.held_bytes or 0) if slot is not None else 0
-        self.budget_is_spent &= has_streamed
+        # A slot that is within its budget is another than the one that was not.
+        self.budget_is_spent &= has_streamed and (slot is None or self.held_bytes > self._settings.wal_budget_bytes)
         return Facts(
             setting=self._settings.mode,
             in_recovery=in_recovery,

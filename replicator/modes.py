@@ -165,3 +165,18 @@ def _fallen(now: Standing, why: Why, at_ms: int, pause_ms: int) -> Standing:
         falls=falls,
         switches=now.switches + 1,
     )
+
+
+def quick_epochs(last: Mapping[str, Any], mode: Mode, begun_ms: int) -> int:
+    """How many epochs of the stream have begun, each soon after the last. `last`: the record of the one before."""
+    if mode is Mode.POLL or last.get("mode") != Mode.STREAM or begun_ms - last["begun_ms"] > STEADY_MS:
+        return 0
+    return int(last["quick"]) + 1
+
+
+def rest_until_ms(begun_ms: int, quick: int, pause_ms: int) -> int:
+    """Before when no new slot is made where nothing can be polled meanwhile: each brings a backfill of everything.
+
+    `begun_ms`: when the last epoch of the stream began; `quick`: how many had done so, each soon after the last.
+    """
+    return begun_ms + min(pause_ms << min(quick - 1, 32), LONGEST_PAUSE_MS) if quick else 0

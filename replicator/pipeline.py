@@ -63,9 +63,13 @@ class Pipeline:
     def _serve_once(self, patience_s: float) -> None:
         standing = self._choice.choose()
         self._prepare(standing.mode)
-        self._run = self._made(standing, patience_s)
+        self._run = run = self._made(standing, patience_s)
         self._waits_for = ""
-        self._run.serve()
+        try:
+            run.serve()
+        finally:
+            if run.has_begun:
+                self._choice.note_begun()
 
     def _made(self, standing: Standing, patience_s: float) -> Run:
         if standing.mode is Mode.POLL:

@@ -68,6 +68,8 @@ class Run(ABC):
         self._housekeeping = Batch()
         self._announced: set[str] = set()
         self._described_at = 0.0
+        self.has_begun = False
+        """The source was taken, and every partition knows of the run."""
         self.status: dict[str, object] = {}
 
     @abstractmethod
@@ -96,6 +98,7 @@ class Run(ABC):
         digests: DigestMemory | None,
     ) -> None:
         """What a run works with, once it holds the source. `_disperse` ends it."""
+        self.has_begun = True
         self._tenure, self._publisher = tenure, publisher
         self._progress = Progress(tenure.confirmed)
         self._derivation = Derivation(

@@ -22,7 +22,7 @@ from replicator.event import GenerationMarker, Run, Topics
 from replicator.history import Past, Present, Published, next_epoch, why_new_epoch
 from replicator.lsn import format_lsn
 from replicator.memory import Memory, Remembered, read_memory
-from replicator.modes import Mode, Standing
+from replicator.modes import Mode, Standing, quick_epochs
 from replicator.outlet import Outlet
 from replicator.pgoutput import Begin
 from replicator.progress import Batch
@@ -265,12 +265,12 @@ def _begin_epoch(memory: Memory, present: Present, tables: tuple[str, ...], born
     for kind in ("backfill/", "owed/", "dirty/", "derived/", "identity/", "digest/", "doubt/", "poll/", "course"):
         for key in memory.under(kind):
             memory.forget(key, batch)
-    epoch = memory.run.epoch
+    epoch, now_ms = memory.run.epoch, time.time_ns() // 1_000_000
     job = BackfillJob(
         id=of_epoch(epoch),
         tables=tables,
         inboxes=None,
-        requested_ms=time.time_ns() // 1_000_000,
+        requested_ms=now_ms,
         is_complete=True,
     )
     memory.write(f"backfill/{job.id}", job.to_record(), batch)
@@ -289,6 +289,8 @@ def _begin_epoch(memory: Memory, present: Present, tables: tuple[str, ...], born
             "published": present.published,
             "born": born,
             "mode": present.mode,
+            "begun_ms": now_ms,
+            "quick": quick_epochs(memory.records.get("epoch", {}), Mode(present.mode), now_ms),
         },
         batch,
     )

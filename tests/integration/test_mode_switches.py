@@ -15,7 +15,7 @@ from demo.servers.postgres import LocalPostgres
 from demo.source.installation import install
 from demo.source.seed import seed
 from demo.source.traffic import Traffic
-from tests.integration.chatwoot import Source, add_message, connect, role
+from tests.integration.chatwoot import Source, add_message, connect, fill, role, wait_until_alike
 from tests.integration.polled import FAST, SEES_ALL, TABLES, wait_all
 from tests.integration.programs import (
     RUN,
@@ -119,6 +119,31 @@ def test_five_switches_in_a_row_under_traffic(path: Whole) -> None:
             wait_mode(replicator, "polling", 5, "slot was lost")
             pass_by(50)
         path.wait_equal(90)
+        assert replicator.stop() == 0
+
+
+def test_a_slot_that_somebody_drops_again_and_again_is_made_after_a_pause(
+    environment: dict[str, str], source: Source, replayed: Replayed, tmp_path: Path
+) -> None:
+    """Where nothing may be polled: else all would be read as a whole, again and again. Also over a start."""
+    slot = environment["REPLICATOR_SLOT"]
+    settings = environment | {"REPLICATOR_MODE": "stream", "REPLICATOR_STREAM_RETRY_S": "4"}
+    fill(source, conversations=6, messages=1)
+    with started(RUN, settings, tmp_path / "log") as replicator:
+        replicator.wait_healthy()
+        for epochs in (2, 3):
+            drop_slot(source, slot)
+            wait_until(lambda: len(replicator.logged("epoch.begins")) == epochs, "streamed again", SWITCH_S)  # noqa: B023
+        rested = [each for each in replicator.logged("run.ended") if "was lost; a new one is made in" in each["reason"]]
+        assert rested, "the second time not at once"
+        drop_slot(source, slot)
+        assert replicator.stop() == 0
+    with started(RUN, settings, tmp_path / "again") as replicator:
+        wait_until(lambda: replicator.logged("run.ended"), "it rests", SWITCH_S)
+        assert "was lost; a new one is made in" in replicator.logged("run.ended")[0]["reason"]
+        wait_until(lambda: replicator.logged("epoch.begins"), "streamed again", SWITCH_S)
+        replicator.wait_healthy()
+        wait_until_alike(replayed, source)
         assert replicator.stop() == 0
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from replicator import mode_choice
 from replicator.config import Settings, load
-from replicator.errors import ModeChanged, SourceRefused, WalBudgetSpent
+from replicator.errors import ModeChanged, SlotRests, SourceRefused
 from replicator.mode_choice import ModeChoice
 from replicator.modes import Mode, Standing, Why
 from replicator.runtime import Stop
@@ -33,13 +33,15 @@ class Source:
     def __init__(self) -> None:
         self.held: int | None = None
         """WAL that our slot keeps; None: there is none."""
+        self.wal_status = "reserved"
         self.may_replicate = True
         self.is_active = False
 
     def slot(self) -> Any:
         if self.held is None:
             return None
-        return SimpleNamespace(held_bytes=self.held, active_pid=7 if self.is_active else None, wal_status="reserved")
+        pid = 7 if self.is_active else None
+        return SimpleNamespace(held_bytes=self.held, active_pid=pid, wal_status=self.wal_status)
 
     def drop_slot(self) -> None:
         if not self.may_replicate:
@@ -70,11 +72,16 @@ class World:
         self.said.append("memory")
         return SimpleNamespace(records=self.records)
 
-    def is_now(self, standing: Standing) -> None:
-        """What a run says that has begun."""
+    def is_now(self, standing: Standing, quick: int = 0) -> None:
+        """What a run says that has begun; `quick`: how many epochs of the stream had done so in short time."""
         self.records |= {
             "mode": standing.to_record(),
-            "epoch": {"mode": str(standing.mode), "slot": SETTINGS.slot},
+            "epoch": {
+                "mode": str(standing.mode),
+                "slot": SETTINGS.slot,
+                "begun_ms": self.now_ms if quick else 0,
+                "quick": quick,
+            },
         }
 
 
@@ -145,12 +152,6 @@ def test_a_slot_that_may_not_be_dropped_or_is_held_keeps_nothing_from_going_on(w
     assert not chosen.budget_is_spent, "another replicator holds it"
 
 
-def test_without_a_choice_nothing_is_asked_of_the_state_topic(world: World) -> None:
-    """But there are topics then, and a slot that keeps too much WAL was dropped."""
-    assert choice(SETTINGS.model_copy(update={"mode": "stream"})).choose().mode is Mode.STREAM
-    assert world.said == ["topics"]
-
-
 def test_a_slot_that_may_not_be_dropped_is_looked_at_while_the_source_is_polled(world: World) -> None:
     """It keeps WAL, and only its owner can end that."""
     world.source.may_replicate, world.source.held = False, 5
@@ -172,11 +173,76 @@ def test_a_source_that_can_only_be_streamed_is_left_alone_for_longer_each_time(
     chosen = choice(SETTINGS.model_copy(update={"mode": "stream"}) if only_by_setting else SETTINGS)
     for pause_ms in (10_000, 20_000, 40_000):
         world.source.held = SETTINGS.wal_budget_bytes + 1
-        with pytest.raises(WalBudgetSpent, match=f"a new one is made in {pause_ms // 1000} s"):
+        with pytest.raises(SlotRests, match=f"a new one is made in {pause_ms // 1000} s"):
             chosen.choose()
         assert world.source.held is None, "the source's disk wins at once"
         world.now_ms += pause_ms - 1
-        with pytest.raises(WalBudgetSpent):
+        with pytest.raises(SlotRests):
             chosen.choose()
         world.now_ms += 1
         assert chosen.choose().mode is Mode.STREAM
+
+
+@pytest.mark.parametrize("only_by_setting", [True, False])
+@pytest.mark.parametrize("lost", ["gone", "lost"])
+def test_a_slot_that_is_lost_again_and_again_is_not_made_at_once(
+    world: World, monkeypatch: pytest.MonkeyPatch, only_by_setting: bool, lost: str
+) -> None:
+    """Also by a process that has just started: the epoch's record says how many there were."""
+    if not only_by_setting:
+        monkeypatch.setattr(mode_choice, "read_definitions", lambda *_: SimpleNamespace(available=()))
+    settings = SETTINGS.model_copy(update={"mode": "stream"}) if only_by_setting else SETTINGS
+    if lost == "lost":
+        world.source.held, world.source.wal_status = 0, "lost"
+    for quick, pause_ms in ((0, 0), (1, 10_000), (2, 20_000), (9, 2_560_000)):
+        world.is_now(Standing(mode=Mode.STREAM, since_ms=0), quick)
+        if pause_ms:
+            with pytest.raises(SlotRests, match=f"was lost; a new one is made in {pause_ms // 1000} s"):
+                choice(settings).choose()
+        world.now_ms += pause_ms
+        assert choice(settings).choose().mode is Mode.STREAM
+    world.source.held, world.source.wal_status = 0, "reserved"
+    world.is_now(Standing(mode=Mode.STREAM, since_ms=0), 9)
+    assert choice(settings).choose().mode is Mode.STREAM, "a slot that is there keeps nothing waiting"
+
+
+def test_a_stream_that_ran_and_ended_is_no_failed_return(world: World) -> None:
+    world.is_now(POLLED)
+    chosen = choice()
+    assert chosen.choose().mode is Mode.STREAM
+    assert chosen.postpone()
+    world.now_ms += 10_000
+    assert chosen.choose().mode is Mode.STREAM
+    chosen.note_begun()
+    assert not chosen.postpone()
+    assert chosen.choose().mode is Mode.STREAM, "it did not say so before it failed: it is tried again"
+    assert chosen.postpone()
+    world.now_ms += 10_000
+    assert chosen.choose().mode is Mode.STREAM, "and begins to count anew"
+
+
+def test_polling_that_begins_ends_no_row_of_failed_returns(world: World) -> None:
+    world.is_now(POLLED)
+    chosen = choice()
+    for pause_ms in (10_000, 20_000):
+        assert chosen.choose().mode is Mode.STREAM
+        assert chosen.postpone()
+        world.now_ms += pause_ms - 1
+        assert chosen.choose() == POLLED
+        chosen.note_begun()
+        world.now_ms += 1
+
+
+def test_a_budget_that_was_spent_says_nothing_of_the_next_slot(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing could be polled at that time; now something can be."""
+    world.is_now(Standing(mode=Mode.STREAM, since_ms=0))
+    monkeypatch.setattr(mode_choice, "read_definitions", lambda *_: SimpleNamespace(available=()))
+    chosen = choice()
+    world.source.held = SETTINGS.wal_budget_bytes + 1
+    with pytest.raises(SlotRests):
+        chosen.choose()
+    world.now_ms += 10_000
+    assert chosen.choose().mode is Mode.STREAM
+    world.source.held = 0
+    monkeypatch.setattr(mode_choice, "read_definitions", lambda *_: SimpleNamespace(available=("view",)))
+    assert chosen.choose().mode is Mode.STREAM

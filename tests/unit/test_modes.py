@@ -19,6 +19,8 @@ from replicator.modes import (
     Standing,
     Why,
     next_standing,
+    quick_epochs,
+    rest_until_ms,
     why_poll,
 )
 
@@ -121,3 +123,20 @@ def test_whatever_happens_it_polls_while_there_is_reason_and_pauses_are_kept(
         assert now.switches == before.switches + (now.mode is not before.mode)
         assert now.mode is Mode.POLL or before.mode is Mode.STREAM or at_ms >= before.not_before_ms
         assert Standing.from_record(now.to_record()) == now
+
+
+def test_epochs_of_the_stream_that_follow_soon_on_each_other_are_counted() -> None:
+    """The first is none, nor is one after a stream that was steady, or after polling."""
+    first = {"mode": "streaming", "begun_ms": 0, "quick": 0}
+    assert quick_epochs({}, Mode.STREAM, 0) == 0
+    assert quick_epochs(first, Mode.STREAM, STEADY_MS) == 1
+    assert quick_epochs(first | {"quick": 4}, Mode.STREAM, 1) == 5
+    assert quick_epochs(first | {"quick": 4}, Mode.STREAM, STEADY_MS + 1) == 0
+    assert quick_epochs(first | {"mode": "polling"}, Mode.STREAM, 1) == 0
+    assert quick_epochs(first, Mode.POLL, 1) == 0
+
+
+def test_a_slot_rests_for_longer_with_each_quick_epoch() -> None:
+    assert rest_until_ms(5_000, 0, 10) == 0
+    assert [rest_until_ms(5_000, quick, 10) - 5_000 for quick in (1, 2, 5)] == [10, 20, 160]
+    assert rest_until_ms(5_000, 10_000, 10) == 5_000 + LONGEST_PAUSE_MS
