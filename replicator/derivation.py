@@ -295,11 +295,10 @@ class Derivation:
         return len(self._dirty.failed(relation))
 
     def unread_inboxes(self, relation: str) -> frozenset[int] | None:
-        """Where keys could not be read; None: nobody knows where they belong."""
-        failed = self._dirty.failed(relation)
-        if any(not item.inboxes for item in failed):
-            return None
-        return frozenset(inbox for item in failed for inbox in item.inboxes)
+        """Where keys could not be read, or are owed since an earlier run; None: nobody knows where they belong."""
+        owed = [record["inboxes"] for record in self._memory.under(f"dirty/{relation}/").values()]
+        unread = [*owed, *(item.inboxes for item in self._dirty.failed(relation))]
+        return frozenset(inbox for inboxes in unread for inbox in inboxes) if all(unread) else None
 
     def spared(self, relation: str) -> tuple[int, ...]:
         """Keys that could not be read: what the target has of them is not swept."""

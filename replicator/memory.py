@@ -119,6 +119,10 @@ def _run_of(message: Message) -> Run:
     return Run(int(epoch), int(generation))
 
 
+MOST_FETCHES = 50
+"""At one look at the state topic: more than a run writes between two."""
+
+
 class Succession:
     """The state topic, read on while a run goes on: whether a later one has begun, and what a zombie still writes."""
 
@@ -131,14 +135,18 @@ class Succession:
     def check(self) -> set[str]:
         """Keys that an earlier run has written since. Raises Superseded if a later one has. Never waits."""
         overruled: set[str] = set()
-        for message in self._consumer.consume(1000, timeout=0):
-            if message.error() is not None:
-                continue
-            run = _run_of(message)
-            if run > self._run:
-                raise Superseded("another replicator has begun a later run")
-            if run < self._run:
-                overruled.add((message.key() or b"").decode())
+        for _ in range(MOST_FETCHES):
+            messages = self._consumer.consume(1000, timeout=0)
+            for message in messages:
+                if message.error() is not None:
+                    continue
+                run = _run_of(message)
+                if run > self._run:
+                    raise Superseded("another replicator has begun a later run")
+                if run < self._run:
+                    overruled.add((message.key() or b"").decode())
+            if len(messages) < 1000:
+                break
         return overruled
 
     def close(self) -> None:

@@ -109,6 +109,7 @@ class Poller(SourceThread):
             verified=self._verified,
             keys_per_second=settings.digest_keys_per_second,
             rest=self._rest,
+            marks=marks,
         )
         self.polls = self.candidates = self.poll_candidates = 0
         """`poll_candidates`: of the last poll that has ended; so is `poll_s`."""

@@ -160,6 +160,7 @@ class Polling(Run):
             self._derivation.finish()
         if self._every_write_down.due(now):
             self._derivation.write_down()
+            self._marks.write_down()
             self._digests.write_down()
         if self._every_control.due(now):
             self._take_requests()
@@ -205,6 +206,7 @@ class Polling(Run):
             time.sleep(0.005)
         self._derivation.finish()
         self._derivation.write_down()
+        self._marks.write_down()
         self._digests.write_down(at_once=True)
         self._write_status(stopped=True)
 

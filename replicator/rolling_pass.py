@@ -22,6 +22,7 @@ from replicator.derived import Derived
 from replicator.digest_memory import DigestMemory, Look
 from replicator.digests import Seen
 from replicator.errors import SourceRefused, SourceUnavailable
+from replicator.marks import Marks, Walked
 from replicator.progress import Batch
 from replicator.row_hashes import read_hashes
 from replicator.source import Source
@@ -67,14 +68,17 @@ class RollingPass:
         verified: Callable[[str, int, frozenset[int]], Batch],
         keys_per_second: int,
         rest: Callable[[Source], None] = lambda source: None,
+        marks: Marks | None = None,
     ) -> None:
         """`have_read` returns when these keys were read and published, `published_upto(lsn)` when everything was that
         a snapshot of this LSN sees, as far as others publish it. `verified(relation, microseconds, inboxes)`: all that
-        was committed before is published, but for these inboxes. `rest` is called after each query for hashes.
+        was committed before is published, but for these inboxes. `rest` is called after each query for hashes. `marks`:
+        where it is noted how far a pass is, for a later run to go on with.
         """
         self._calls, self._derivation, self._digests = calls, derivation, digests
         self._have_read, self._published_upto, self._verified = have_read, published_upto, verified
-        self._keys_per_second, self._rest = keys_per_second, rest
+        self._keys_per_second, self._rest, self._marks = keys_per_second, rest, marks
+        self._is_first = True
         self._walk: Walk | None = None
         self._began_us = 0
         self._began_s = self._spent_s = 0.0
@@ -107,13 +111,26 @@ class RollingPass:
         relations = self._calls.run(lambda: self._derivation.available)
         if not relations:
             return None
-        with source.reading():
-            self._began_us = source.poll_sample().at_us
-        self._walk = Walk(relations[self._turn % len(relations)])
-        self._turn += 1
+        if (walk := self._calls.run(lambda: self._left_off(relations)) if self._is_first else None) is None:
+            with source.reading():
+                self._began_us = source.poll_sample().at_us
+            walk = Walk(relations[self._turn % len(relations)])
+        self._is_first = False
+        self._turn = relations.index(walk.relation) + 1
         self._began_s, self._spent_s = time.monotonic(), 0.0
-        self.checked.setdefault(self._walk.relation, Checked()).keys = 0
-        return self._walk
+        self.checked.setdefault(walk.relation, Checked()).keys = 0
+        return walk
+
+    def _left_off(self, relations: Sequence[str]) -> Walk | None:
+        """Where an earlier run has left a pass: what it could not read on the way is owed."""
+        if self._marks is None:
+            return None
+        for relation in relations:
+            if (walked := self._marks.of(relation).walked) is not None:
+                log.info("pass.goes_on", relation=relation)
+                self._began_us = walked.began_us
+                return Walk(relation, walked.after)
+        return None
 
     def _end(self, walk: Walk) -> None:
         self._due = time.monotonic() + IDLE_S
@@ -122,11 +139,13 @@ class RollingPass:
         checked.source_s, checked.took_s = self._spent_s, time.monotonic() - self._began_s
         began = self._began_us
 
-        def verified() -> Batch:
-            held = self._derivation.unread_inboxes(walk.relation)
-            return self._verified(walk.relation, began, held) if held is not None else Batch()
+        def ended() -> None:
+            if self._marks is not None:
+                self._marks.end_walk(walk.relation)
+            if (held := self._derivation.unread_inboxes(walk.relation)) is not None:
+                self._verified(walk.relation, began, held)
 
-        self._calls.run(verified)
+        self._calls.run(ended)
 
     def _compare(self, source: Source, derived: Derived, walk: Walk, look: Look) -> int:
         """How many keys were looked at."""
@@ -142,7 +161,13 @@ class RollingPass:
                 checked.repaired += len(differing)
                 log.info("digest.differs", relation=walk.relation, keys=len(differing))
             self._have_read(source, walk.relation, differing)
-        self._calls.run(lambda: self._digests.settle(look))
+
+        def settle() -> None:
+            self._digests.settle(look)
+            if self._marks is not None:
+                self._marks.walk(walk.relation, Walked(self._began_us, look.keys.stop - 1))
+
+        self._calls.run(settle)
         return len(keys)
 
     def hashes(self, source: Source, derived: Derived, keys: Sequence[int]) -> tuple[list[Seen], list[int], int]:

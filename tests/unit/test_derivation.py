@@ -113,3 +113,13 @@ def test_a_relation_that_a_run_did_not_ask_for_is_read_as_a_whole_later(runs: Ru
     runs.begin({})
     runs.begin({"people": derived("a")})
     assert runs.read_whole()
+
+
+def test_a_key_that_an_earlier_run_owes_is_unread_until_its_rows_are_acknowledged() -> None:
+    runs = Runs()
+    assert runs.begin({}).unread_inboxes("people") == frozenset()
+    record = {"relation": "people", "path": "", "start": [7], "inboxes": [1, 2]}
+    runs.memory.records["dirty/people//[7]"] = record
+    assert runs.begin({}).unread_inboxes("people") == {1, 2}
+    runs.memory.records["dirty/people//[8]"] = record | {"start": [8], "inboxes": []}
+    assert runs.begin({}).unread_inboxes("people") is None, "it may belong anywhere"

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from replicator import walk
-from replicator.marks import Mark, Marks
+from replicator.marks import Mark, Marks, Walked
 from replicator.progress import Batch
 from replicator.time_share import TimeShare
 from replicator.walk import Walk
@@ -96,3 +96,19 @@ def test_a_walk_comes_to_every_page_that_has_keys_or_is_known(
     assert taken == sorted(key for key in keys if key > first)
     assert pages == sorted({key // 8 for key in keys | known if key > first})
     assert way.visited == len(taken)
+
+
+def test_a_walk_is_known_to_later_runs_once_it_is_written_down() -> None:
+    memory = Memory()
+    marks = Marks(memory)  # type: ignore[arg-type]
+    marks.walk("view", Walked(7, 511))
+    assert Marks(memory).of("view").walked is None  # type: ignore[arg-type]
+    marks.write_down()
+    assert Marks(memory).of("view").walked == Walked(7, 511)  # type: ignore[arg-type]
+    marks.walk("view", Walked(7, 1023))
+    marks.end_walk("view")
+    marks.write_down()
+    assert marks.of("view").walked is None
+    written = len(memory.records)
+    marks.end_walk("other")
+    assert len(memory.records) == written, "nothing is written that says nothing"

@@ -391,6 +391,7 @@ class NothingIsLost(RuleBasedStateMachine):
         """Kafka takes all, and what rests is written down."""
         self.log.store("changes")
         self.log.store("state")
+        self.life.marks.write_down()
         self.life.digests.write_down(at_once=True)
 
     def _do(self, call: Callable[[], None], dies_in: int) -> None:
@@ -546,3 +547,21 @@ def test_what_was_open_when_polling_began_is_waited_for(history: NothingIsLost) 
     history.rest()
     assert f"backfill/{of_epoch(history.run.epoch)}" not in history.log.state
     history._compare(STAMPED.name, history.database.now_us + 1)
+
+
+def test_a_pass_goes_on_where_an_earlier_run_has_left_it(history: NothingIsLost) -> None:
+    """Else one that takes longer than any run would never end."""
+    for key in (1, 512, 1025, 2000):
+        history.write(key, 1, 0, stamps=True, commits=True)
+    history.look_around(30)
+    history.rest()
+    verified_us = history.log.state[f"poll/{STAMPED.name}"]["verified_us"]
+    history.write(2000, None, 0, stamps=False, commits=True)
+    for _ in range(10):
+        history.poll(-1)
+        history.go_on(1, -1)
+        history.rest()
+        history.log.store("state")
+        history.change_while_dead(1, 2)
+    assert history.log.state[f"poll/{STAMPED.name}"]["verified_us"] > verified_us
+    assert history.log.target[STAMPED.name, 2000, 1][1] is None
