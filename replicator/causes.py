@@ -13,12 +13,13 @@ from __future__ import annotations
 
 from array import array
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import Final, NamedTuple
 
 from replicator.dirty import KEY, Start
-from replicator.pgoutput import ABSENT, Absent, RawRow, Relation
+from replicator.pgoutput import ABSENT, RawRow, RawValue, Relation
 from replicator.values import JsonValue, converter
 
 
@@ -60,13 +61,9 @@ class Cause(NamedTuple):
     inboxes: tuple[int, ...]
 
 
-class Fingerprint(NamedTuple):
-    """What is remembered of a row."""
-
-    hashes: bytes
-    """One 64-bit hash for each used column."""
-    starts: tuple[Start | None, ...]
-    """By way: where it started, for ways that the replica identity does not carry."""
+Fingerprint = tuple[bytes, tuple[Start | None, ...]]
+"""What is remembered of a row: one 64-bit hash for each used column; by way where it started, if the replica identity
+does not carry that. A plain tuple: one is made for every row."""
 
 
 class Fingerprints:
@@ -80,10 +77,12 @@ class Fingerprints:
         return self._rows.get(name)
 
     def put(self, name: tuple[object, ...], fingerprint: Fingerprint) -> None:
-        self._rows[name] = fingerprint
-        self._rows.move_to_end(name)
-        if len(self._rows) > self._most:
-            self._rows.popitem(last=False)
+        rows = self._rows
+        if name in rows:
+            rows.move_to_end(name)
+        rows[name] = fingerprint
+        if len(rows) > self._most:
+            rows.popitem(last=False)
 
     def pop(self, name: tuple[object, ...]) -> Fingerprint | None:
         return self._rows.pop(name, None)
@@ -98,6 +97,8 @@ UNKNOWN: Final[Start] = ("?", "a start that the stream left out, now or always")
 
 _UNKNOWN_HASH: Final = -1
 """Of a value that the stream left out and nobody remembers: Python's `hash` is never -1."""
+_ABSENT_HASH: Final = array("q", [hash(ABSENT)]).tobytes()
+"""Where it is not among a row's hashes no value was left out; where it is, that is to be looked at."""
 
 
 class Causes:
@@ -124,10 +125,14 @@ class Causes:
             (way.relation, way.path, [at[name] for name in way.columns] if at.keys() >= set(way.columns) else None)
             for way in reach.ways
         ]
+        self._names = [(way.relation, way.path) for way in reach.ways]
         self._is_carried = [columns is None or carried.issuperset(columns) for _, _, columns in self._ways]
         self._converters = [converter(column.type_oid) for column in relation.columns]
         used = sorted({at[name] for columns in reach.used.values() for name in columns if name in at})
         self._used = used
+        self._pick = _picker(used)
+        self._pick_key = _picker(self._key)
+        self._nothing_kept = (None,) * len(self._ways) if all(self._is_carried) else None
         self._bits = {
             name: sum(1 << used.index(at[column]) for column in columns if column in at)
             for name, columns in reach.used.items()
@@ -138,7 +143,14 @@ class Causes:
     def of_insert(self, new: RawRow) -> list[Cause]:
         starts = self._starts(new, None)
         self._remember(new, self._hashes(new, None), starts)
-        return self._causes(starts, (), self._inboxes(new))
+        if UNKNOWN in starts:
+            return self._causes(starts, (), self._inboxes(new))
+        named = self._inboxes(new)  # the rule; to name an item twice does no harm
+        return [
+            Cause(relation, path, start, named)
+            for (relation, path), start in zip(self._names, starts, strict=True)
+            if start is not None
+        ]
 
     def of_delete(self, old: RawRow) -> list[Cause]:
         """`old` holds the identity's columns; under FULL all."""
@@ -150,11 +162,11 @@ class Causes:
         name = self._name(old) if old and self._carries_key else self._name(new)
         known = self._memory.get(name)
         hashes = self._hashes(new, known)
-        changed = self._changed(hashes, known.hashes if known is not None else None)
+        changed = self._changed(hashes, known[0] if known is not None else None)
         if not changed and not old and not self.lacking:
             return []
         starts = self._starts(new, known)
-        before: Sequence[Start | None] = known.starts if known is not None else ()
+        before: Sequence[Start | None] = known[1] if known is not None else ()
         if old:
             before = self._old_starts(old, known)
             self._memory.pop(name)
@@ -183,16 +195,18 @@ class Causes:
 
     def _starts(self, row: RawRow, known: Fingerprint | None) -> tuple[Start | None, ...]:
         """A start that was left out as unchanged is the one that is remembered."""
-        found = [self._values(row, path, columns) for _, path, columns in self._ways]
-        for n, (_, _, columns) in enumerate(self._ways):
-            if found[n] is None and columns is not None and any(row[i] is ABSENT for i in columns):
-                found[n] = known.starts[n] if known is not None else UNKNOWN
+        values = self._values
+        found = [values(row, path, columns) for _, path, columns in self._ways]
+        if None in found:
+            for n, (_, _, columns) in enumerate(self._ways):
+                if found[n] is None and columns is not None and any(row[i] is ABSENT for i in columns):
+                    found[n] = known[1][n] if known is not None else UNKNOWN
         return tuple(found)
 
     def _old_starts(self, old: RawRow, known: Fingerprint | None) -> tuple[Start | None, ...]:
         """From the identity where it carries the columns, else from memory."""
         return tuple(
-            self._values(old, path, columns) if carried else (known.starts[n] if known is not None else None)
+            self._values(old, path, columns) if carried else (known[1][n] if known is not None else None)
             for n, ((_, path, columns), carried) in enumerate(zip(self._ways, self._is_carried, strict=True))
         )
 
@@ -207,29 +221,34 @@ class Causes:
         found: list[JsonValue] = []
         for i in columns:
             raw = row[i]
-            if isinstance(raw, Absent) or (raw is None and path == KEY):
+            if raw.__class__ is bytes:
+                found.append(self._converters[i](raw))
+            elif raw is None and path != KEY:
+                found.append(None)
+            else:
                 return None
-            found.append(self._converters[i](raw) if raw is not None else None)
         return tuple(found)
 
     def _inboxes(self, row: RawRow) -> tuple[int, ...]:
         raw = row[self._inbox] if self._inbox is not None else None
-        return (int(raw),) if isinstance(raw, bytes) else ()
+        return (int(raw),) if raw.__class__ is bytes else ()
 
     def _old_inboxes(self, old: RawRow) -> tuple[int, ...]:
         return self._inboxes(old) if self._carries_inbox else ()
 
     def _name(self, row: RawRow) -> tuple[object, ...]:
-        return (self._table, *(row[i] for i in self._key))
+        return (self._table, *self._pick_key(row))
 
     def _hashes(self, row: RawRow, known: Fingerprint | None) -> bytes:
-        values = [row[i] for i in self._used]
+        values = self._pick(row)
         hashes = array("q", map(hash, values))
-        if ABSENT in values:
-            before = array("q", known.hashes) if known is not None else None
-            for n, value in enumerate(values):
-                if value is ABSENT:
-                    hashes[n] = before[n] if before is not None else _UNKNOWN_HASH
+        found = hashes.tobytes()
+        if _ABSENT_HASH not in found:
+            return found
+        before = array("q", known[0]) if known is not None else None
+        for n, value in enumerate(values):
+            if value is ABSENT:
+                hashes[n] = before[n] if before is not None else _UNKNOWN_HASH
         return hashes.tobytes()
 
     def _changed(self, hashes: bytes, before: bytes | None) -> int:
@@ -242,5 +261,17 @@ class Causes:
         return sum(1 << n for n, (new, old) in enumerate(pairs) if new != old)
 
     def _remember(self, row: RawRow, hashes: bytes, starts: Sequence[Start | None]) -> None:
-        kept = tuple(None if carried else start for start, carried in zip(starts, self._is_carried, strict=True))
-        self._memory.put(self._name(row), Fingerprint(hashes, kept))
+        kept: tuple[Start | None, ...] = self._nothing_kept or tuple(
+            None if carried else start for start, carried in zip(starts, self._is_carried, strict=True)
+        )
+        self._memory.put(self._name(row), (hashes, kept))
+
+
+def _picker(columns: Sequence[int]) -> Callable[[RawRow], tuple[RawValue, ...]]:
+    """What takes these columns out of a row: `itemgetter` gives a tuple only of several."""
+    if len(columns) > 1:
+        return itemgetter(*columns)
+    if not columns:
+        return lambda row: ()
+    (only,) = columns
+    return lambda row: (row[only],)
