@@ -19,11 +19,12 @@ import orjson
 import psutil
 from rich.console import Console
 
-from bench import freshness, path, polling, recovery, signals, view
+from bench import freshness, path, polling, reader, recovery, signals, view
 from demo.programs import CommandFailed
 from demo.servers import ServersUnavailable, server_folder, servers
 
 PARTS = {
+    "reader": reader.measure,
     "view": view.measure,
     "freshness": freshness.measure,
     "signals": signals.measure,
@@ -71,6 +72,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("part", choices=PARTS)
     parser.add_argument("--conversations", type=int, help="in the source when it begins")
     parser.add_argument("--messages", type=int, default=12, help="of each conversation, on average")
+    parser.add_argument("--rows", type=int, help="row changes, for reader")
     parser.add_argument("--rounds", type=int, default=3, help="of reads, polls and recoveries")
     parser.add_argument("--samples", type=int, default=100, help="of each kind of write, for freshness")
     parser.add_argument("--rate", type=int, default=100, help="row changes per second meanwhile, for freshness")

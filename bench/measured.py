@@ -41,7 +41,7 @@ class Ratio:
     def says(self) -> str:
         if self.aim is None:
             return ""
-        return f"aim {self.aim:,.0f}: {'reached' if self.value >= self.aim else 'missed'}"
+        return f"aim {self.aim:g}: {'reached' if self.value >= self.aim else 'missed'}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
