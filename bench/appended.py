@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from typing import Final, NamedTuple
 
 from confluent_kafka import Consumer, KafkaError, Message, TopicPartition
@@ -17,6 +17,7 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]  # the package
     AlterConfigOpType,
     ConfigEntry,
     ConfigResource,
+    NewTopic,
     ResourceType,
 )
 
@@ -47,6 +48,14 @@ def stamp_appends(bootstrap: str, topic: str) -> None:
         done.result(SECONDS)
 
 
+def make_topics(bootstrap: str, topics: Collection[str], partitions: int) -> None:
+    """Topics whose messages have the broker's time."""
+    admin = AdminClient({"bootstrap.servers": bootstrap})
+    wanted = [NewTopic(topic, partitions, config={STAMPS: "LogAppendTime"}) for topic in topics]
+    for made in admin.create_topics(wanted).values():
+        made.result(SECONDS)
+
+
 def ends(bootstrap: str, topics: Collection[str]) -> dict[tuple[str, int], int]:
     """The offset after the last message, by topic and partition; of topics that exist."""
     consumer = Consumer({"bootstrap.servers": bootstrap, "group.id": "bench.ends"})
@@ -62,8 +71,13 @@ def ends(bootstrap: str, topics: Collection[str]) -> dict[tuple[str, int], int]:
         consumer.close()
 
 
+def grown(before: Mapping[tuple[str, int], int], after: Mapping[tuple[str, int], int]) -> int:
+    """How many offsets came in between."""
+    return sum(end - before.get(place, 0) for place, end in after.items())
+
+
 def count(
-    bootstrap: str, before: dict[tuple[str, int], int], topics: Collection[str], is_row: Callable[[Message], bool]
+    bootstrap: str, before: Mapping[tuple[str, int], int], topics: Collection[str], is_row: Callable[[Message], bool]
 ) -> Appended:
     """The rows that came after `before`, and when. Raises NotMeasured if the log goes silent."""
     until = ends(bootstrap, topics)

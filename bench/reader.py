@@ -1,26 +1,28 @@
-"""How fast the stream gets from a slot into Kafka, beside the walsender's own limit.
+"""How fast the stream gets from a slot into Kafka, beside the walsender's own limit and Debezium's source connector.
 
 Each contender reads the same WAL from a slot of its own, made before the rows were written, in turn. `pg_recvlogical`
-throws away what it reads: no reader can be faster than what the server sends.
+throws away what it reads: no reader can be faster than what the server sends. CPU is the reader's own, from its first
+row in Kafka to its last.
 """
 
 from __future__ import annotations
 
-import argparse
 import time
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple, Protocol
 
-import psutil
 import psycopg
 from confluent_kafka import Message
 
 from bench import appended, changes, path
-from bench.measured import Measured, Part, Ratio
-from bench.path import NotMeasured, Say
+from bench.measured import Part, ratio
+from bench.path import Ground, NotMeasured
+from bench.peers import connect, debezium
+from bench.watch import Watch
 from demo.programs import Program
-from demo.servers import Servers
-from demo.servers.guardian import GuardedFolder
+from demo.servers import ServersUnavailable
+from demo.servers.starting import last_lines
 from demo.stage import Stage
 from replicator import Topics
 
@@ -28,77 +30,106 @@ ROWS: Final = 500_000
 TENANTS, INBOXES = 3, 12
 DRAIN_SECONDS: Final = 600.0
 TABLES: Final = (b"conversations", b"messages")
+PUBLICATION: Final = "inbox_replicator"
+BARE, OURS, DEBEZIUM = "pg_recvlogical", "replicator", "Debezium source"
 
 
-def measure(servers: Servers, folder: GuardedFolder, options: argparse.Namespace, say: Say) -> Part:
+class Drained(NamedTuple):
+    """What a contender made of the WAL."""
+
+    rows_per_second: float
+    cpu_seconds: float
+
+
+class Contender(Protocol):
+    """One that reads slots."""
+
+    name: str
+
+    def take_slot(self) -> None:
+        """From here on the WAL is kept for it; before each round."""
+
+    def drain(self, end: str, rows: int) -> Drained:
+        """Read up to there. Raises NotMeasured."""
+
+
+def measure(ground: Ground) -> Part:
     """All of it. Raises NotMeasured."""
-    stage = path.stage(servers, folder, 100, 2, say)
-    ours = [_Ours(servers, folder, stage, number) for number in range(options.rounds)]
-    bare = [f"bare_{number}" for number in range(options.rounds)]
-    for each in ours:
-        each.take_slot()
-    with psycopg.connect(stage.source_dsn, autocommit=True) as source:
-        for slot in bare:
-            source.execute("SELECT pg_create_logical_replication_slot(%s, 'pgoutput')", [slot])
-        rows = changes.insert(stage.source_dsn, options.rows or ROWS, tenants=TENANTS, inboxes=INBOXES)
-        end = path.one(source, "SELECT pg_current_wal_flush_lsn()::text")
-    say(f"{rows:,} row changes are in the WAL")
-    rates: dict[str, list[float]] = {"pg_recvlogical": [], "replicator": []}
-    cpu: dict[str, list[float]] = {"pg_recvlogical": [], "replicator": []}
-    for number in range(options.rounds):
-        seconds, spent = _receive(servers, folder, bare[number], end)
-        rates["pg_recvlogical"].append(rows / seconds)
-        cpu["pg_recvlogical"].append(1e6 * spent / rows)
-        say(f"pg_recvlogical: {rows / seconds:,.0f} rows/s")
-        found, spent = ours[number].drain(end, rows)
-        rates["replicator"].append(found.rows / found.seconds)
-        cpu["replicator"].append(1e6 * spent / rows)
-        say(f"replicator: {found.rows / found.seconds:,.0f} rows/s, {spent:.1f} s of CPU")
-    measured = [Measured(what=who, unit="rows/s", values=tuple(values)) for who, values in rates.items()]
-    measured += [Measured(what=f"{who}, CPU", unit="µs/row", values=tuple(values)) for who, values in cpu.items()]
+    stage = path.stage(ground, 100, 2)
+    contenders: list[Contender] = [Bare(ground), Ours(ground, stage)]
+    try:
+        contenders.append(_Debezium(ground, connect.installed(ground.folder)))
+        notes = []
+    except ServersUnavailable as error:
+        notes = [f"{DEBEZIUM} is left out: {error}"]
+    rows = ground.options.rows or ROWS
+    race(ground, stage, contenders, rows, ground.rounds)
+    measured = ground.journal.measured
     return Part(
         name="reader",
         on=f"{rows:,} row changes, slot → Kafka acknowledged",
         measured=measured,
-        ratios=[Ratio(what="replicator / pg_recvlogical", value=measured[1].median / measured[0].median, aim=0.6)],
+        ratios=[
+            *ratio(measured, OURS, BARE, 0.6),
+            *ratio(measured, OURS, DEBEZIUM, 3.5),
+            *ratio(measured, cpu_of(OURS), cpu_of(DEBEZIUM), 0.25, at_most=True),
+        ],
+        notes=notes,
     )
 
 
-class _Ours:
-    """One run's replicator, with a slot and topics of its own."""
+def race(ground: Ground, stage: Stage, contenders: Sequence[Contender], rows: int, rounds: Sequence[str]) -> None:
+    """All rounds, into the journal. Raises NotMeasured."""
+    for step in ground.journal.steps(rounds):
+        for contender in contenders:
+            contender.take_slot()
+        written = changes.insert(stage.source_dsn, rows, tenants=TENANTS, inboxes=INBOXES)
+        with psycopg.connect(stage.source_dsn, autocommit=True) as source:
+            end = path.one(source, "SELECT pg_current_wal_insert_lsn()::text")
+        for contender in contenders:
+            found = contender.drain(end, written.rows)
+            step.add(contender.name, "rows/s", found.rows_per_second)
+            step.add(cpu_of(contender.name), "µs/row", 1e6 * found.cpu_seconds / written.rows)
+            ground.say(f"{step.name}: {contender.name}, {found.rows_per_second:,.0f} rows/s")
 
-    def __init__(self, servers: Servers, folder: GuardedFolder, stage: Stage, number: int) -> None:
-        self._prefix = f"reader{number}"
-        self._kafka, self._dsn, self._slot = servers.kafka.bootstrap, stage.source_dsn, self._prefix
-        settings = {
-            **stage.replicator,
-            "REPLICATOR_TOPIC_PREFIX": self._prefix,
-            "REPLICATOR_SLOT": self._slot,
-            "REPLICATOR_VIEW": "",
-        }
-        self._program = Program(folder, self._prefix, ["replicator", "run"], settings)
+
+def cpu_of(name: str) -> str:
+    return f"{name}, CPU"
+
+
+class Ours:
+    """The replicator, with the stage's slot and topic."""
+
+    name = OURS
+
+    def __init__(self, ground: Ground, stage: Stage) -> None:
+        self._kafka, self._dsn = ground.servers.kafka.bootstrap, stage.source_dsn
+        settings = {**stage.replicator, "REPLICATOR_VIEW": ""}
+        self._slot, self._topic = settings["REPLICATOR_SLOT"], Topics(settings["REPLICATOR_TOPIC_PREFIX"]).changes
+        self._program = Program(ground.folder, "reader", ["replicator", "run"], settings)
+        self._is_set_up = False
 
     def take_slot(self) -> None:
-        """Reads what there is so far, and leaves the slot where the rows will begin."""
+        """The first time: reads what there is so far, and leaves the slot where the rows will begin."""
+        if self._is_set_up:
+            return
         self._program.start()
         path.wait(self._program, self._is_loaded, "the initial load")
-        self._stop()
-        appended.stamp_appends(self._kafka, Topics(self._prefix).changes)
+        path.stop(self._program)
+        appended.stamp_appends(self._kafka, self._topic)
+        self._is_set_up = True
 
-    def drain(self, end: str, rows: int) -> tuple[appended.Appended, float]:
-        """What came to the topic, and the program's seconds of CPU, its start included."""
-        topic = Topics(self._prefix).changes
-        before = appended.ends(self._kafka, [topic])
+    def drain(self, end: str, rows: int) -> Drained:
+        before = appended.ends(self._kafka, [self._topic])
         self._program.start()
-        process = psutil.Process(self._program.pid)
-        with psycopg.connect(self._dsn, autocommit=True) as source:
+        with (
+            Watch({self.name: self._program.pid}) as watch,
+            psycopg.connect(self._dsn, autocommit=True) as source,
+        ):
             path.wait(self._program, lambda: self._is_confirmed(source, end), "all is confirmed")
-        spent = process.cpu_times()
-        self._stop()
-        found = appended.count(self._kafka, before, [topic], _is_streamed_row)
-        if found.rows != rows:
-            raise NotMeasured(f"{found.rows:,} of {rows:,} rows came to {topic}")
-        return found, spent.user + spent.system
+        path.stop(self._program)
+        found = appended.count(self._kafka, before, [self._topic], _is_streamed_row)
+        return _drained(found, rows, watch)
 
     def _is_loaded(self) -> bool:
         self._program.news()
@@ -109,10 +140,44 @@ class _Ours:
         reached = "SELECT confirmed_flush_lsn >= %s::pg_lsn FROM pg_replication_slots WHERE slot_name = %s"
         return bool(path.one(source, reached, end, self._slot))
 
-    def _stop(self) -> None:
-        self._program.ask_to_stop()
-        if fault := self._program.stopped():
-            raise NotMeasured(fault)
+
+class _Debezium:
+    """Its source connector, with a slot and topics of its own."""
+
+    name = DEBEZIUM
+    slot = "debezium"
+
+    def __init__(self, ground: Ground, jars: connect.Jars) -> None:
+        self._kafka, self._dsn = ground.servers.kafka.bootstrap, ground.servers.source.dsn_of("chatwoot")
+        self._topics = debezium.topics_of(self.slot)
+        settings = debezium.source(self._dsn, self.slot, self.slot, PUBLICATION)
+        self._connect = connect.Connect(ground.folder, jars, self._kafka, "debezium-source", settings)
+        self._is_set_up = False
+
+    def take_slot(self) -> None:
+        if not self._is_set_up:
+            appended.make_topics(self._kafka, self._topics, debezium.PARTITIONS)
+            make_slot(self._dsn, self.slot)
+        self._is_set_up = True
+
+    def drain(self, end: str, rows: int) -> Drained:
+        before = appended.ends(self._kafka, self._topics)
+
+        def is_there() -> bool:
+            return appended.grown(before, appended.ends(self._kafka, self._topics)) >= rows
+
+        self._connect.start()
+        with Watch({self.name: self._connect.pid}) as watch:
+            path.wait(self._connect, is_there, "all rows", share=0.1)
+        path.stop(self._connect)
+        found = appended.count(self._kafka, before, self._topics, lambda message: message.value() is not None)
+        return _drained(found, rows, watch)
+
+
+def _drained(found: appended.Appended, rows: int, watch: Watch) -> Drained:
+    if found.rows != rows:
+        raise NotMeasured(f"{found.rows:,} rows came to Kafka, {rows:,} were written")
+    return Drained(rows / found.seconds, watch.cpu(found.first_ms / 1000, found.last_ms / 1000))
 
 
 def _is_streamed_row(message: Message) -> bool:
@@ -120,37 +185,40 @@ def _is_streamed_row(message: Message) -> bool:
     return head.get("table") in TABLES and head.get("op") in (b"c", b"u") and "snapshot" not in head
 
 
-def _receive(servers: Servers, folder: GuardedFolder, slot: str, end: str) -> tuple[float, float]:
-    """Seconds, and seconds of CPU."""
-    bin_dir = servers.source.bin_dir
-    command: list[str | Path] = [
-        (bin_dir or Path("/usr/bin")) / "pg_recvlogical",
-        "--dbname",
-        servers.source.dsn_of("chatwoot"),
-        "--slot",
-        slot,
-        "--start",
-        "--endpos",
-        end,
-        "--file",
-        "/dev/null",
-        "--option",
-        "proto_version=1",
-        "--option",
-        "publication_names=inbox_replicator",
-        "--option",
-        "messages=true",
-    ]
-    began = time.monotonic()
-    child = folder.spawn(command, log=folder.path / "pg_recvlogical.log")
-    process, spent = psutil.Process(child.pid), 0.0
-    while child.poll() is None:
-        try:
-            times = process.cpu_times()
-            spent = times.user + times.system
-        except psutil.Error:
-            break
-        time.sleep(0.02)
-    if child.wait(DRAIN_SECONDS) != 0:
-        raise NotMeasured((folder.path / "pg_recvlogical.log").read_text()[-500:])
-    return time.monotonic() - began, spent
+class Bare:
+    """`pg_recvlogical`; each round has a slot of its own."""
+
+    name = BARE
+
+    def __init__(self, ground: Ground) -> None:
+        self._folder, self._source = ground.folder, ground.servers.source
+        self._dsn = self._source.dsn_of("chatwoot")
+        self._log = ground.folder.path / "pg_recvlogical.log"
+        self._rounds = 0
+
+    def take_slot(self) -> None:
+        self._rounds += 1
+        make_slot(self._dsn, self._slot)
+
+    def drain(self, end: str, rows: int) -> Drained:
+        program = (self._source.bin_dir or Path("/usr/bin")) / "pg_recvlogical"
+        command: list[str | Path] = [program, "--dbname", self._dsn, "--slot", self._slot, "--start", "--endpos", end]
+        plugin = ("proto_version=1", f"publication_names={PUBLICATION}", "messages=true")
+        options = [word for option in plugin for word in ("--option", option)]
+        began = time.time()
+        child = self._folder.spawn([*command, "--file", "/dev/null", *options], log=self._log)
+        with Watch({self.name: child.pid}) as watch:
+            code = child.wait(DRAIN_SECONDS)
+            ended = time.time()
+        if code != 0:
+            raise NotMeasured(f"{self.name}: {last_lines(self._log)}")
+        return Drained(rows / (ended - began), watch.cpu(began, ended))
+
+    @property
+    def _slot(self) -> str:
+        return f"bare_{self._rounds}"
+
+
+def make_slot(dsn: str, name: str) -> None:
+    with psycopg.connect(dsn, autocommit=True) as source:
+        source.execute("SELECT pg_create_logical_replication_slot(%s, 'pgoutput')", [name])
