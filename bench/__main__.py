@@ -20,7 +20,7 @@ from typing import Any, Final
 import orjson
 from rich.console import Console
 
-from bench import freshness, path, polling, reader, recovery, signals, surroundings, view
+from bench import apply, freshness, path, polling, reader, recovery, signals, surroundings, view
 from bench.journal import Journal
 from bench.measured import Part
 from demo.programs import CommandFailed
@@ -28,6 +28,7 @@ from demo.servers import ServersUnavailable, server_folder, servers
 
 PARTS: Final[Mapping[str, Callable[[path.Ground], Part]]] = {
     "reader": reader.measure,
+    "apply": apply.measure,
     "view": view.measure,
     "freshness": freshness.measure,
     "signals": signals.measure,

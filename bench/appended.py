@@ -39,12 +39,12 @@ class Appended(NamedTuple):
         return (self.last_ms - self.first_ms) / 1000
 
 
-def stamp_appends(bootstrap: str, topic: str) -> None:
-    """From now on messages of the topic have the broker's time."""
+def stamp_appends(bootstrap: str, *topics: str) -> None:
+    """From now on messages of these have the broker's time."""
     admin = AdminClient({"bootstrap.servers": bootstrap})
     entry = ConfigEntry(STAMPS, "LogAppendTime", incremental_operation=AlterConfigOpType.SET)
-    resource = ConfigResource(ResourceType.TOPIC, topic, incremental_configs=[entry])
-    for done in admin.incremental_alter_configs([resource]).values():
+    wanted = [ConfigResource(ResourceType.TOPIC, topic, incremental_configs=[entry]) for topic in topics]
+    for done in admin.incremental_alter_configs(wanted).values():
         done.result(SECONDS)
 
 

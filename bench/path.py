@@ -32,8 +32,6 @@ class NotMeasured(Exception):
 class Service(Protocol):
     """One of our programs, or a peer: what measuring has to know of it."""
 
-    name: str
-
     def start(self) -> None: ...
 
     def ask_to_stop(self) -> None: ...
@@ -120,7 +118,7 @@ def backfills(stage: Stage, folder: GuardedFolder, replicator: Program) -> Itera
         yield backfill
 
 
-def wait(service: Service, condition: Callable[[], bool], what: str, *, share: float = 1.0) -> None:
+def wait(service: Service | None, condition: Callable[[], bool], what: str, *, share: float = 1.0) -> None:
     """Raises NotMeasured if it does not come about, or if the service ends.
 
     `share` of the time goes into looks at the most: who is waited for shares the machine with a look that counts rows.
@@ -131,7 +129,7 @@ def wait(service: Service, condition: Callable[[], bool], what: str, *, share: f
         if condition():
             return
         took = time.monotonic() - began
-        if fell := service.fell:
+        if service is not None and (fell := service.fell):
             raise NotMeasured(f"{fell}; the end of its log:\n{service.tail()}")
         if time.monotonic() > end:
             raise NotMeasured(f"gave up after {LOAD_SECONDS:g} s: {what}")

@@ -10,28 +10,25 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Final, NamedTuple, Protocol
+from typing import Final, NamedTuple, Protocol
 
 import psycopg
-from confluent_kafka import Message
 
-from bench import appended, changes, path
+from bench import appended, changes, path, streams
 from bench.measured import Part, ratio
 from bench.path import Ground, NotMeasured
-from bench.peers import connect, debezium
+from bench.peers import connect
+from bench.streams import DEBEZIUM, OURS, PUBLICATION, Stream, make_slot
 from bench.watch import Watch
-from demo.programs import Program
 from demo.servers import ServersUnavailable
 from demo.servers.starting import last_lines
 from demo.stage import Stage
-from replicator import Topics
 
 ROWS: Final = 500_000
 TENANTS, INBOXES = 3, 12
 DRAIN_SECONDS: Final = 600.0
-TABLES: Final = (b"conversations", b"messages")
-PUBLICATION: Final = "inbox_replicator"
-BARE, OURS, DEBEZIUM = "pg_recvlogical", "replicator", "Debezium source"
+LOOK_SHARE: Final = 0.1
+BARE: Final = "pg_recvlogical"
 
 
 class Drained(NamedTuple):
@@ -56,9 +53,10 @@ class Contender(Protocol):
 def measure(ground: Ground) -> Part:
     """All of it. Raises NotMeasured."""
     stage = path.stage(ground, 100, 2)
-    contenders: list[Contender] = [Bare(ground), Ours(ground, stage)]
+    contenders: list[Contender] = [Bare(ground), Streamed(ground, streams.Ours(ground, stage))]
     try:
-        contenders.append(_Debezium(ground, connect.installed(ground.folder)))
+        peer = streams.Debezium(ground, connect.installed(ground.folder))
+        contenders.append(Streamed(ground, peer))
         notes = []
     except ServersUnavailable as error:
         notes = [f"{DEBEZIUM} is left out: {error}"]
@@ -85,7 +83,7 @@ def race(ground: Ground, stage: Stage, contenders: Sequence[Contender], rows: in
             contender.take_slot()
         written = changes.insert(stage.source_dsn, rows, tenants=TENANTS, inboxes=INBOXES)
         with psycopg.connect(stage.source_dsn, autocommit=True) as source:
-            end = path.one(source, "SELECT pg_current_wal_insert_lsn()::text")
+            end = streams.written_up_to(source)
         for contender in contenders:
             found = contender.drain(end, written.rows)
             step.add(contender.name, "rows/s", found.rows_per_second)
@@ -97,92 +95,25 @@ def cpu_of(name: str) -> str:
     return f"{name}, CPU"
 
 
-class Ours:
-    """The replicator, with the stage's slot and topic."""
+class Streamed:
+    """One that brings what it reads to Kafka."""
 
-    name = OURS
-
-    def __init__(self, ground: Ground, stage: Stage) -> None:
-        self._kafka, self._dsn = ground.servers.kafka.bootstrap, stage.source_dsn
-        settings = {**stage.replicator, "REPLICATOR_VIEW": ""}
-        self._slot, self._topic = settings["REPLICATOR_SLOT"], Topics(settings["REPLICATOR_TOPIC_PREFIX"]).changes
-        self._program = Program(ground.folder, "reader", ["replicator", "run"], settings)
-        self._is_set_up = False
-
-    def take_slot(self) -> None:
-        """The first time: reads what there is so far, and leaves the slot where the rows will begin."""
-        if self._is_set_up:
-            return
-        self._program.start()
-        path.wait(self._program, self._is_loaded, "the initial load")
-        path.stop(self._program)
-        appended.stamp_appends(self._kafka, self._topic)
-        self._is_set_up = True
+    def __init__(self, ground: Ground, stream: Stream) -> None:
+        self.name = stream.name
+        self.take_slot = stream.take_slot
+        self._stream, self._kafka = stream, ground.servers.kafka.bootstrap
 
     def drain(self, end: str, rows: int) -> Drained:
-        before = appended.ends(self._kafka, [self._topic])
-        self._program.start()
-        with (
-            Watch({self.name: self._program.pid}) as watch,
-            psycopg.connect(self._dsn, autocommit=True) as source,
-        ):
-            path.wait(self._program, lambda: self._is_confirmed(source, end), "all is confirmed")
-        path.stop(self._program)
-        found = appended.count(self._kafka, before, [self._topic], _is_streamed_row)
-        return _drained(found, rows, watch)
-
-    def _is_loaded(self) -> bool:
-        self._program.news()
-        status = self._program.status()
-        return bool(status.get("healthy")) and "backfills" in status and not status["backfills"]
-
-    def _is_confirmed(self, source: psycopg.Connection[Any], end: str) -> bool:
-        reached = "SELECT confirmed_flush_lsn >= %s::pg_lsn FROM pg_replication_slots WHERE slot_name = %s"
-        return bool(path.one(source, reached, end, self._slot))
-
-
-class _Debezium:
-    """Its source connector, with a slot and topics of its own."""
-
-    name = DEBEZIUM
-    slot = "debezium"
-
-    def __init__(self, ground: Ground, jars: connect.Jars) -> None:
-        self._kafka, self._dsn = ground.servers.kafka.bootstrap, ground.servers.source.dsn_of("chatwoot")
-        self._topics = debezium.topics_of(self.slot)
-        settings = debezium.source(self._dsn, self.slot, self.slot, PUBLICATION)
-        self._connect = connect.Connect(ground.folder, jars, self._kafka, "debezium-source", settings)
-        self._is_set_up = False
-
-    def take_slot(self) -> None:
-        if not self._is_set_up:
-            appended.make_topics(self._kafka, self._topics, debezium.PARTITIONS)
-            make_slot(self._dsn, self.slot)
-        self._is_set_up = True
-
-    def drain(self, end: str, rows: int) -> Drained:
-        before = appended.ends(self._kafka, self._topics)
-
-        def is_there() -> bool:
-            return appended.grown(before, appended.ends(self._kafka, self._topics)) >= rows
-
-        self._connect.start()
-        with Watch({self.name: self._connect.pid}) as watch:
-            path.wait(self._connect, is_there, "all rows", share=0.1)
-        path.stop(self._connect)
-        found = appended.count(self._kafka, before, self._topics, lambda message: message.value() is not None)
-        return _drained(found, rows, watch)
-
-
-def _drained(found: appended.Appended, rows: int, watch: Watch) -> Drained:
-    if found.rows != rows:
-        raise NotMeasured(f"{found.rows:,} rows came to Kafka, {rows:,} were written")
-    return Drained(rows / found.seconds, watch.cpu(found.first_ms / 1000, found.last_ms / 1000))
-
-
-def _is_streamed_row(message: Message) -> bool:
-    head = dict(message.headers() or ())
-    return head.get("table") in TABLES and head.get("op") in (b"c", b"u") and "snapshot" not in head
+        stream = self._stream
+        before = appended.ends(self._kafka, stream.topics)
+        stream.service.start()
+        with Watch({self.name: stream.service.pid}) as watch:
+            path.wait(stream.service, lambda: stream.has_all(before, end, rows), "all rows", share=LOOK_SHARE)
+        path.stop(stream.service)
+        found = appended.count(self._kafka, before, stream.topics, stream.is_row)
+        if found.rows != rows:
+            raise NotMeasured(f"{self.name}: {found.rows:,} rows came to Kafka, {rows:,} were written")
+        return Drained(rows / found.seconds, watch.cpu(found.first_ms / 1000, found.last_ms / 1000))
 
 
 class Bare:
@@ -217,8 +148,3 @@ class Bare:
     @property
     def _slot(self) -> str:
         return f"bare_{self._rounds}"
-
-
-def make_slot(dsn: str, name: str) -> None:
-    with psycopg.connect(dsn, autocommit=True) as source:
-        source.execute("SELECT pg_create_logical_replication_slot(%s, 'pgoutput')", [name])

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import importlib
+from pathlib import Path
 
 import orjson
 import pytest
 from rich.console import Console
 
 from bench.measured import Curve, Measured, Part, Ratio, ratio, shown
+
+BENCH = Path(__file__).parents[2] / "bench"
 
 
 def test_a_percentile_is_a_value_that_was_measured() -> None:
@@ -56,9 +59,7 @@ def test_a_part_is_shown_and_written_with_all_its_values() -> None:
     assert (found["values"], found["median"]) == ((3.0, 1.0, 2.0), 2.0)
 
 
-@pytest.mark.parametrize(
-    "part", ["freshness", "path", "peers.connect", "peers.debezium", "polling", "reader", "recovery", "signals", "view"]
-)
+@pytest.mark.parametrize("part", sorted(path.stem for path in BENCH.glob("*.py") if path.stem != "__main__"))
 def test_every_part_finds_what_it_uses_of_the_demo(part: str) -> None:
     """None of them runs in the tests: they take minutes."""
     assert importlib.import_module(f"bench.{part}")
