@@ -20,7 +20,7 @@ from typing import Any, Final
 import orjson
 from rich.console import Console
 
-from bench import apply, freshness, path, polling, reader, recovery, signals, surroundings, view
+from bench import apply, end_to_end, freshness, latency, path, polling, reader, recovery, signals, surroundings, view
 from bench.journal import Journal
 from bench.measured import Part
 from demo.programs import CommandFailed
@@ -29,6 +29,8 @@ from demo.servers import ServersUnavailable, server_folder, servers
 PARTS: Final[Mapping[str, Callable[[path.Ground], Part]]] = {
     "reader": reader.measure,
     "apply": apply.measure,
+    "end-to-end": end_to_end.measure,
+    "latency": latency.measure,
     "view": view.measure,
     "freshness": freshness.measure,
     "signals": signals.measure,
@@ -100,6 +102,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--messages", type=int, default=12, help="of each conversation, on average")
     parser.add_argument("--rows", type=int, help="row changes of each round")
     parser.add_argument("--rounds", type=int, default=3, help="of whatever takes turns")
+    parser.add_argument("--seconds", type=float, default=60, help="at each rate, for latency")
     parser.add_argument("--samples", type=int, default=100, help="of each kind of write, for freshness")
     parser.add_argument("--rate", type=int, default=100, help="row changes per second meanwhile, for freshness")
     return parser.parse_args()

@@ -41,7 +41,7 @@ class Appended(NamedTuple):
 
 def stamp_appends(bootstrap: str, *topics: str) -> None:
     """From now on messages of these have the broker's time."""
-    admin = AdminClient({"bootstrap.servers": bootstrap})
+    admin = AdminClient({"bootstrap.servers": bootstrap, "log_level": 0})
     entry = ConfigEntry(STAMPS, "LogAppendTime", incremental_operation=AlterConfigOpType.SET)
     wanted = [ConfigResource(ResourceType.TOPIC, topic, incremental_configs=[entry]) for topic in topics]
     for done in admin.incremental_alter_configs(wanted).values():
@@ -50,7 +50,7 @@ def stamp_appends(bootstrap: str, *topics: str) -> None:
 
 def make_topics(bootstrap: str, topics: Collection[str], partitions: int) -> None:
     """Topics whose messages have the broker's time."""
-    admin = AdminClient({"bootstrap.servers": bootstrap})
+    admin = AdminClient({"bootstrap.servers": bootstrap, "log_level": 0})
     wanted = [NewTopic(topic, partitions, config={STAMPS: "LogAppendTime"}) for topic in topics]
     for made in admin.create_topics(wanted).values():
         made.result(SECONDS)

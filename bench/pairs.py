@@ -10,6 +10,8 @@ from bench.peers import connect
 from demo.servers import ServersUnavailable
 from demo.stage import Stage
 
+OURS, DEBEZIUM = "ours", "Debezium"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pair:
@@ -38,14 +40,14 @@ class Pair:
 
 def set_up(ground: Ground, stage: Stage) -> tuple[list[Pair], list[str]]:
     """Ours, and Debezium's unless it can't be had, which is then said; ready to be started."""
-    ours = Pair(name="ours", stream=streams.Ours(ground, stage), applier=appliers.Ours(ground, stage))
+    ours = Pair(name=OURS, stream=streams.Ours(ground, stage), applier=appliers.Ours(ground, stage))
     pairs, notes = [ours], []
     try:
         jars = connect.installed(ground.folder)
         stream = streams.Debezium(ground, jars)
-        pairs.append(Pair(name="Debezium", stream=stream, applier=appliers.Debezium(ground, jars, stream.topics)))
+        pairs.append(Pair(name=DEBEZIUM, stream=stream, applier=appliers.Debezium(ground, jars, stream.topics)))
     except ServersUnavailable as error:
-        notes.append(f"Debezium is left out: {error}")
+        notes.append(f"{DEBEZIUM} is left out: {error}")
     for pair in pairs:
         pair.stream.take_slot()
     ours.start()  # the initial load
