@@ -7,7 +7,6 @@ the reader, bound by row-level security, has the answer.
 
 from __future__ import annotations
 
-import argparse
 import random
 import time
 from collections.abc import Callable, Iterator
@@ -19,9 +18,7 @@ import psycopg
 
 from bench import path
 from bench.measured import Measured, Part, Ratio
-from bench.path import NotMeasured, Say
-from demo.servers import Servers
-from demo.servers.guardian import GuardedFolder
+from bench.path import Ground, NotMeasured
 from demo.source.traffic import Traffic
 from demo.stage import Stage
 
@@ -48,22 +45,18 @@ class Write(NamedTuple):
     looked_for: tuple[object, ...]
 
 
-def measure(servers: Servers, folder: GuardedFolder, options: argparse.Namespace, say: Say) -> Part:
+def measure(ground: Ground) -> Part:
     """All of it. Raises NotMeasured."""
-    conversations = options.conversations or CONVERSATIONS
-    stage = path.stage(servers, folder, conversations, options.messages, say)
+    conversations, rate = ground.options.conversations or CONVERSATIONS, ground.options.rate
+    stage = path.stage(ground, conversations, ground.options.messages)
     inboxes = [inbox for owned in stage.tenants.values() for inbox in owned]
     took: dict[str, dict[str, list[float]]] = {AT_REST: {}, BESIDE: {}}
-    with path.running(folder, stage, say), _Writes(stage) as writes:
+    with path.running(ground, stage), _Writes(stage) as writes:
         for circumstances, found in took.items():
-            with (
-                Traffic(stage.source_dsn, inboxes=inboxes, rate=options.rate)
-                if circumstances == BESIDE
-                else nullcontext()
-            ):
-                for what, milliseconds in writes.take_turns(options.samples):
+            with Traffic(stage.source_dsn, inboxes=inboxes, rate=rate) if circumstances == BESIDE else nullcontext():
+                for what, milliseconds in writes.take_turns(ground.options.samples):
                     found.setdefault(what, []).append(milliseconds)
-            say(f"{options.samples} writes of each kind, {circumstances}")
+            ground.say(f"{ground.options.samples} writes of each kind, {circumstances}")
     measured = {
         circumstances: [
             Measured(what=f"{what}, {circumstances}", unit="ms", values=tuple(values)) for what, values in found.items()
@@ -72,7 +65,7 @@ def measure(servers: Servers, folder: GuardedFolder, options: argparse.Namespace
     }
     return Part(
         name="freshness",
-        on=f"{conversations:,} conversations; traffic of {options.rate} row changes/s; commit → seen by a dashboard",
+        on=f"{conversations:,} conversations; traffic of {rate} row changes/s; commit → seen by a dashboard",
         measured=[each for found in measured.values() for each in found],
         ratios=[
             Ratio(

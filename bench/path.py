@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import argparse
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, Final
+from dataclasses import dataclass
+from typing import Any, Final, Protocol
 
 import psycopg
 
+from bench.journal import Journal
 from demo.manner import Mode, Scenario
 from demo.options import Options
 from demo.programs import Program, command
@@ -26,9 +29,41 @@ class NotMeasured(Exception):
     """Something did not come about."""
 
 
-def stage(
-    servers: Servers, folder: GuardedFolder, conversations: int, messages: int, say: Say, *, tenants: int = 3
-) -> Stage:
+class Service(Protocol):
+    """One of our programs, or a peer: what measuring has to know of it."""
+
+    def start(self) -> None: ...
+
+    def ask_to_stop(self) -> None: ...
+
+    def stopped(self) -> str | None: ...
+
+    def tail(self) -> str: ...
+
+    @property
+    def pid(self) -> int: ...
+
+    @property
+    def fell(self) -> str | None: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ground:
+    """What a part is measured on: fresh servers, sizes, and what was measured before an interruption."""
+
+    servers: Servers
+    folder: GuardedFolder
+    options: argparse.Namespace
+    say: Say
+    journal: Journal
+
+    @property
+    def rounds(self) -> list[str]:
+        """The names of their steps."""
+        return [f"round {number}" for number in range(1, self.options.rounds + 1)]
+
+
+def stage(ground: Ground, conversations: int, messages: int, *, tenants: int = 3) -> Stage:
     """A source with a history, and a target that knows its tenants."""
     size = Options(
         mode=Mode.STREAM,
@@ -43,28 +78,24 @@ def stage(
         plain=True,
         logs=None,
     )
-    return prepare(servers, folder, size, say)
+    return prepare(ground.servers, ground.folder, size, ground.say)
 
 
 @contextmanager
-def running(folder: GuardedFolder, stage: Stage, say: Say) -> Iterator[Program]:
+def running(ground: Ground, stage: Stage) -> Iterator[Program]:
     """The replicator, beside two workers, once the initial load is in the target. Raises NotMeasured."""
-    replicator = Program(folder, "replicator", ["replicator", "run"], stage.replicator)
+    replicator = Program(ground.folder, "replicator", ["replicator", "run"], stage.replicator)
     programs = [replicator]
-    programs += [Program(folder, f"worker {n}", ["consumers", "run"], stage.consumers) for n in (1, 2)]
+    programs += [Program(ground.folder, f"worker {n}", ["consumers", "run"], stage.consumers) for n in (1, 2)]
     for program in programs:
         program.start()
     try:
         with psycopg.connect(stage.target_dsn, autocommit=True) as target:
             wait(replicator, lambda: is_loaded(target), "the initial load")
-        say("the initial load is complete")
+        ground.say("the initial load is complete")
         yield replicator
     finally:
-        for program in programs:
-            program.ask_to_stop()
-        faults = [said for program in programs if (said := program.stopped())]
-    if faults:
-        raise NotMeasured("; ".join(faults))
+        stop(*programs)
 
 
 @contextmanager
@@ -87,15 +118,30 @@ def backfills(stage: Stage, folder: GuardedFolder, replicator: Program) -> Itera
         yield backfill
 
 
-def wait(replicator: Program, condition: Callable[[], bool], what: str) -> None:
-    """Raises NotMeasured if it does not come about, or if the replicator ends."""
+def wait(service: Service | None, condition: Callable[[], bool], what: str, *, share: float = 1.0) -> None:
+    """Raises NotMeasured if it does not come about, or if the service ends.
+
+    `share` of the time goes into looks at the most: who is waited for shares the machine with a look that counts rows.
+    """
     end = time.monotonic() + LOAD_SECONDS
-    while not condition():
-        if fell := replicator.fell:
-            raise NotMeasured(f"{fell}; the end of its log:\n{replicator.tail()}")
+    while True:
+        began = time.monotonic()
+        if condition():
+            return
+        took = time.monotonic() - began
+        if service is not None and (fell := service.fell):
+            raise NotMeasured(f"{fell}; the end of its log:\n{service.tail()}")
         if time.monotonic() > end:
             raise NotMeasured(f"gave up after {LOAD_SECONDS:g} s: {what}")
-        time.sleep(LOOK_SECONDS)
+        time.sleep(max(LOOK_SECONDS, took * (1 / share - 1)))
+
+
+def stop(*services: Service) -> None:
+    """All at once. Raises NotMeasured if one does not end in order."""
+    for service in services:
+        service.ask_to_stop()
+    if faults := [said for service in services if (said := service.stopped())]:
+        raise NotMeasured("; ".join(faults))
 
 
 def one(connection: psycopg.Connection[Any], query: str, *given: object) -> Any:

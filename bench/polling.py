@@ -8,7 +8,6 @@ takes turns with them.
 
 from __future__ import annotations
 
-import argparse
 import random
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -21,10 +20,9 @@ from psycopg import conninfo, sql
 from bench import path
 from bench.batch_query import BatchQuery
 from bench.measured import Measured, Part, Ratio
-from bench.path import NotMeasured, Say
+from bench.path import Ground, NotMeasured, Say
 from demo.compare import VIEW
 from demo.programs import Program
-from demo.servers import Servers
 from demo.servers.guardian import GuardedFolder
 from demo.stage import Stage
 from replicator import topics
@@ -53,17 +51,17 @@ PASS: Final = "a rolling pass that repairs nothing"
 Status = dict[str, Any]
 
 
-def measure(servers: Servers, folder: GuardedFolder, options: argparse.Namespace, say: Say) -> Part:
+def measure(ground: Ground) -> Part:
     """All of it. Raises NotMeasured."""
-    conversations = options.conversations or CONVERSATIONS
-    stage = path.stage(servers, folder, conversations, options.messages, say)
+    conversations, messages = ground.options.conversations or CONVERSATIONS, ground.options.messages
+    stage = path.stage(ground, conversations, messages)
     settings = stage.replicator | {"REPLICATOR_SOURCE_DSN": _poller(stage)} | POLLING
     _make_topics(settings)
-    with _polling(folder, settings | UNPACED) as replicator:
-        passes = tuple(1000 * seconds for seconds in _passes(replicator, say))
-    with _polling(folder, settings | AT_REST) as replicator, closing(BatchQuery(stage.source_dsn)) as batch:
+    with _polling(ground.folder, settings | UNPACED) as replicator:
+        passes = tuple(1000 * seconds for seconds in _passes(replicator, ground.say))
+    with _polling(ground.folder, settings | AT_REST) as replicator, closing(BatchQuery(stage.source_dsn)) as batch:
         _wait(replicator, lambda status: bool(status["polls"]), "the first poll")
-        took = _take_turns(stage, replicator, batch, options.rounds, say)
+        took = _take_turns(stage, replicator, batch, ground.options.rounds, ground.say)
     measured = [
         *(Measured(what=what, unit="ms", values=tuple(values)) for what, values in took.items()),
         Measured(what=PASS, unit="ms", values=passes),
@@ -71,7 +69,7 @@ def measure(servers: Servers, folder: GuardedFolder, options: argparse.Namespace
     median = {each.what: each.median for each in measured}
     return Part(
         name="polling",
-        on=f"{conversations:,} conversations of {options.messages} messages on average; time in queries on the source",
+        on=f"{conversations:,} conversations of {messages} messages on average; time in queries on the source",
         measured=measured,
         ratios=[
             *(

@@ -7,7 +7,6 @@ Each step is carried out as an operator would do it.
 
 from __future__ import annotations
 
-import argparse
 import time
 from collections.abc import Callable
 from contextlib import closing
@@ -17,11 +16,9 @@ import psycopg
 
 from bench import path
 from bench.measured import Measured, Part
-from bench.path import NotMeasured, Say
+from bench.path import Ground, NotMeasured
 from demo.compare import all_equal, compare
 from demo.programs import Program, command
-from demo.servers import Servers
-from demo.servers.guardian import GuardedFolder
 from demo.stage import Stage
 
 CONVERSATIONS: Final = 10_000
@@ -38,12 +35,12 @@ TELL_SECONDS: Final = 5.0
 MESSAGES: Final = "messages"
 
 
-def measure(servers: Servers, folder: GuardedFolder, options: argparse.Namespace, say: Say) -> Part:
+def measure(ground: Ground) -> Part:
     """All of it. Raises NotMeasured."""
-    conversations = options.conversations or CONVERSATIONS
-    stage = path.stage(servers, folder, conversations, options.messages, say, tenants=1)
+    conversations = ground.options.conversations or CONVERSATIONS
+    stage = path.stage(ground, conversations, ground.options.messages, tenants=1)
     took: dict[str, list[float]] = {}
-    with path.running(folder, stage, say) as replicator, closing(_Tenant(stage, folder, replicator, say)) as tenant:
+    with path.running(ground, stage) as replicator, closing(_Tenant(ground, stage, replicator)) as tenant:
         rows = tenant.rows()
         steps = (
             ("its log replayed from the start, and merged", tenant.replay),
@@ -51,9 +48,9 @@ def measure(servers: Servers, folder: GuardedFolder, options: argparse.Namespace
             ("added by INSERT of its inboxes", tenant.add),
         )
         for what, step in steps:
-            for number in range(1, options.rounds + 1):
+            for number in range(1, ground.options.rounds + 1):
                 took.setdefault(what, []).append(step())
-                say(f"{what}, {number} of {options.rounds}: {took[what][-1]:.1f} s until equal")
+                ground.say(f"{what}, {number} of {ground.options.rounds}: {took[what][-1]:.1f} s until equal")
     return Part(
         name="recovery",
         on=f"one tenant of {conversations:,} conversations and {rows:,} messages; until every row is equal",
@@ -65,8 +62,9 @@ def measure(servers: Servers, folder: GuardedFolder, options: argparse.Namespace
 class _Tenant:
     """Who has all inboxes of the source, whatever its number is at the moment. Each step returns its seconds."""
 
-    def __init__(self, stage: Stage, folder: GuardedFolder, replicator: Program, say: Say) -> None:
-        self._stage, self._folder, self._replicator, self._say = stage, folder, replicator, say
+    def __init__(self, ground: Ground, stage: Stage, replicator: Program) -> None:
+        self._stage, self._replicator = stage, replicator
+        self._folder, self._say = ground.folder, ground.say
         self._target = psycopg.connect(stage.target_dsn, autocommit=True)
         ((self._number, self.inboxes),) = stage.tenants.items()
         self._other = OTHER

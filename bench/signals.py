@@ -7,7 +7,6 @@ together, in one thread. The whole path's: backfills of the view, in turns with 
 
 from __future__ import annotations
 
-import argparse
 import random
 import time
 from collections.abc import Callable, Iterator
@@ -18,13 +17,11 @@ import psycopg
 
 from bench import path
 from bench.measured import Measured, Part, Ratio
-from bench.path import Say
+from bench.path import Ground
 from consumers.conversation_texts import Message, texts
 from consumers.lead_rules import RuleSet
 from consumers.rules_file import shipped_rules
 from consumers.signals import Signals, evaluate
-from demo.servers import Servers
-from demo.servers.guardian import GuardedFolder
 from demo.stage import Stage
 from tests.lead_conversations import conversations
 
@@ -37,7 +34,7 @@ ROUNDS: Final = 5
 PATH_CONVERSATIONS: Final = 10_000
 
 
-def measure(servers: Servers, folder: GuardedFolder, options: argparse.Namespace, say: Say) -> Part:
+def measure(ground: Ground) -> Part:
     """All of it. Raises NotMeasured."""
     rules = shipped_rules()
     ready = RuleSet(rules)
@@ -59,9 +56,9 @@ def measure(servers: Servers, folder: GuardedFolder, options: argparse.Namespace
         "all three": _rates(whole, documents),
     }
     measured = [Measured(what=what, unit="conversations/s", values=values) for what, values in steps.items()]
-    say("the worker's own steps are measured")
-    stage = path.stage(servers, folder, options.conversations or PATH_CONVERSATIONS, options.messages, say)
-    through = dict(_through(stage, folder, options.rounds, say))
+    ground.say("the worker's own steps are measured")
+    stage = path.stage(ground, ground.options.conversations or PATH_CONVERSATIONS, ground.options.messages)
+    through = dict(_through(ground, stage))
     measured += [Measured(what=f"the view through, {what}", unit="rows/s", values=v) for what, v in through.items()]
     left, derived = measured[-2:]
     speeds = tuple(rate * size / len(documents) / 1e6 for rate in steps["all three"])
@@ -73,16 +70,18 @@ def measure(servers: Servers, folder: GuardedFolder, options: argparse.Namespace
     )
 
 
-def _through(stage: Stage, folder: GuardedFolder, rounds: int, say: Say) -> Iterator[tuple[str, tuple[float, ...]]]:
+def _through(ground: Ground, stage: Stage) -> Iterator[tuple[str, tuple[float, ...]]]:
     """Speeds in rows/s, by what is done about signals."""
     ways = {"signals left alone": "external", "signals derived": "rules"}
     found: dict[str, list[float]] = {what: [] for what in ways}
-    with path.running(folder, stage, say) as replicator, path.backfills(stage, folder, replicator) as backfill:
-        for number in range(1, rounds + 1):
+    with path.running(ground, stage) as replicator, path.backfills(stage, ground.folder, replicator) as backfill:
+        for number in range(1, ground.options.rounds + 1):
             for what, origin in ways.items():
                 _decide(stage, origin)
                 found[what].append(backfill())
-                say(f"the view through, {what}, {number} of {rounds}: {found[what][-1]:,.0f} rows/s")
+                ground.say(
+                    f"the view through, {what}, {number} of {ground.options.rounds}: {found[what][-1]:,.0f} rows/s"
+                )
     return ((what, tuple(speeds)) for what, speeds in found.items())
 
 

@@ -8,7 +8,6 @@ target, after everything else is there.
 
 from __future__ import annotations
 
-import argparse
 import random
 import time
 from collections.abc import Iterator
@@ -17,9 +16,7 @@ from typing import Any, Final
 from bench import path
 from bench.batch_query import BatchQuery, timed
 from bench.measured import Measured, Part, Ratio
-from bench.path import NotMeasured, Say
-from demo.servers import Servers
-from demo.servers.guardian import GuardedFolder
+from bench.path import Ground, NotMeasured, Say
 from demo.stage import PREFIX, Stage
 from replicator.config import load
 from replicator.definitions import captured_by, read_definitions
@@ -33,23 +30,23 @@ POLLED: Final = 100
 """Rows that the poll by time is to find; what it costs does not depend on that."""
 
 
-def measure(servers: Servers, folder: GuardedFolder, options: argparse.Namespace, say: Say) -> Part:
+def measure(ground: Ground) -> Part:
     """All of it. Raises NotMeasured."""
-    conversations = options.conversations or CONVERSATIONS
-    stage = path.stage(servers, folder, conversations, options.messages, say)
+    conversations = ground.options.conversations or CONVERSATIONS
+    stage = path.stage(ground, conversations, ground.options.messages)
     ways = _Ways(stage)
     try:
-        took = ways.take_turns(options.rounds, say)
+        took = ways.take_turns(ground.options.rounds, ground.say)
     finally:
         ways.close()
-    speeds = tuple(_through(stage, folder, options, say))
+    speeds = tuple(_through(ground, stage))
     measured = [Measured(what=what, unit="ms", values=tuple(values)) for what, values in took.items()]
     median = {each.what: each.median for each in measured}
     whole = Measured(what="a backfill of the view, source to target", unit="rows/s", values=speeds)
     poll = median[_poll()]
     return Part(
         name="view",
-        on=f"{conversations:,} conversations of {options.messages} messages on average",
+        on=f"{conversations:,} conversations of {ground.options.messages} messages on average",
         measured=[*measured, whole],
         ratios=[
             *(Ratio(what=f"{_any(n)} / {_ours(n)}", value=median[_any(n)] / median[_ours(n)]) for n in SIZES),
@@ -126,10 +123,10 @@ class _Ways:
         return timed(began, len(rows), len(keys))
 
 
-def _through(stage: Stage, folder: GuardedFolder, options: argparse.Namespace, say: Say) -> Iterator[float]:
+def _through(ground: Ground, stage: Stage) -> Iterator[float]:
     """View rows per second through Kafka into the target, one backfill of it after another."""
-    with path.running(folder, stage, say) as replicator, path.backfills(stage, folder, replicator) as backfill:
-        for number in range(1, options.rounds + 1):
+    with path.running(ground, stage) as replicator, path.backfills(stage, ground.folder, replicator) as backfill:
+        for number in range(1, ground.options.rounds + 1):
             speed = backfill()
-            say(f"a backfill of the view, {number} of {options.rounds}: {speed:,.0f} rows/s")
+            ground.say(f"a backfill of the view, {number} of {ground.options.rounds}: {speed:,.0f} rows/s")
             yield speed

@@ -56,6 +56,12 @@ class Program:
         self._wanted = True
 
     @property
+    def pid(self) -> int:
+        """Of the present life."""
+        assert self._process is not None
+        return self._process.pid
+
+    @property
     def alive(self) -> bool:
         return self._process is not None and self._process.poll() is None
 

@@ -1,32 +1,26 @@
 """Apache Kafka: a broker given by its address, or one of our own as a local process fetched with Maven.
 
 A local broker is one KRaft node (broker and controller) on loopback that keeps its port and its data over stop and
-start. The jars are fetched once into `.cache/kafka` of this repository; nothing is written to the user's own ~/.m2.
+start.
 """
 
 import base64
-import fcntl
-import os
-import re
 import secrets
 import shutil
 import signal
 import subprocess
-import sys
 from pathlib import Path
 
 from confluent_kafka.admin import AdminClient
 
 from demo.servers.guardian import GuardedFolder
+from demo.servers.maven import CACHE, jars_of, require_java
 from demo.servers.starting import ServersUnavailable, free_port, last_lines, listens, wait_until
 
 VERSION = "4.1.0"
-CACHE = Path(__file__).resolve().parents[2] / ".cache"
-FETCH_SECONDS = 600.0
 START_SECONDS = 60.0
 STOP_SECONDS = 30.0
 PORT_TAKEN = "Address already in use"
-INSTALL = "install Docker and start it, or install Java 17+ and Maven (Debian: apt install default-jre-headless maven)"
 
 # The session's time is how long a killed broker is kept from coming back. The rest is what one node needs, and no
 # waiting for further members when a consumer group forms.
@@ -204,56 +198,8 @@ def has_broker(bootstrap: str) -> bool:
 
 
 def kafka_jars(folder: GuardedFolder) -> Path:
-    """The folder with the broker's jars; fetched with Maven when they are not there yet."""
-    jars = CACHE / "kafka" / VERSION
-    _require_java()
-    if not jars.exists():
-        if shutil.which("mvn") is None:
-            raise ServersUnavailable(f"no Docker daemon answers and Maven (mvn) is not installed: {INSTALL}")
-        jars.parent.mkdir(parents=True, exist_ok=True)
-        with (jars.parent / "lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)  # two runs at once fetch once
-            if not jars.exists():
-                _fetch(folder, jars)
-    return jars
-
-
-def _fetch(folder: GuardedFolder, jars: Path) -> None:
-    print(f"fetching Apache Kafka {VERSION} with Maven into {CACHE / 'kafka'} (once, some 45 MB)", file=sys.stderr)
-    log = folder.path / "maven.log"
-    staging = folder.path / "jars"
-    command: list[str | Path] = [
-        "mvn",
-        "-q",
-        "-B",
-        "-f",
-        Path(__file__).with_name("kafka-pom.xml"),
-        f"-Dmaven.repo.local={CACHE / 'm2'}",
-    ]
-    goal = ["dependency:copy-dependencies", "-DincludeScope=runtime", f"-DoutputDirectory={staging}"]
-    try:
-        code = folder.run([*command, *goal], log=log, timeout=FETCH_SECONDS)
-    except subprocess.TimeoutExpired:
-        raise ServersUnavailable(
-            f"Maven did not fetch Kafka within {FETCH_SECONDS:g} s: is the network slow?"
-        ) from None
-    if code != 0:
-        raise ServersUnavailable(f"Maven could not fetch Kafka (it needs the network once): {_maven_error(log)}")
-    arriving = jars.with_name(f"{VERSION}.{os.getpid()}")
-    shutil.move(staging, arriving)
-    arriving.rename(jars)  # whole or not at all
-
-
-def _maven_error(log: Path) -> str:
-    plain = re.sub(r"\x1b\[[0-9;]*m", "", log.read_text(errors="replace"))
-    return next((line for line in plain.splitlines() if line.startswith("[ERROR]")), last_lines(log, 1))
-
-
-def _require_java() -> None:
-    """Java 17 or later, as Kafka 4 wants it."""
-    if shutil.which("java") is None:
-        raise ServersUnavailable(f"no Docker daemon answers and Java is not installed: {INSTALL}")
-    told = subprocess.run(["java", "-version"], capture_output=True, text=True, timeout=30, check=False).stderr
-    version = re.search(r'version "(\d+)', told)
-    if version is None or int(version[1]) < 17:
-        raise ServersUnavailable(f"no Docker daemon answers and Java is older than 17: {INSTALL}")
+    """The folder with the broker's jars; fetched when they are not there yet."""
+    require_java()
+    return jars_of(
+        folder, Path(__file__).with_name("kafka-pom.xml"), CACHE / "kafka" / VERSION, f"Apache Kafka {VERSION}"
+    )

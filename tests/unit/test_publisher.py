@@ -11,10 +11,11 @@ from demo.servers import wait_until
 from replicator import clients
 from replicator.errors import LogRefused
 from replicator.progress import Batch
-from replicator.publisher import Publisher
+from replicator.publisher import ENVELOPE_BYTES, NAMES_BYTES, Publisher
 
 NOBODY = {"bootstrap.servers": "127.0.0.1:1"}
 LARGEST = 256 << 20
+MIB = 1 << 20
 
 
 def test_a_message_of_the_largest_size_never_waits_for_an_empty_queue() -> None:
@@ -27,6 +28,17 @@ def test_a_message_of_the_largest_size_never_waits_for_an_empty_queue() -> None:
     batch = Batch()
     publisher.send("topic", 0, None, value, [], batch)
     assert batch.sent == 1
+    publisher.close(0)
+
+
+def test_what_fits_without_a_count_of_its_headers_fits() -> None:
+    publisher = Publisher(NOBODY, MIB, lambda: None)
+    least = (MIB - ENVELOPE_BYTES - NAMES_BYTES) // 2
+    for size in (0, least - 1, least, least + 1, MIB // 2, MIB - ENVELOPE_BYTES, MIB):
+        for key in (0, size):
+            headers = [("key", bytes(key)), ("absent", bytes(NAMES_BYTES - 17))]
+            whole = size + key + NAMES_BYTES + ENVELOPE_BYTES
+            assert publisher.fits(b"", bytes(size), headers) == (whole <= MIB), (size, key)
     publisher.close(0)
 
 

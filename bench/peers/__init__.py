@@ -1,0 +1,1 @@
+"""What people would use instead of us, for the benchmark alone."""
