@@ -41,9 +41,11 @@ class Table:
         "_converters",
         "_identity",
         "_inbox",
+        "_is_keyed",
         "_key",
         "_names",
         "_picked",
+        "_values",
         "identity_has_inbox",
         "identity_has_key",
         "origin",
@@ -71,12 +73,14 @@ class Table:
         self._picked = [i for i, column in enumerate(columns) if column.name not in relation.excluded | ticking]
         self._names = [columns[i].name for i in self._picked]
         self._converters = [converter(column.type_oid) for column in columns]
+        self._values = [(self._columns[i].name, self._converters[i], i) for i in self._picked]
         at = {column.name: i for i, column in enumerate(columns)}
         lost = [name for name in (*relation.key, relation.inbox) if name not in at]
         if lost:
             raise SourceRefused(f"table {relation.name} has no column {', '.join(lost)} any more")
         self._key = [at[name] for name in relation.key]
         self._inbox = at[relation.inbox]
+        self._is_keyed = {*relation.key, relation.inbox} <= set(self._names)
         self._identity = [i for i in self._picked if columns[i].is_identity]
         self.identity_has_inbox = columns[self._inbox].is_identity
         self.identity_has_key = all(columns[i].is_identity for i in self._key)
@@ -98,24 +102,33 @@ class Table:
     def render(self, row: RawRow) -> RenderedRow:
         """A row as it stands after a change. Raises ProtocolError if it has not the columns of this table."""
         self._check_width(row)
-        converters = self._converters
+        try:
+            values: dict[str, JsonValue] = {
+                name: None if (raw := row[i]) is None else convert(raw)  # type: ignore[arg-type]
+                for name, convert, i in self._values
+            }
+        except (TypeError, *_GARBLED):  # what was left out is no bytes
+            return self._render_part(row)
+        if not self._is_keyed:
+            return RenderedRow(self.key_of(row), self.inbox_of(row), orjson.dumps(values), b"")
+        inbox = values[self.relation.inbox]
+        return RenderedRow(
+            pack_key([values[name] for name in self.relation.key]),
+            int(inbox) if inbox is not None else None,
+            orjson.dumps(values),
+            b"",
+        )
+
+    def _render_part(self, row: RawRow) -> RenderedRow:
+        """A row of which the stream has left something out."""
         values: dict[str, JsonValue] = {}
         absent: list[str] = []
-        name = ""
-        try:
-            for name, i in zip(self._names, self._picked, strict=True):
-                raw = row[i]
-                if raw.__class__ is bytes:
-                    values[name] = converters[i](raw)
-                elif raw is None:
-                    values[name] = None
-                else:
-                    absent.append(name)
-        except _GARBLED:  # it holds the value
-            raise self._garbled(name) from None
-        return RenderedRow(
-            self.key_of(row), self.inbox_of(row), orjson.dumps(values), orjson.dumps(absent) if absent else b""
-        )
+        for name, _, i in self._values:
+            if isinstance(row[i], Absent):
+                absent.append(name)
+            else:
+                values[name] = self._value(row, i)
+        return RenderedRow(self.key_of(row), self.inbox_of(row), orjson.dumps(values), orjson.dumps(absent))
 
     def render_old(self, row: RawRow) -> bytes:
         """What the replica identity says of the row before the change, as a JSON object."""
