@@ -8,35 +8,25 @@ left running: processes and the temporary folder go with it. Exit code 0: measur
 from __future__ import annotations
 
 import argparse
+import logging
 import signal
 import sys
 import time
-from collections.abc import Callable, Mapping
 from contextlib import closing
 from pathlib import Path
 from types import FrameType
 from typing import Any, Final
 
 import orjson
+import structlog
 from rich.console import Console
 
-from bench import apply, end_to_end, freshness, latency, path, polling, reader, recovery, signals, surroundings, view
+from bench import path, surroundings
 from bench.journal import Journal
-from bench.measured import Part
+from bench.parts import PARTS
 from demo.programs import CommandFailed
 from demo.servers import ServersUnavailable, server_folder, servers
 
-PARTS: Final[Mapping[str, Callable[[path.Ground], Part]]] = {
-    "reader": reader.measure,
-    "apply": apply.measure,
-    "end-to-end": end_to_end.measure,
-    "latency": latency.measure,
-    "view": view.measure,
-    "freshness": freshness.measure,
-    "signals": signals.measure,
-    "polling": polling.measure,
-    "recovery": recovery.measure,
-}
 RESULTS: Final = Path(__file__).parents[1] / ".cache" / "bench"
 SERVER_SETTINGS: Final = {
     "max_slot_wal_keep_size": "10GB",
@@ -47,6 +37,7 @@ SERVER_SETTINGS: Final = {
 def main() -> int:
     """The exit code."""
     options = _parse()
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _interrupt)
     try:
@@ -71,7 +62,7 @@ def _measure(name: str, options: argparse.Namespace) -> int:
             say(f"{name}: two PostgreSQL servers and Kafka run in {folder.path}")
             ground = path.Ground(servers=running, folder=folder, options=options, say=say, journal=journal)
             part, versions = PARTS[name](ground), surroundings.versions(running)
-    except (ServersUnavailable, CommandFailed, path.NotMeasured) as error:
+    except (ServersUnavailable, CommandFailed, path.NotMeasured, TimeoutError) as error:
         print(f"{name}: {error}", file=sys.stderr)
         return 1
     console.print(part.table())
@@ -101,8 +92,9 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--conversations", type=int, help="in the source when it begins")
     parser.add_argument("--messages", type=int, default=12, help="of each conversation, on average")
     parser.add_argument("--rows", type=int, help="row changes of each round")
+    parser.add_argument("--before", type=int, default=5_000_000, help="rows that the target has at the most, for scale")
     parser.add_argument("--rounds", type=int, default=3, help="of whatever takes turns")
-    parser.add_argument("--seconds", type=float, default=60, help="at each rate, for latency")
+    parser.add_argument("--seconds", type=float, default=60, help="at each rate, at rest, without Kafka")
     parser.add_argument("--samples", type=int, default=100, help="of each kind of write, for freshness")
     parser.add_argument("--rate", type=int, default=100, help="row changes per second meanwhile, for freshness")
     return parser.parse_args()

@@ -46,14 +46,14 @@ def measure(ground: Ground) -> Part:
         pair.start()
         arrived.wait(pair.applier.service, pair.applier.dsn, conversations, WRITTEN)
         for span in spans:
-            _wait(pair, span)
+            steady.wait(pair.applier.service, pair.applier.dsn, span)
         curves: dict[str, list[tuple[float, float]]] = {share: [] for share in SHARES}
         for rate in RATES:
             span = steady.write(
                 stage.source_dsn, conversations, rate=rate, seconds=seconds, tenants=TENANTS, inboxes=INBOXES
             )
             spans.append(span)
-            _wait(pair, span)
+            steady.wait(pair.applier.service, pair.applier.dsn, span)
             took = Measured(what="", unit="ms", values=tuple(_took(stage.source_dsn, pair, span)))
             for share, point in SHARES.items():
                 step.add(_what(pair.name, rate, share), "ms", took.at(point))
@@ -72,15 +72,6 @@ def measure(ground: Ground) -> Part:
         curves=ground.journal.curves,
         notes=notes,
     )
-
-
-def _wait(pair: Pair, span: Span) -> None:
-    with psycopg.connect(pair.applier.dsn, autocommit=True) as target:
-        count = "SELECT count(*) FROM messages WHERE id BETWEEN %s AND %s"
-        rows = span.last - span.first + 1
-        path.wait(
-            pair.applier.service, lambda: path.one(target, count, *span) >= rows, "all messages", share=arrived.SHARE
-        )
 
 
 def _took(source_dsn: str, pair: Pair, span: Span) -> Iterator[float]:

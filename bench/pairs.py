@@ -53,3 +53,8 @@ def set_up(ground: Ground, stage: Stage) -> tuple[list[Pair], list[str]]:
     ours.start()  # the initial load
     ours.stop()
     return pairs, notes
+
+
+def names(pair: Pair) -> tuple[str, str]:
+    """Of its two halves."""
+    return pair.stream.name, pair.applier.name
