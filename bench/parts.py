@@ -10,6 +10,7 @@ from bench import (
     backfill,
     end_to_end,
     freshness,
+    guard,
     latency,
     memory,
     polling,
@@ -22,6 +23,8 @@ from bench import (
 from bench.measured import Part
 from bench.path import Ground
 
+GUARD: Final = "guard"
+"""Judges, and is no part of the page."""
 PARTS: Final[Mapping[str, Callable[[Ground], Part]]] = {
     "reader": reader.measure,
     "apply": apply.measure,
@@ -35,4 +38,5 @@ PARTS: Final[Mapping[str, Callable[[Ground], Part]]] = {
     "signals": signals.measure,
     "polling": polling.measure,
     "recovery": recovery.measure,
+    GUARD: guard.measure,
 }

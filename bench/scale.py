@@ -128,13 +128,13 @@ def _fill(dsn: str, rows: int) -> None:
 
 _OLD_CONVERSATIONS: Final = f"""
 INSERT INTO conversations (tenant_id, id, inbox_id, status, created_at, updated_at, synced_at)
-SELECT {FIRST_TENANT} + n % 10, n, {FIRST_INBOX} + n % 10, 3, now(), now(), now()
+SELECT {FIRST_TENANT} + n %% 10, n, {FIRST_INBOX} + n %% 10, 3, now(), now(), now()
 FROM generate_series(%(first)s::integer, %(last)s) AS n
 """
 _OLD_MESSAGES: Final = f"""
 INSERT INTO messages (tenant_id, id, inbox_id, conversation_id, status, content, created_at, updated_at, synced_at)
-SELECT {FIRST_TENANT} + n % 10, {FIRST_OLD} + (n - {FIRST_OLD}) * {MESSAGES} + i, {FIRST_INBOX} + n % 10, n, 3,
-    repeat(md5((n * 16 + i)::text) || ' ', 4), now(), now(), now()
+SELECT {FIRST_TENANT} + n %% 10, {FIRST_OLD} + (n - {FIRST_OLD}) * {MESSAGES} + i, {FIRST_INBOX} + n %% 10, n, 3,
+    repeat(md5(n || '/' || i) || ' ', 4), now(), now(), now()
 FROM generate_series(%(first)s::integer, %(last)s) AS n, generate_series(0, {MESSAGES} - 1) AS i
 """
 
