@@ -39,11 +39,11 @@ def measure(ground: Ground) -> Part:
                     step.add(what, "ms", value)
     finally:
         ways.close()
-    ours = pairs.ours(ground, stage)
-    reader.race(ground, stage, [Bare(ground), Streamed(ground, ours.stream)], rows, [f"reader, {n}" for n in rounds])
-    pairs.load(ours)
-    kinds = {WRITTEN: apply.KINDS[WRITTEN]}
+    ours, kinds = pairs.ours(ground, stage), {WRITTEN: apply.KINDS[WRITTEN]}
+    ours.stream.take_slot()
+    pairs.load(ours)  # and nothing else: the reader's rows would be in the log before those to be applied
     apply.race(ground, stage, [ours], [Applied(ours), Copy(ground)], rows, [f"apply, {n}" for n in rounds], kinds)
+    reader.race(ground, stage, [Bare(ground), Streamed(ground, ours.stream)], rows, [f"reader, {n}" for n in rounds])
     measured = ground.journal.measured
     return Part(
         name="guard",

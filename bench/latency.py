@@ -26,7 +26,7 @@ AT_REST: Final = 10
 RATES: Final = (AT_REST, 100, 1_000, 3_000)
 SHARES: Final = {"p50": 0.5, "p99": 0.99, "p99.9": 0.999}
 AIMS: Final = {(AT_REST, "p50"): 20, (1_000, "p99"): 100}
-PLOT: Final = "commit in the source → commit in the target"
+PLOT: Final = "delay"
 _STAMPS: Final = """
 SELECT id, extract(epoch FROM pg_xact_commit_timestamp(xmin))::float8 FROM messages WHERE id BETWEEN %s AND %s
 """
@@ -62,7 +62,7 @@ def measure(ground: Ground) -> Part:
         pair.stop()
         for share, points in curves.items():
             label = f"{pair.name}, {share}"
-            step.draw(Curve(plot=PLOT, label=label, x="row changes/s", y="ms", points=tuple(points)))
+            step.draw(Curve(plot=PLOT, label=label, x="row changes/s", y="ms, commit → commit", points=tuple(points)))
     measured = ground.journal.measured
     return Part(
         name="latency",

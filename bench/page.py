@@ -2,22 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
-from bench.measured import Part, shown
+from bench.measured import Measured, Part, shown
 
 BEGIN: Final = "<!-- measured: {name} -->"
 END: Final = "<!-- end -->"
 NOT_YET: Final = "Not measured yet."
+MANY: Final = 100
+"""Values, of which a p99 says more than their most."""
+COLUMNS: Final[Mapping[str, Callable[[Measured], float]]] = {
+    "median": lambda each: each.median,
+    "p99": lambda each: each.at(0.99),
+    "least": lambda each: min(each.values),
+    "most": lambda each: max(each.values),
+}
 
 
 def block(part: Part, found: dict[str, Any], plots: Sequence[tuple[str, str]]) -> str:
     """Of one part; `found` says where it was measured, `plots` are (title, address)."""
     machine, versions = found["machine"], found["versions"]
-    lines = [f"{part.on[0].upper()}{part.on[1:]}.", "", "| | median | least | most | |", "|---|---:|---:|---:|---|"]
+    columns = [column for column in COLUMNS if column != "p99" or any(len(m.values) >= MANY for m in part.measured)]
+    lines = [
+        f"{part.on[0].upper()}{part.on[1:]}.",
+        "",
+        f"| | {' | '.join(columns)} | |",
+        f"|---{'|---:' * len(columns)}|---|",
+    ]
     for each in part.measured:
-        figures = (each.median, min(each.values), max(each.values))
+        figures = [COLUMNS[column](each) for column in columns]
         lines.append(f"| {each.what} | {' | '.join(map(shown, figures))} | {each.unit} |")
     if part.ratios:
         lines += ["", "| ratio | | |", "|---|---:|---|"]

@@ -18,12 +18,18 @@ if TYPE_CHECKING:
 WIDE: Final = 20.0
 """Values that are so many times apart are drawn on a logarithmic scale."""
 INCHES: Final = 7.5
-BAR_INCHES: Final = 0.32
-STYLE: Final[Any] = {"svg.hashsalt": "inbox-replicator", "svg.fonttype": "none", "font.size": 9, "axes.grid": True}
+LINE_INCHES: Final = 0.32
+STYLE: Final[Any] = {
+    "svg.hashsalt": "inbox-replicator",
+    "svg.fonttype": "none",
+    "font.size": 9,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+}
 
 
 def plots(part: Part) -> Iterator[tuple[str, str, bytes]]:
-    """(title, file name, SVG): its curves, one picture for each plot, or else its first unit as bars."""
+    """(title, file name, SVG): its curves, one picture for each plot, or else what has its first unit."""
     by_plot: dict[str, list[Curve]] = {}
     for curve in part.curves:
         by_plot.setdefault(curve.plot, []).append(curve)
@@ -31,16 +37,16 @@ def plots(part: Part) -> Iterator[tuple[str, str, bytes]]:
         yield title, f"{part.name}-{_slug(title)}.svg", _lines(title, curves)
     if not by_plot:
         unit = part.measured[0].unit
-        yield unit, f"{part.name}.svg", _bars([each for each in part.measured if each.unit == unit])
+        yield unit, f"{part.name}.svg", _points([each for each in part.measured if each.unit == unit])
 
 
-def _bars(measured: Sequence[Measured]) -> bytes:
+def _points(measured: Sequence[Measured]) -> bytes:
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(INCHES, 0.8 + BAR_INCHES * len(measured)), layout="constrained")
+        figure = Figure(figsize=(INCHES, 0.8 + LINE_INCHES * len(measured)), layout="constrained")
         axes = figure.subplots()
         medians = [each.median for each in measured]
         spread = [[each.median - min(each.values) for each in measured], [max(m.values) - m.median for m in measured]]
-        axes.barh([each.what for each in measured], medians, xerr=spread, color="tab:blue", ecolor="black", capsize=2)
+        axes.errorbar(medians, [each.what for each in measured], xerr=spread, fmt="o", capsize=3)
         axes.invert_yaxis()
         axes.set_xlabel(f"{measured[0].unit}: median, least and most")
         _scale(axes, "x", medians)

@@ -39,6 +39,13 @@ def test_a_block_says_what_was_measured_where_and_how() -> None:
     assert "<sub>`make bench PART=reader` on 2 cores (a chip), 8 GB, Linux; PostgreSQL 18</sub>" in said
 
 
+def test_of_many_values_it_says_the_p99_too() -> None:
+    many = Measured(what="writes", unit="ms", values=tuple(float(n) for n in range(1, 201)))
+    said = block(Part(name="freshness", on="x", measured=[many], ratios=[]), FOUND, [])
+    assert "| | median | p99 | least | most | |\n|---|---:|---:|---:|---:|---|\n" in said
+    assert "| writes | 100 | 198 | 1 | 200 | ms |" in said
+
+
 def test_a_block_replaces_the_last_one_of_its_part_alone() -> None:
     page = "# A\n<!-- measured: x -->\nold\n<!-- end -->\nprose\n<!-- measured: y -->\nkept\n<!-- end -->\n"
     assert put(page, "x", "new\nlines") == page.replace("old", "new\nlines")
