@@ -7,7 +7,8 @@ WORKERS ?= 4
 N ?= 20
 SEED ?=
 KEEP ?=
-PART ?= view
+PART ?=
+SIZES ?=
 MODE ?=
 SCENARIO ?=
 
@@ -34,8 +35,12 @@ test: $(STAMP) ## every test, on real servers
 soak: $(STAMP) ## N random kills under traffic (N=20, SEED= repeats a run), and Kafka away for long
 	SOAK_KILLS=$(N) SOAK_SEED=$(SEED) $(BIN)/pytest -m soak -s
 
-bench: $(STAMP) ## figures of one part, several times in one run, beside what it replaces (PART=view, freshness, signals, polling or recovery; some 15 minutes)
-	$(BIN)/python -m bench $(PART)
+$(VENV)/.bench: $(STAMP)
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,bench]'
+	@touch $@
+
+bench: $(VENV)/.bench ## docs/benchmarks.md anew: what has no figures of this code yet, or one part (PART=reader, guard...; SIZES='--rows 20000 --rounds 1' tries it out)
+	$(BIN)/python -m bench $(PART) $(SIZES)
 
 lint: $(STAMP) ## ruff and mypy
 	$(BIN)/ruff check .

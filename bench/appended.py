@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Final, NamedTuple
 
 from confluent_kafka import Consumer, KafkaError, Message, TopicPartition
@@ -76,16 +76,13 @@ def grown(before: Mapping[tuple[str, int], int], after: Mapping[tuple[str, int],
     return sum(end - before.get(place, 0) for place, end in after.items())
 
 
-def count(
-    bootstrap: str, before: Mapping[tuple[str, int], int], topics: Collection[str], is_row: Callable[[Message], bool]
-) -> Appended:
-    """The rows that came after `before`, and when. Raises NotMeasured if the log goes silent."""
+def messages(bootstrap: str, before: Mapping[tuple[str, int], int], topics: Collection[str]) -> Iterator[Message]:
+    """All that came after `before`, up to now. Raises NotMeasured if the log goes silent."""
     until = ends(bootstrap, topics)
     left = {place for place, end in until.items() if end > before.get(place, 0)}
     consumer = Consumer(
         {"bootstrap.servers": bootstrap, "group.id": f"bench.{uuid.uuid4().hex}", "enable.partition.eof": True}
     )
-    rows, first, last = 0, 0, 0
     try:
         consumer.assign([TopicPartition(topic, part, before.get((topic, part), 0)) for topic, part in left])
         deadline = time.monotonic() + SECONDS
@@ -96,14 +93,26 @@ def count(
                 error = message.error()
                 if error is None:
                     deadline = time.monotonic() + SECONDS
-                    if is_row(message):
-                        at_ms = message.timestamp()[1]
-                        rows, last = rows + 1, max(last, at_ms)
-                        first = min(first or at_ms, at_ms)
+                    yield message
                 elif error.code() == KafkaError._PARTITION_EOF:
                     left.discard((message.topic() or "", message.partition() or 0))
     finally:
         consumer.close()
-    if not rows:
+
+
+def count(
+    bootstrap: str,
+    before: Mapping[tuple[str, int], int],
+    topics: Collection[str],
+    is_row: Callable[[Message], bool],
+) -> Appended:
+    """The rows that came after `before`, and when. Raises NotMeasured if none did."""
+    times = [appended_ms(message) for message in messages(bootstrap, before, topics) if is_row(message)]
+    if not times:
         raise NotMeasured(f"nothing came to {', '.join(topics)}")
-    return Appended(rows, first, last)
+    return Appended(len(times), min(times), max(times))
+
+
+def appended_ms(message: Message) -> int:
+    """When the broker took it."""
+    return message.timestamp()[1]

@@ -9,7 +9,7 @@ and only inserts.
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import partial
 from typing import Final, NamedTuple, Protocol
 
@@ -87,6 +87,7 @@ def race(
     contenders: Sequence[Contender],
     rows: int,
     rounds: Sequence[str],
+    kinds: Mapping[int, str] = KINDS,
 ) -> None:
     """All rounds, into the journal. Raises NotMeasured."""
     for pair in both:
@@ -94,7 +95,7 @@ def race(
         path.wait(pair.stream.service, pair.stream.is_ready, f"{pair.stream.name} at work")
     for step in ground.journal.steps(rounds):
         written: Written | None = None
-        for status, kind in KINDS.items():
+        for status, kind in kinds.items():
             able = [contender for contender in contenders if status in contender.kinds]
             written = _publish(ground, stage, both, rows, written)
             for contender in able:

@@ -24,14 +24,14 @@ BEGIN
     FOR step IN SELECT generate_series({first}, {last}, {step}) LOOP
         INSERT INTO conversations
             (id, account_id, inbox_id, status, created_at, updated_at, contact_id, display_id, last_activity_at)
-        SELECT n, 1 + n % {tenants}, 1 + n % {inboxes}, {status}, now(), now(), NULL, 0, now()
+        SELECT n, 1 + n % {tenants}, {first_inbox} + n % {inboxes}, {status}, now(), now(), NULL, 0, now()
         FROM generate_series(step, least(step + {step} - 1, {last})) AS n;
         INSERT INTO messages (
             account_id, inbox_id, conversation_id, message_type, content, created_at, updated_at, status, sender_type,
             sender_id
         )
-        SELECT 1 + n % {tenants}, 1 + n % {inboxes}, n, i % 2, repeat(md5((n * 16 + i)::text) || ' ', 4), now(), now(),
-            {status}, CASE i % 2 WHEN 0 THEN 'Contact' ELSE 'User' END, 1
+        SELECT 1 + n % {tenants}, {first_inbox} + n % {inboxes}, n, i % 2, repeat(md5((n * 16 + i)::text) || ' ', 4),
+            now(), now(), {status}, CASE i % 2 WHEN 0 THEN 'Contact' ELSE 'User' END, 1
         FROM generate_series(step, least(step + {step} - 1, {last})) AS n, generate_series(1, {messages}) AS i
         ORDER BY n, i;
         COMMIT;
@@ -69,15 +69,21 @@ class Written(NamedTuple):
 
 
 def insert(
-    dsn: str, rows: int, *, tenants: int, inboxes: int, conversations_a_commit: int = CONVERSATIONS_A_COMMIT
+    dsn: str,
+    rows: int,
+    *,
+    tenants: int,
+    inboxes: int,
+    first_inbox: int = 1,
+    conversations_a_commit: int = CONVERSATIONS_A_COMMIT,
 ) -> Written:
-    """Conversations and their messages over the inboxes from 1 on, as many rows as are asked for or a few less."""
+    """Conversations and their messages over so many inboxes, as many rows as are asked for or a few less."""
     with psycopg.connect(dsn, autocommit=True) as connection:
         row = connection.execute("SELECT COALESCE(max(id), 0) + 1 FROM conversations").fetchone()
         assert row is not None
     written = Written(row[0], row[0] + max(1, rows // (1 + MESSAGES)) - 1)
-    numbers = {"tenants": tenants, "inboxes": inboxes, "messages": MESSAGES, "status": WRITTEN}
-    _run(dsn, _INSERT, written, conversations_a_commit, **numbers)
+    of = {"tenants": tenants, "inboxes": inboxes, "first_inbox": first_inbox}
+    _run(dsn, _INSERT, written, conversations_a_commit, **of, messages=MESSAGES, status=WRITTEN)
     return written
 
 

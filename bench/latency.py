@@ -26,7 +26,7 @@ AT_REST: Final = 10
 RATES: Final = (AT_REST, 100, 1_000, 3_000)
 SHARES: Final = {"p50": 0.5, "p99": 0.99, "p99.9": 0.999}
 AIMS: Final = {(AT_REST, "p50"): 20, (1_000, "p99"): 100}
-PLOT: Final = "commit in the source → commit in the target"
+PLOT: Final = "delay"
 _STAMPS: Final = """
 SELECT id, extract(epoch FROM pg_xact_commit_timestamp(xmin))::float8 FROM messages WHERE id BETWEEN %s AND %s
 """
@@ -46,14 +46,14 @@ def measure(ground: Ground) -> Part:
         pair.start()
         arrived.wait(pair.applier.service, pair.applier.dsn, conversations, WRITTEN)
         for span in spans:
-            _wait(pair, span)
+            steady.wait(pair.applier.service, pair.applier.dsn, span)
         curves: dict[str, list[tuple[float, float]]] = {share: [] for share in SHARES}
         for rate in RATES:
             span = steady.write(
                 stage.source_dsn, conversations, rate=rate, seconds=seconds, tenants=TENANTS, inboxes=INBOXES
             )
             spans.append(span)
-            _wait(pair, span)
+            steady.wait(pair.applier.service, pair.applier.dsn, span)
             took = Measured(what="", unit="ms", values=tuple(_took(stage.source_dsn, pair, span)))
             for share, point in SHARES.items():
                 step.add(_what(pair.name, rate, share), "ms", took.at(point))
@@ -62,7 +62,7 @@ def measure(ground: Ground) -> Part:
         pair.stop()
         for share, points in curves.items():
             label = f"{pair.name}, {share}"
-            step.draw(Curve(plot=PLOT, label=label, x="row changes/s", y="ms", points=tuple(points)))
+            step.draw(Curve(plot=PLOT, label=label, x="row changes/s", y="ms, commit → commit", points=tuple(points)))
     measured = ground.journal.measured
     return Part(
         name="latency",
@@ -72,15 +72,6 @@ def measure(ground: Ground) -> Part:
         curves=ground.journal.curves,
         notes=notes,
     )
-
-
-def _wait(pair: Pair, span: Span) -> None:
-    with psycopg.connect(pair.applier.dsn, autocommit=True) as target:
-        count = "SELECT count(*) FROM messages WHERE id BETWEEN %s AND %s"
-        rows = span.last - span.first + 1
-        path.wait(
-            pair.applier.service, lambda: path.one(target, count, *span) >= rows, "all messages", share=arrived.SHARE
-        )
 
 
 def _took(source_dsn: str, pair: Pair, span: Span) -> Iterator[float]:

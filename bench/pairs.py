@@ -38,10 +38,13 @@ class Pair:
         return {half.name: half.service.pid for half in (self.stream, self.applier)}
 
 
+def ours(ground: Ground, stage: Stage) -> Pair:
+    return Pair(name=OURS, stream=streams.Ours(ground, stage), applier=appliers.Ours(ground, stage))
+
+
 def set_up(ground: Ground, stage: Stage) -> tuple[list[Pair], list[str]]:
     """Ours, and Debezium's unless it can't be had, which is then said; ready to be started."""
-    ours = Pair(name=OURS, stream=streams.Ours(ground, stage), applier=appliers.Ours(ground, stage))
-    pairs, notes = [ours], []
+    pairs, notes = [ours(ground, stage)], []
     try:
         jars = connect.installed(ground.folder)
         stream = streams.Debezium(ground, jars)
@@ -50,6 +53,16 @@ def set_up(ground: Ground, stage: Stage) -> tuple[list[Pair], list[str]]:
         notes.append(f"{DEBEZIUM} is left out: {error}")
     for pair in pairs:
         pair.stream.take_slot()
-    ours.start()  # the initial load
-    ours.stop()
+    load(pairs[0])
     return pairs, notes
+
+
+def load(pair: Pair) -> None:
+    """What the source has so far is in the target then."""
+    pair.start()
+    pair.stop()
+
+
+def names(pair: Pair) -> tuple[str, str]:
+    """Of its two halves."""
+    return pair.stream.name, pair.applier.name

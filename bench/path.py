@@ -140,8 +140,10 @@ def stop(*services: Service) -> None:
     """All at once. Raises NotMeasured if one does not end in order."""
     for service in services:
         service.ask_to_stop()
-    if faults := [said for service in services if (said := service.stopped())]:
-        raise NotMeasured("; ".join(faults))
+    if faults := [
+        f"{said}; the end of its log:\n{service.tail()}" for service in services if (said := service.stopped())
+    ]:
+        raise NotMeasured("\n".join(faults))
 
 
 def one(connection: psycopg.Connection[Any], query: str, *given: object) -> Any:

@@ -132,8 +132,17 @@ class Bare:
         make_slot(self._dsn, self._slot)
 
     def drain(self, end: str, rows: int) -> Drained:
-        program = (self._source.bin_dir or Path("/usr/bin")) / "pg_recvlogical"
-        command: list[str | Path] = [program, "--dbname", self._dsn, "--slot", self._slot, "--start", "--endpos", end]
+        assert self._source.bin_dir is not None
+        command: list[str | Path] = [
+            self._source.bin_dir / "pg_recvlogical",
+            "--dbname",
+            self._dsn,
+            "--slot",
+            self._slot,
+            "--start",
+            "--endpos",
+            end,
+        ]
         plugin = ("proto_version=1", f"publication_names={PUBLICATION}", "messages=true")
         options = [word for option in plugin for word in ("--option", option)]
         began = time.time()

@@ -88,21 +88,21 @@ class Debezium:
     """Its source connector in Kafka Connect."""
 
     name: Final = DEBEZIUM
-    slot: Final = "debezium"
 
-    def __init__(self, ground: Ground, jars: connect.Jars, **settings: str) -> None:
+    def __init__(
+        self, ground: Ground, jars: connect.Jars, prefix: str = "debezium", *, snapshot: str = "no_data"
+    ) -> None:
         self._kafka, self._dsn = ground.servers.kafka.bootstrap, ground.servers.source.dsn_of("chatwoot")
-        self.topics = debezium.topics_of(self.slot)
-        given = debezium.source(self._dsn, self.slot, self.slot, PUBLICATION)
-        self.service = self._connect = connect.Connect(
-            ground.folder, jars, self._kafka, "debezium-source", {**given, **settings}
-        )
+        self._slot = prefix
+        self.topics = debezium.topics_of(prefix)
+        settings = debezium.source(self._dsn, prefix, prefix, PUBLICATION, snapshot=snapshot)
+        self.service = self._connect = connect.Connect(ground.folder, jars, self._kafka, f"{prefix}-source", settings)
         self._is_set_up = False
 
     def take_slot(self) -> None:
         if not self._is_set_up:
             appended.make_topics(self._kafka, self.topics, debezium.PARTITIONS)
-            make_slot(self._dsn, self.slot)
+            make_slot(self._dsn, self._slot)
         self._is_set_up = True
 
     def is_ready(self) -> bool:

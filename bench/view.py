@@ -34,7 +34,7 @@ def measure(ground: Ground) -> Part:
     """All of it. Raises NotMeasured."""
     conversations = ground.options.conversations or CONVERSATIONS
     stage = path.stage(ground, conversations, ground.options.messages)
-    ways = _Ways(stage)
+    ways = Ways(stage)
     try:
         took = ways.take_turns(ground.options.rounds, ground.say)
     finally:
@@ -49,9 +49,14 @@ def measure(ground: Ground) -> Part:
         on=f"{conversations:,} conversations of {ground.options.messages} messages on average",
         measured=[*measured, whole],
         ratios=[
-            *(Ratio(what=f"{_any(n)} / {_ours(n)}", value=median[_any(n)] / median[_ours(n)]) for n in SIZES),
             *(
-                Ratio(what=f"{_poll()} / {_ours(n)}", value=poll / median[_ours(n)], aim=300 if n <= POLLED else None)
+                Ratio(what=f"{by_keys_of(n)} / {ours_of(n)}", value=median[by_keys_of(n)] / median[ours_of(n)])
+                for n in SIZES
+            ),
+            *(
+                Ratio(
+                    what=f"{_poll()} / {ours_of(n)}", value=poll / median[ours_of(n)], aim=300 if n <= POLLED else None
+                )
                 for n in SIZES
             ),
             Ratio(what=f"{whole.what}, {whole.unit}", value=whole.median, aim=2000),
@@ -59,7 +64,7 @@ def measure(ground: Ground) -> Part:
     )
 
 
-def _any(keys: int) -> str:
+def by_keys_of(keys: int) -> str:
     return f"= ANY ({keys:,} keys)"
 
 
@@ -67,11 +72,11 @@ def _poll() -> str:
     return f"updated_at > … ({POLLED} rows)"
 
 
-def _ours(keys: int) -> str:
+def ours_of(keys: int) -> str:
     return f"our read of {keys:,} keys"
 
 
-class _Ways:
+class Ways:
     """Two sessions on the source: the replicator's own, and one as a poller has it."""
 
     def __init__(self, stage: Stage) -> None:
@@ -103,8 +108,8 @@ class _Ways:
 
     def _round(self) -> Iterator[tuple[str, float]]:
         for n in SIZES:
-            yield _ours(n), self._read(self._keys(n))
-            yield _any(n), self._theirs.by_keys(self._keys(n))
+            yield ours_of(n), self._read(self._keys(n))
+            yield by_keys_of(n), self._theirs.by_keys(self._keys(n))
         yield _poll(), self._theirs.by_time(POLLED)
 
     def _definition(self, settings: Any) -> Derived:

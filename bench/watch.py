@@ -49,7 +49,11 @@ class Watch:
 
     def resident(self, first: float, last: float) -> int:
         """The most bytes that all had together in this span, each at its worst moment."""
-        return sum(most_resident(looks, first, last) for looks in self.looks.values())
+        return sum(self.residents(first, last).values())
+
+    def residents(self, first: float, last: float) -> dict[str, int]:
+        """The most bytes that each had in this span."""
+        return {name: most_resident(looks, first, last) for name, looks in self.looks.items()}
 
     def _run(self) -> None:
         while True:

@@ -59,7 +59,9 @@ def test_a_part_is_shown_and_written_with_all_its_values() -> None:
     assert (found["values"], found["median"]) == ((3.0, 1.0, 2.0), 2.0)
 
 
-@pytest.mark.parametrize("part", sorted(path.stem for path in BENCH.glob("*.py") if path.stem != "__main__"))
+@pytest.mark.parametrize(
+    "part", sorted(path.stem for path in BENCH.glob("*.py") if path.stem not in ("__main__", "plots"))
+)
 def test_every_part_finds_what_it_uses_of_the_demo(part: str) -> None:
     """None of them runs in the tests: they take minutes."""
     assert importlib.import_module(f"bench.{part}")
