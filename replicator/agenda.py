@@ -68,19 +68,18 @@ class Agenda:
         self._owed: dict[str, dict[bytes, int]] = {}
         """Table → key → inbox. A table without keys is not in it."""
         debts = memory.under("owed/")
-        self._debts = set(debts)
-        """Records of keys that the stream owes, until each was read and published."""
+        self._debts = dict.fromkeys(debts, 0.0)
+        """Records of keys that the stream owes, until each was read and published → since when."""
         for record in debts.values():
             self._owed.setdefault(record["table"], {})[pack_key(record["key"])] = record["inbox"]
 
-    @property
-    def is_behind(self) -> bool:
-        """Something that was committed long ago may not be published yet, however far the stream is.
+    def is_behind(self, upto: float) -> bool:
+        """Something that the stream brought before this moment may not be published yet, or what it does not bring.
 
         A new epoch's backfill brings what its stream does not; a live change may be followed in the background, or
         leave a debt. What can't be read is no reason for ever, unless a new epoch lacks it: nobody has read that yet.
         """
-        return bool(self._debts) or any(
+        return any(since <= upto for since in self._debts.values()) or any(
             job.id == of_epoch(self._memory.run.epoch) or (job.catches_up and self._is_ready(job))
             for job in self.jobs.values()
         )
@@ -100,7 +99,7 @@ class Agenda:
             self._owe_table(table, batch)
             return
         name = _owed_record(table, key)
-        self._debts.add(name)
+        self._debts.setdefault(name, time.monotonic())
         self._memory.write(name, {"table": table, "key": orjson.loads(key), "inbox": inbox}, batch)
 
     def _owe_table(self, table: str, batch: Batch) -> None:
@@ -234,7 +233,7 @@ class Agenda:
 
     def _forget_debt(self, name: str, batch: Batch) -> None:
         if name in self._debts:
-            self._debts.discard(name)
+            del self._debts[name]
             self._memory.forget(name, batch)
 
     def _waiting(self) -> list[BackfillJob]:

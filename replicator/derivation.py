@@ -369,6 +369,11 @@ class Derivation:
             item.owed, item.is_recorded = DURABLE, True
 
 
+def derived_ever(memory: Memory) -> frozenset[str]:
+    """Relations that were read as derived ones since the epoch began, be they captured now or not."""
+    return frozenset(record.removeprefix(_DERIVED) for record in memory.under(_DERIVED))
+
+
 def _number(item: Item) -> int:
     """The one integer that a derived relation's key is."""
     (key,) = item.start

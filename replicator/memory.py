@@ -10,6 +10,7 @@ The records:
 |---|---|
 | `generation` | the run, first of its records |
 | `epoch` | the history of the source that positions belong to, and the transaction id that reads wait for |
+| `captured` | relations that any epoch has begun to read |
 | `confirmed` | the highest LSN that the slot was ever told to forget; written before it is told |
 | `course` | the last commit that was read, and whether a later run looked for it in vain |
 | `control` | the next offset of the control topic |

@@ -111,8 +111,10 @@ class ModeChoice:
     def _next(self, known: Standing | None, facts: Facts) -> Standing:
         now_ms = _now_ms()
         following = next_standing(known, facts, now_ms, self._pause_ms)
-        is_back = known is not None and known.mode is Mode.POLL and following.mode is Mode.STREAM
-        return known if is_back and now_ms < self._not_before_ms and known is not None else following
+        if known is None or known.mode is Mode.STREAM or following.mode is Mode.POLL:
+            return following
+        # While a new slot would have to rest the source is polled on.
+        return known if now_ms < max(self._not_before_ms, self._rests_until_ms) else following
 
     def _say(self, standing: Standing) -> None:
         said, self._said = self._said, standing

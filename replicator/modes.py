@@ -169,9 +169,9 @@ def _fallen(now: Standing, why: Why, at_ms: int, pause_ms: int) -> Standing:
 
 def quick_epochs(last: Mapping[str, Any], mode: Mode, begun_ms: int) -> int:
     """How many epochs of the stream have begun, each soon after the last. `last`: the record of the one before."""
-    if mode is Mode.POLL or last.get("mode") != Mode.STREAM or begun_ms - last["begun_ms"] > STEADY_MS:
+    if mode is Mode.POLL or last.get("mode") != Mode.STREAM or begun_ms - last.get("begun_ms", 0) > STEADY_MS:
         return 0
-    return int(last["quick"]) + 1
+    return int(last.get("quick", 0)) + 1
 
 
 def rest_until_ms(begun_ms: int, quick: int, pause_ms: int) -> int:

@@ -53,6 +53,8 @@ IDLE_S: Final = 0.05
 LOOK_S: Final = 5.0
 """Between two looks whether the source could be streamed."""
 OPEN: Final = "transactions that were open when polling began: only then all can be read"
+PATIENCE_S: Final = 300.0
+"""So long at the most for these: a prepared one may be forgotten for ever, and the rolling pass finds what it wrote."""
 
 Ask = Callable[[Connection[Any], Derived, Stamped, int, int], Sequence[Stamped]]
 """Rows behind a place, up to a limit, at most so many: in the order of their stamps."""
@@ -93,7 +95,9 @@ class Poller(SourceThread):
         self._has_failed = False
         """The last page of a backfill could not be read."""
         self._begun_us = 0
-        """When the last relation's mark began in this run, by the source's clock."""
+        """When the last relation's mark began in this run, by the source's clock..."""
+        self._begun_s = time.monotonic()
+        """...and by ours."""
         self._is_early = False
         """A backfill waits for transactions that were open by then."""
         self._beyond: dict[str, Beyond] = {}
@@ -171,7 +175,7 @@ class Poller(SourceThread):
         if not self._has_begun():
             return False  # who read a page now could not say from when on changes of it are candidates
         job = self._calls.run(self._agenda.next_job)
-        self._is_early = job is not None and job.start is None and not self._has_settled()
+        self._is_early = job is not None and job.start is None and not self._may_begin()
         if self._is_early:
             return False
         if job is None or self._has_failed:
@@ -194,11 +198,12 @@ class Poller(SourceThread):
             lambda: all(self._marks.of(each.relation.name).has_begun for each in self._derivation.readable)
         )
 
-    def _has_settled(self) -> bool:
+    def _may_begin(self) -> bool:
         """Whether every transaction has ended that was open when marks began: what it had stamped before is neither a
-        candidate nor in a page that is read too soon."""
+        candidate nor in a page that is read too soon. Or was waited for in vain."""
         safe_us = self._horizon.safe_us
-        return safe_us is not None and safe_us >= self._begun_us - self._margin_us
+        has_settled = safe_us is not None and safe_us >= self._begun_us - self._margin_us
+        return has_settled or time.monotonic() >= self._begun_s + PATIENCE_S
 
     # --- candidates
 
@@ -245,7 +250,7 @@ class Poller(SourceThread):
         name = derived.relation.name
         mark = self._calls.run(lambda: self._marks.of(name))
         if not mark.has_begun:
-            self._begun_us = now.at_us
+            self._begun_us, self._begun_s = now.at_us, time.monotonic()
         if derived.relation.is_appended:
             after = now.greatest.get(name) if mark.upto is None else mark.upto
             if after is not None:

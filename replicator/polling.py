@@ -27,7 +27,7 @@ from replicator.run import Every, Run, Stopped
 from replicator.runtime import Stop
 from replicator.settled import SettledReads
 from replicator.source import Source
-from replicator.takeover import KAFKA_SECONDS, Tenure, take_over_polling
+from replicator.takeover import KAFKA_SECONDS, Tenure, ever_published, take_over_polling
 from replicator.verifier import as_time, describe
 
 log = structlog.get_logger(__name__)
@@ -134,7 +134,7 @@ class Polling(Run):
 
     def _note_left_out(self, tenure: Tenure) -> None:
         known = {*captured_by(self._settings).names, *self._captured.names}
-        self._ever = frozenset(known.intersection(tenure.memory.records["captured"]["names"]))
+        self._ever = frozenset(known.intersection(ever_published(tenure.memory)))
         self._left_out = tuple(sorted(self._ever.difference(self._captured.names)))
         if self._left_out:
             log.warning("poll.leaves_out", relations=self._left_out, reason=LEFT_OUT)

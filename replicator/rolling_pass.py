@@ -111,22 +111,25 @@ class RollingPass:
         relations = self._calls.run(lambda: self._derivation.available)
         if not relations:
             return None
-        if (walk := self._calls.run(lambda: self._left_off(relations)) if self._is_first else None) is None:
-            with source.reading():
-                self._began_us = source.poll_sample().at_us
-            walk = Walk(relations[self._turn % len(relations)])
+        with source.reading():
+            now_us = source.poll_sample().at_us
+        if (walk := self._calls.run(lambda: self._left_off(relations, now_us)) if self._is_first else None) is None:
+            self._began_us, walk = now_us, Walk(relations[self._turn % len(relations)])
         self._is_first = False
         self._turn = relations.index(walk.relation) + 1
         self._began_s, self._spent_s = time.monotonic(), 0.0
         self.checked.setdefault(walk.relation, Checked()).keys = 0
         return walk
 
-    def _left_off(self, relations: Sequence[str]) -> Walk | None:
-        """Where an earlier run has left a pass: what it could not read on the way is owed."""
+    def _left_off(self, relations: Sequence[str], now_us: int) -> Walk | None:
+        """Where an earlier run has left a pass: what it could not read on the way is owed.
+
+        Not of one that began later than now: a standby may be further behind than the one that was read then.
+        """
         if self._marks is None:
             return None
         for relation in relations:
-            if (walked := self._marks.of(relation).walked) is not None:
+            if (walked := self._marks.of(relation).walked) is not None and walked.began_us <= now_us:
                 log.info("pass.goes_on", relation=relation)
                 self._began_us = walked.began_us
                 return Walk(relation, walked.after)

@@ -324,7 +324,7 @@ class Streaming(Run):
             if self._received < sample.flushed_lsn or not self._capture.between_transactions:
                 return
             self._reached = now
-        if self._derivation.is_done(self._reached) and not self._agenda.is_behind:
+        if self._derivation.is_done(self._reached) and not self._agenda.is_behind(self._reached):
             self._renew_housekeeping()
             marker = HeartbeatMarker(source_ms=sample.at_ms)
             self._tenure.outlet.marker(marker, self._received, self._housekeeping)

@@ -17,6 +17,7 @@ import structlog
 
 from replicator.backfill_job import BackfillJob, of_epoch
 from replicator.config import Settings
+from replicator.derivation import derived_ever
 from replicator.errors import SourceBusy, SourceRefused
 from replicator.event import GenerationMarker, Run, Topics
 from replicator.history import Past, Present, Published, next_epoch, why_new_epoch
@@ -260,8 +261,14 @@ def _past(remembered: Remembered) -> Past | None:
     )
 
 
+def ever_published(memory: Memory) -> frozenset[str]:
+    """Relations that were read when an epoch began, in whichever, or since the last one did."""
+    return frozenset(memory.records.get("captured", {}).get("names", ())).union(derived_ever(memory))
+
+
 def _begin_epoch(memory: Memory, present: Present, tables: tuple[str, ...], born: int, batch: Batch) -> None:
     """Older progress is void: everything is read again, and what is not found is swept."""
+    ever = ever_published(memory)
     for kind in ("backfill/", "owed/", "dirty/", "derived/", "identity/", "digest/", "doubt/", "poll/", "course"):
         for key in memory.under(kind):
             memory.forget(key, batch)
@@ -274,8 +281,7 @@ def _begin_epoch(memory: Memory, present: Present, tables: tuple[str, ...], born
         is_complete=True,
     )
     memory.write(f"backfill/{job.id}", job.to_record(), batch)
-    ever = {*memory.records.get("captured", {}).get("names", []), *tables}
-    memory.write("captured", {"names": sorted(ever)}, batch)
+    memory.write("captured", {"names": sorted({*ever, *tables})}, batch)
     fresh_ms = memory.records.get("confirmed", {}).get("fresh_ms", 0)
     upto = present.slot_confirmed if present.mode == Mode.STREAM else present.generation
     memory.write("confirmed", {"lsn": upto, "fresh_ms": fresh_ms}, batch)

@@ -85,7 +85,7 @@ class Verifier(SourceThread):
         while not self._calls.run(lambda: self._passed(lsn)):
             self._wait(IDLE_S)
         since = time.monotonic()
-        while not self._calls.run(lambda: self._derivation.is_done(since) and not self._agenda.is_behind):
+        while not self._calls.run(lambda: self._derivation.is_done(since) and not self._agenda.is_behind(since)):
             self._wait(IDLE_S)
 
     def _have_read(self, source: Source, relation: str, keys: Keys) -> None:

@@ -246,3 +246,28 @@ def test_a_budget_that_was_spent_says_nothing_of_the_next_slot(world: World, mon
     world.source.held = 0
     monkeypatch.setattr(mode_choice, "read_definitions", lambda *_: SimpleNamespace(available=("view",)))
     assert chosen.choose().mode is Mode.STREAM
+
+
+def test_a_source_that_can_be_polled_is_polled_while_a_new_slot_rests(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing could be polled at first: that made the rests long."""
+    world.is_now(Standing(mode=Mode.STREAM, since_ms=0))
+    monkeypatch.setattr(mode_choice, "read_definitions", lambda *_: SimpleNamespace(available=()))
+    chosen = choice()
+    for pause_ms in (10_000, 20_000):
+        world.source.held = SETTINGS.wal_budget_bytes + 1
+        with pytest.raises(SlotRests):
+            chosen.choose()
+        world.now_ms += pause_ms
+    monkeypatch.setattr(mode_choice, "read_definitions", lambda *_: SimpleNamespace(available=("view",)))
+    world.source.held = SETTINGS.wal_budget_bytes + 1
+    fallen = chosen.choose()
+    assert fallen.mode is Mode.POLL
+    world.is_now(fallen)
+    world.now_ms += 39_999
+    assert world.now_ms > fallen.not_before_ms
+    chosen.leave_polling(fallen, world.source)  # type: ignore[arg-type]
+    assert chosen.choose() == fallen
+    world.now_ms += 1
+    assert chosen.choose().mode is Mode.STREAM

@@ -134,6 +134,7 @@ def test_epochs_of_the_stream_that_follow_soon_on_each_other_are_counted() -> No
     assert quick_epochs(first | {"quick": 4}, Mode.STREAM, STEADY_MS + 1) == 0
     assert quick_epochs(first | {"mode": "polling"}, Mode.STREAM, 1) == 0
     assert quick_epochs(first, Mode.POLL, 1) == 0
+    assert quick_epochs({"mode": "streaming"}, Mode.STREAM, STEADY_MS + 1) == 0, "of a version that did not count"
 
 
 def test_a_slot_rests_for_longer_with_each_quick_epoch() -> None:

@@ -565,3 +565,33 @@ def test_a_pass_goes_on_where_an_earlier_run_has_left_it(history: NothingIsLost)
         history.change_while_dead(1, 2)
     assert history.log.state[f"poll/{STAMPED.name}"]["verified_us"] > verified_us
     assert history.log.target[STAMPED.name, 2000, 1][1] is None
+
+
+def test_a_pass_that_a_later_time_began_is_not_gone_on_with(history: NothingIsLost) -> None:
+    """What is read now may be a standby that is further behind: keys on the way were compared with another's."""
+    history.write(2000, 1, 0, stamps=True, commits=True)
+    history.look_around(30)
+    history.rest()
+    began_us = history.database.now_us + 1_000_000
+    history.log.state[f"poll/{STAMPED.name}"]["walked"] = {"began_us": began_us, "after": 5000}
+    history.change_while_dead(2000, None)
+    history.database.now_us += 100
+    history.poll(-1)
+    history.go_on(1, -1)
+    history.rest()
+    assert history.log.state[f"poll/{STAMPED.name}"]["verified_us"] < began_us
+
+
+def test_what_never_ends_is_not_waited_for_for_ever(history: NothingIsLost, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A prepared transaction that everybody has forgotten; if it does end, the rolling pass finds it."""
+    history.switch(fresh=False)
+    history.write(1, 1, 0, stamps=True, commits=False)
+    history.database.now_us += 100
+    history.poll(-1)
+    history.go_on(1, -1)
+    record = f"backfill/{of_epoch(history.run.epoch)}"
+    assert history.log.state[record]["start"] is None
+    monkeypatch.setattr(poller, "PATIENCE_S", 0.0)
+    history.go_on(8, -1)
+    history.rest()
+    assert record not in history.log.state
