@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from types import SimpleNamespace
 from typing import Any
 
 import psycopg
@@ -13,6 +14,7 @@ import pytest
 from psycopg import Connection
 from typer.testing import CliRunner
 
+from consumers import parking
 from consumers.__main__ import app
 from consumers.apply import Result
 from consumers.batch import Batch
@@ -21,11 +23,13 @@ from consumers.ledger import Ledger
 from consumers.parking import Parked, Reason, park
 from consumers.target import open_session
 from consumers.tenants import Mapping, verify
-from consumers.watermark import Mark, Progress, read_progress, start_progress
+from consumers.watermark import Mark, Place, Progress, read_progress, start_progress
+from consumers.worker import Flight, Worker
 from demo.servers import wait_until
 from demo.source.seed import seed as fill
 from demo.source.traffic import Traffic
 from replicator import NOWHERE
+from replicator.runtime import Stop
 from tests.integration.targets import Target
 from tests.integration.whole import Whole
 
@@ -120,6 +124,51 @@ def test_who_slept_while_the_log_was_made_anew_finds_another_turn(target: Target
     start_progress(session, POOL, 0, Progress(TOPIC, 40))
     with pytest.raises(Overtaken):
         read_on(session, frozen, 50)
+
+
+# --- a worker that hears of a change late
+
+
+@pytest.fixture
+def worker(target: Target, session: Connection[Any], monkeypatch: pytest.MonkeyPatch) -> Iterator[Worker]:
+    """Of the default pool, which tenant 1 has left for a pool without workers; it reads partition 0."""
+    monkeypatch.setattr("consumers.worker.TopicShape", lambda _: Shape())
+    assign(target, ONE, HEAVY)
+    loop = Worker(target.settings(), Stop())
+    monkeypatch.setattr(loop, "_inbound", SimpleNamespace(bounds=lambda _: (0, 100)))
+    loop._on_assign([0])
+    assert not loop._mapping.serves(ONE)
+    yield loop
+    monkeypatch.setattr(loop, "_inbound", None)
+    loop.close()
+
+
+def test_who_comes_back_while_partitions_are_assigned_is_parked_in_the_others_too(
+    target: Target, worker: Worker
+) -> None:
+    assign(target, ONE, POOL)
+    worker._on_assign([1])
+    assert (worker._mapping.serves(ONE), worker._ledger.parked.keys()) == (True, {(ONE, 0), (ONE, 1)})
+
+
+@pytest.mark.parametrize("when", ["the mapping is old", "somebody was faster"])
+def test_who_comes_back_while_the_mapping_is_read_is_known_as_parked_or_not_at_all(
+    target: Target, session: Connection[Any], worker: Worker, monkeypatch: pytest.MonkeyPatch, when: str
+) -> None:
+    read_parked = parking.read_parked
+
+    def read_and_assign(*given: Any) -> dict[Place, Parked]:
+        found = read_parked(*given)
+        assign(target, ONE, POOL)
+        return found
+
+    monkeypatch.setattr(parking, "read_parked", read_and_assign)
+    if when == "the mapping is old":
+        worker._mapping.expire()
+        worker._send_off(session, Flight([]))
+    else:
+        worker._start_over(session, Flight([]))
+    assert not worker._mapping.serves(ONE) or (ONE, 0) in worker._ledger.parked
 
 
 # --- changing pools
