@@ -39,6 +39,7 @@ ONE, TWO = 1, 2
 STANDS = (
     "SELECT partition, pool, topic_id, from_offset, error_class FROM replication_parked WHERE tenant_id = %s ORDER BY 1"
 )
+AWAITED = "SELECT inbox_id FROM inbox_tenant_mapping WHERE backfilled_at IS NULL"
 READINGS = "SELECT pool, partition, topic_id, next_offset FROM replication_progress ORDER BY 1, 2"
 
 
@@ -186,7 +187,7 @@ def test_a_new_pool_begins_where_the_tenant_comes_from(target: Target, session: 
     ledger = opened(session, HEAVY)
     assert {place: mark.next_offset for place, mark in ledger.marks.items()} == {(ONE, 0): 47, (ONE, 1): 40}
     assert ledger.marks[ONE, 0].position[:2] == (3, 900), "streamed changes that come twice are still known"
-    assert not target.rows("SELECT FROM inbox_tenant_mapping WHERE backfilled_at IS NULL"), "it is no gap"
+    assert not target.rows(AWAITED), "it is no gap"
     for place in list(ledger.parked):
         ledger.caught_up(session, place, Result(ONE), 40)
     assert target.rows(STANDS, ONE) == []
@@ -201,7 +202,7 @@ def test_a_pool_that_nobody_was_assigned_to_begins_at_the_end_of_the_log(
     assert ledger.open(session, Shape(), [0], lambda _: (low, 100)) == {0: 100}  # type: ignore[arg-type]
     assign(target, ONE, HEAVY)
     assert target.rows(STANDS, ONE)[0] == (0, HEAVY, TOPIC, 40, "pool")
-    assert not target.rows("SELECT FROM inbox_tenant_mapping WHERE backfilled_at IS NULL")
+    assert not target.rows(AWAITED)
 
 
 def test_where_the_new_pool_is_ahead_or_behind_the_tenant_is_read_from_its_own_place(
@@ -232,6 +233,7 @@ def test_a_topic_that_one_of_the_pools_has_not_seen_yet_is_read_from_its_start(
     start_progress(session, HEAVY, 0, Progress("another", 70))
     assign(target, ONE, HEAVY)
     assert target.rows(STANDS, ONE) == [(0, HEAVY, "another", 0, "pool"), (1, HEAVY, TOPIC, 40, "pool")]
+    assert target.rows(AWAITED) == [(11,)], "what it had not read of the one that is gone comes from the source"
 
 
 def test_who_parks_a_tenant_waits_for_its_change_of_pools_and_leaves_it_alone(
@@ -279,7 +281,7 @@ def test_a_pool_that_begins_anew_leaves_others_watermarks_where_they_are(
     assert target.rows(
         "SELECT next_offset FROM replication_watermarks WHERE tenant_id = %s AND partition = 0", ONE
     ) == [(40,)]
-    assert target.rows("SELECT inbox_id FROM inbox_tenant_mapping WHERE backfilled_at IS NULL") == [(22,)]
+    assert target.rows(AWAITED) == [(22,)]
 
 
 def test_a_tenant_that_goes_takes_its_pool_along(target: Target) -> None:
