@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from consumers.config import load
-from consumers.terminal import AGAIN, Apply, AsJson, faults, print_json
+from consumers.terminal import AGAIN, MOST, MOST_OF_TENANTS, Apply, AsJson, faults, print_json
 
 if TYPE_CHECKING:
     from consumers.dead_letters_admin import Listing, Shown
@@ -20,7 +20,7 @@ letters = typer.Typer(
     no_args_is_help=True,
     help="Events that could not be applied: their tenants go on without them until they are healed.",
 )
-Tenant = Annotated[int | None, typer.Option(help="Of this tenant.")]
+Tenant = Annotated[int | None, typer.Option(max=MOST_OF_TENANTS, help="Of this tenant.")]
 OfTable = Annotated[str | None, typer.Option("--table", help="Of this table.")]
 _ASKED = "the worker that reads their partition tries them within seconds; `consumers dead-letters list` shows the rest"
 
@@ -45,7 +45,7 @@ def letters_list(
 
 @letters.command("show", epilog="Example: consumers dead-letters show 41")
 def letters_show(
-    number: Annotated[int, typer.Argument(metavar="ID", help="As `list` names it.")], as_json: AsJson = False
+    number: Annotated[int, typer.Argument(metavar="ID", max=MOST, help="As `list` names it.")], as_json: AsJson = False
 ) -> None:
     """One event as it came, with its row's values: mind who looks over your shoulder."""
     from consumers.dead_letters_admin import show
@@ -60,7 +60,9 @@ def letters_show(
 
 @letters.command("retry", epilog="Example: consumers dead-letters retry --tenant 7")
 def letters_retry(
-    number: Annotated[list[int] | None, typer.Option("--id", help="This one, with all of its row; repeat it.")] = None,
+    number: Annotated[
+        list[int] | None, typer.Option("--id", max=MOST, help="This one, with all of its row; repeat it.")
+    ] = None,
     tenant: Tenant = None,
     table: OfTable = None,
     everything: Annotated[bool, typer.Option("--all", help="Of every tenant.")] = False,
@@ -82,7 +84,7 @@ def letters_retry(
 
 @letters.command("discard", epilog="Example: consumers dead-letters discard --id 41 --apply")
 def letters_discard(
-    number: Annotated[list[int], typer.Option("--id", help="As `list` names it; repeat it.")],
+    number: Annotated[list[int], typer.Option("--id", max=MOST, help="As `list` names it; repeat it.")],
     apply: Apply = False,
     as_json: AsJson = False,
 ) -> None:

@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from consumers.config import load
-from consumers.terminal import AGAIN, Apply, AsJson, faults, print_json
+from consumers.terminal import AGAIN, MOST_OF_TENANTS, Apply, AsJson, faults, print_json
 
 if TYPE_CHECKING:
     from consumers.mapping_admin import Listing
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from consumers.suggestions import Suggestion
 
 mapping = typer.Typer(no_args_is_help=True, help="Which inbox belongs to which tenant.")
-Inbox = Annotated[int, typer.Option(help="Its id in the source.")]
+Inbox = Annotated[int, typer.Option(max=MOST_OF_TENANTS, help="Its id in the source.")]
 
 
 @mapping.command("list", epilog="Example: consumers map list --json")
@@ -58,7 +58,7 @@ def map_suggest(as_json: AsJson = False) -> None:
 @mapping.command("add", epilog="Example: consumers map add --inbox 61 --tenant 7 --tenant-name 'Escola Um' --apply")
 def map_add(
     inbox: Inbox,
-    tenant: Annotated[int, typer.Option(help="Whose it is.")],
+    tenant: Annotated[int, typer.Option(max=MOST_OF_TENANTS, help="Whose it is.")],
     tenant_name: Annotated[str | None, typer.Option(help="Make the tenant with this name if it is missing.")] = None,
     tenant_slug: Annotated[str | None, typer.Option(help="Its slug; else made from the name.")] = None,
     inbox_name: Annotated[str | None, typer.Option(help="A name for people.")] = None,
@@ -85,7 +85,7 @@ def map_add(
 @mapping.command("move", epilog="Example: consumers map move --inbox 61 --to 8 --apply")
 def map_move(
     inbox: Inbox,
-    to: Annotated[int, typer.Option(help="The tenant whose it will be.")],
+    to: Annotated[int, typer.Option(max=MOST_OF_TENANTS, help="The tenant whose it will be.")],
     apply: Apply = False,
     as_json: AsJson = False,
 ) -> None:

@@ -13,7 +13,7 @@ from typing import Final
 
 from consumers import upsert
 from consumers.identifiers import doubled, literal, quoted
-from consumers.upsert import LEAD_COLUMNS, MESSAGES, Relation
+from consumers.upsert import LEAD_COLUMNS, MESSAGES, TENANT, Relation
 
 MISSING: Final = "missing"
 EXTRA: Final = "extra"
@@ -43,7 +43,7 @@ def find_unlike(relation: Relation, columns: Iterable[str]) -> str:
         f" WHEN l.synced_at IS NULL THEN '{MISSING}'"
         f" WHEN {_row('l', columns)} IS DISTINCT FROM {_row('s', columns)} THEN '{DIFFERENT}' END AS kind"
         f" FROM {_shadow(relation)} AS s LEFT JOIN {_q(relation.name)} AS l"
-        f" ON l.tenant_id = %(tenant)s AND l.{key} = s.{key}"
+        f" ON l.tenant_id = {TENANT} AND l.{key} = s.{key}"
         f" WHERE s.synced_at IS NOT NULL AND {_unspared(relation, 's')}) AS f WHERE f.kind IS NOT NULL"
     )
 
@@ -66,7 +66,7 @@ def stage_unknown(relation: Relation, *, of_inboxes: bool) -> str:
     return (
         f"INSERT INTO pg_temp.staged_deletes SELECT %(load)s, 0, {doubled(literal(relation.name))},"
         f" t.{_q(relation.key)}, NULL, {', '.join(f't.{name}' for name in _POSITION)}"
-        f" FROM {_q(relation.name)} AS t WHERE t.tenant_id = %(tenant)s AND t.synced_at IS NOT NULL AND {scope}"
+        f" FROM {_q(relation.name)} AS t WHERE t.tenant_id = {TENANT} AND t.synced_at IS NOT NULL AND {scope}"
         f" AND {_unspared(relation, 't')} AND NOT EXISTS (SELECT FROM {_shadow(relation)} AS s"
         f" WHERE s.{_q(relation.key)} = t.{_q(relation.key)} AND (s.synced_at IS NOT NULL OR s.source_epoch > 0))"
     )
@@ -98,7 +98,7 @@ def count_columns(relation: Relation, columns: Iterable[str]) -> str:
     )
     return (
         f"SELECT {counts or 'count(*)'} FROM pg_temp.replay_found AS f JOIN {_shadow(relation)} AS s ON s.{key} = f.id"
-        f" JOIN {_q(relation.name)} AS l ON l.tenant_id = %(tenant)s AND l.{key} = f.id"
+        f" JOIN {_q(relation.name)} AS l ON l.tenant_id = {TENANT} AND l.{key} = f.id"
         f" WHERE f.relation = {doubled(literal(relation.name))} AND f.kind = '{DIFFERENT}'"
     )
 
@@ -161,7 +161,7 @@ def _to_write(relation: Relation) -> str:
         f"pg_temp.replay_found AS f JOIN {_shadow(relation)} AS s"
         f" ON f.relation = {doubled(literal(relation.name))} AND f.kind IN ('{MISSING}', '{DIFFERENT}')"
         f" AND s.{key} = f.id AND s.synced_at IS NOT NULL"
-        f" LEFT JOIN {_q(relation.name)} AS l ON l.tenant_id = %(tenant)s AND l.{key} = f.id"
+        f" LEFT JOIN {_q(relation.name)} AS l ON l.tenant_id = {TENANT} AND l.{key} = f.id"
     )
 
 
@@ -173,8 +173,8 @@ def _refers(relation: Relation) -> Iterable[str]:
     """Rows of either side that refer to the shadow's row."""
     for child, column in relation.children:
         pointed = f"c.{_q(column)} = s.{_q(relation.key)}"
-        yield f"EXISTS (SELECT FROM {_q(child)} AS c WHERE c.tenant_id = %(tenant)s AND {pointed})"
-        yield f"EXISTS (SELECT FROM pg_temp.{_q(child)} AS c WHERE {pointed} AND c.tenant_id = %(tenant)s)"
+        yield f"EXISTS (SELECT FROM {_q(child)} AS c WHERE c.tenant_id = {TENANT} AND {pointed})"
+        yield f"EXISTS (SELECT FROM pg_temp.{_q(child)} AS c WHERE {pointed} AND c.tenant_id = {TENANT})"
 
 
 def _unspared(relation: Relation, alias: str) -> str:

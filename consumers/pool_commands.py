@@ -11,7 +11,7 @@ from rich.table import Table
 
 from consumers.config import POOL_NAME, load
 from consumers.errors import SettingsError
-from consumers.terminal import AGAIN, Apply, AsJson, faults, print_json
+from consumers.terminal import AGAIN, MOST_OF_TENANTS, Apply, AsJson, faults, print_json
 
 if TYPE_CHECKING:
     from consumers.pools import Pool
@@ -34,7 +34,7 @@ def pool_list(as_json: AsJson = False) -> None:
 
 @pools.command("assign", epilog="Example: consumers pool assign --tenant 7 --pool heavy --apply")
 def pool_assign(
-    tenant: Annotated[int, typer.Option(help="Its id.")],
+    tenant: Annotated[int, typer.Option(max=MOST_OF_TENANTS, help="Its id.")],
     pool: Annotated[str, typer.Option(help="The pool that will serve it; `default` gives it back.")],
     apply: Apply = False,
     as_json: AsJson = False,

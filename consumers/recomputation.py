@@ -26,7 +26,7 @@ from consumers.lead_columns import FROM_SOURCE, LAST, LeadColumns
 from consumers.leads import read_origin
 from consumers.live import ANALYTICS
 from consumers.parking import Reason
-from consumers.upsert import LEAD_COLUMNS, LEAD_SIGNALS, Relation
+from consumers.upsert import LEAD_COLUMNS, LEAD_SIGNALS, TENANT, Relation
 
 log = structlog.get_logger(__name__)
 
@@ -244,6 +244,6 @@ def _write(relation: Relation) -> str:
         " JOIN json_to_recordset(%(rows)s::json) AS x (id bigint, e bigint, p bigint, o bigint, l json)"
         " ON h.conversation_id = x.id AND (h.source_epoch, h.source_point, h.source_ordinal) = (x.e, x.p, x.o)"
         f" CROSS JOIN LATERAL json_to_record(x.l) AS l ({kinds})"
-        " WHERE h.tenant_id = %(tenant)s FOR UPDATE OF h SKIP LOCKED"
-        ") AS n WHERE t.tenant_id = %(tenant)s AND t.conversation_id = n.conversation_id"
+        f" WHERE h.tenant_id = {TENANT} FOR UPDATE OF h SKIP LOCKED"
+        f") AS n WHERE t.tenant_id = {TENANT} AND t.conversation_id = n.conversation_id"
     )

@@ -13,13 +13,17 @@ from rich.console import Console
 
 from consumers.config import load
 from consumers.errors import SettingsError
-from consumers.terminal import Apply, AsJson, faults, print_json
+from consumers.terminal import MOST, MOST_OF_TENANTS, Apply, AsJson, faults, print_json
 from replicator.runtime import configure_logging
 
 _BY_SIGINT = 130
+_MOST_HOURS = 24 * 365 * 100
+"""A century: what is beyond is no time."""
 
-Tenant = Annotated[int, typer.Option(help="Its id in the target.")]
-Inboxes = Annotated[list[int] | None, typer.Option("--inbox", help="Only these inboxes of the tenant; repeat it.")]
+Tenant = Annotated[int, typer.Option(max=MOST_OF_TENANTS, help="Its id in the target.")]
+Inboxes = Annotated[
+    list[int] | None, typer.Option("--inbox", max=MOST_OF_TENANTS, help="Only these inboxes of the tenant; repeat it.")
+]
 
 
 def add_to(app: typer.Typer) -> None:
@@ -65,7 +69,7 @@ def compare(
     tenant: Tenant,
     inbox: Inboxes = None,
     table: Annotated[list[str] | None, typer.Option(help="Only this table; repeat it.")] = None,
-    wait: Annotated[float, typer.Option(help="Seconds for the tenant to have what the source has.")] = 60.0,
+    wait: Annotated[float, typer.Option(min=0, help="Seconds for the tenant to have what the source has.")] = 60.0,
     repair: Annotated[bool, typer.Option("--repair", help="Plan what to ask the replicator; --apply asks.")] = False,
     apply: Apply = False,
     as_json: AsJson = False,
@@ -98,9 +102,13 @@ def compare(
 
 
 def trace(
-    conversation: Annotated[int, typer.Option(help="Its id in the source.")],
-    tenant: Annotated[int | None, typer.Option(help="Look at this tenant only; else at whoever holds it.")] = None,
-    hours: Annotated[float | None, typer.Option(help="How far back the log is read; else all of it.")] = None,
+    conversation: Annotated[int, typer.Option(max=MOST, help="Its id in the source.")],
+    tenant: Annotated[
+        int | None, typer.Option(max=MOST_OF_TENANTS, help="Look at this tenant only; else at whoever holds it.")
+    ] = None,
+    hours: Annotated[
+        float | None, typer.Option(min=0, max=_MOST_HOURS, help="How far back the log is read; else all of it.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """A conversation's biography: its events in the log, what became of each, and the row as it is stored.

@@ -19,7 +19,7 @@ from typing import Final
 import psycopg
 import structlog
 
-from consumers import dead_letters
+from consumers import dead_letters, tenants
 from consumers.config import Settings
 from consumers.dead_letters import Letters
 from consumers.errors import (
@@ -147,7 +147,8 @@ class Retrying:
                 return applied  # still asked for
             except (psycopg.Error, ConsumersError) as error:
                 verdict = classify_applying(error)
-                if verdict.fault is not Fault.ROW and not isinstance(error, Overtaken):
+                is_gone = isinstance(error, Overtaken) and self._is_gone(tenant, some)
+                if verdict.fault is not Fault.ROW and not is_gone:
                     if verdict.action in (Action.WAIT, Action.STOP):
                         raise
                     self._is_left = True
@@ -180,6 +181,15 @@ class Retrying:
             raise
         for request in outcome.incomplete:
             self._send(request)
+
+    def _is_gone(self, tenant: int, letters: Sequence[tuple[int, Event]]) -> bool:
+        """Whether the mapping refuses them; else the tenant has left the pool, or its leads come from elsewhere now."""
+        inboxes = {event.inbox for _, event in letters if event.inbox is not None}
+        try:
+            tenants.verify(self._open().connection, tenant, inboxes)
+        except Overtaken:
+            return True
+        return False
 
     def _are_led(self, events: Sequence[Event]) -> bool:
         return any(

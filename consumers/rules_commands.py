@@ -13,14 +13,14 @@ from rich.text import Text
 
 from consumers.config import load
 from consumers.errors import Refused
-from consumers.terminal import AGAIN, Apply, AsJson, faults, print_json
+from consumers.terminal import AGAIN, MOST, MOST_OF_TENANTS, Apply, AsJson, faults, print_json
 
 if TYPE_CHECKING:
     from consumers.mapping_admin import Change
     from consumers.rules_admin import Listing
 
 rules = typer.Typer(no_args_is_help=True, help="By which rules a tenant's lead signals are made.")
-Tenant = Annotated[int, typer.Option(help="Whose.")]
+Tenant = Annotated[int, typer.Option(max=MOST_OF_TENANTS, help="Whose.")]
 
 
 @rules.command("list", epilog="Example: consumers rules list --tenant 7")
@@ -75,7 +75,7 @@ def rules_origin(
 @rules.command("explain", epilog="Example: consumers rules explain --tenant 7 --conversation 42")
 def rules_explain(
     tenant: Tenant,
-    conversation: Annotated[int, typer.Option(help="Its id in the source.")],
+    conversation: Annotated[int, typer.Option(max=MOST, help="Its id in the source.")],
     as_json: AsJson = False,
 ) -> None:
     """The signals of one conversation, and which message hit which rule."""

@@ -16,6 +16,10 @@ from consumers.plan import Plan, Severity, Step
 
 AsJson = Annotated[bool, typer.Option("--json", help="For machines.")]
 Apply = Annotated[bool, typer.Option("--apply", help="Carry the plan out; without it, only show it.")]
+MOST: Final = 2**63 - 1
+"""No id is beyond a bigint..."""
+MOST_OF_TENANTS: Final = 2**31 - 1
+"""...and that of a tenant, or of an inbox in the mapping, beyond an integer."""
 AGAIN: Final = "run again with --apply to carry this out"
 
 

@@ -94,8 +94,7 @@ class Upkeep:
         topic_id = self._topic.topic_id()
         made_anew = self._ledger.of_another_topic(topic_id) if topic_id else set()
         if self._mapping.is_stale:
-            self._ledger.read_parked_again(control)
-            self._mapping.read(control)
+            self.read_mapping(control)
             self._warn_if_idle()
         self._layout.read(control)
         self._skipped.write(control)
@@ -118,6 +117,15 @@ class Upkeep:
             self._audit_due = now + _AUDIT_S
             self._audit.write(control)
         return made_anew
+
+    def read_mapping(self, control: Connection[Any]) -> None:
+        """Whose the inboxes are, and only then who is parked.
+
+        A tenant that comes from another pool is parked at once. Known as ours but not as parked, its next event would
+        be applied before those that its own reading is to bring, and they would count as applied.
+        """
+        self._mapping.read(control)
+        self._ledger.read_parked_again(control)
 
     def _warn_if_idle(self) -> None:
         """Once: a pool that nobody was assigned to may be a slip of the pen."""

@@ -63,6 +63,9 @@ STAGE_DELETES: Final = (
     " AS x (s integer, r text, i bigint, n bigint, e bigint, p bigint, o bigint)"
 )
 
+TENANT: Final = "(SELECT %(tenant)s::integer)"
+"""The tenant, in conditions on replicated tables. A plan made for its very number would trust statistics that are older
+than its rows, and look up each row among all that it has (measured: a minute for 10 000 rows instead of 20 ms)."""
 _INTEGERS: Final = frozenset({"smallint", "integer", "bigint"})
 _STORED: Final = "(t.source_epoch, t.source_point, t.source_ordinal)"
 _STAGED: Final = "s.load = %(load)s AND s.step = %(step)s AND s.form = %(form)s"
@@ -230,7 +233,7 @@ def wipe(relation: Relation) -> str | None:
         "SELECT DISTINCT ON (d.id) d.id, d.epoch, d.point, d.ordinal"
         f" FROM pg_temp.staged_deletes AS d JOIN {_quoted(relation.name)} AS t ON {_hits(relation, wiping=True)}"
         " ORDER BY d.id, d.epoch DESC, d.point DESC, d.ordinal DESC"
-        f") AS w WHERE t.tenant_id = %(tenant)s AND {_key(relation)} = w.id"
+        f") AS w WHERE t.tenant_id = {TENANT} AND {_key(relation)} = w.id"
     )
 
 
@@ -244,7 +247,7 @@ def stage_older(relation: Relation, *, of_inboxes: bool, of_keys: bool = False) 
     return (
         "INSERT INTO pg_temp.staged_deletes SELECT %(load)s, %(step)s,"
         f" {_literal(relation.name)}, {_key(relation)}, NULL, %(epoch)s, %(point)s, %(ordinal)s"
-        f" FROM {_quoted(relation.name)} AS t WHERE t.tenant_id = %(tenant)s"
+        f" FROM {_quoted(relation.name)} AS t WHERE t.tenant_id = {TENANT}"
         f" AND {_STORED} <= (%(epoch)s::bigint, %(point)s::bigint, %(ordinal)s::bigint){scope if of_inboxes else ''}"
     )
 
@@ -258,11 +261,11 @@ def make_parents(form: Form) -> list[str]:
         f"SELECT DISTINCT r.{_quoted(column)} AS id FROM pg_temp.staged_rows AS s"
         f" CROSS JOIN LATERAL json_to_record(s.doc -> 'after') AS r ({_quoted(column)} bigint)"
         f" WHERE {_STAGED} AND r.{_quoted(column)} IS NOT NULL AND NOT EXISTS ("
-        f"SELECT FROM {table} AS t WHERE t.tenant_id = %(tenant)s AND {key} = s.id"
+        f"SELECT FROM {table} AS t WHERE t.tenant_id = {TENANT} AND {key} = s.id"
         f" AND {_STORED} >= (s.epoch, s.point, s.ordinal))"
         ") AS n WHERE NOT EXISTS ("
         f"SELECT FROM {_quoted(parent)} AS p"
-        f" WHERE p.tenant_id = %(tenant)s AND p.{_quoted(keys.get(parent, 'id'))} = n.id"
+        f" WHERE p.tenant_id = {TENANT} AND p.{_quoted(keys.get(parent, 'id'))} = n.id"
         ") ON CONFLICT DO NOTHING"
         for column, parent in form.parents
     ]
@@ -279,7 +282,7 @@ def note_parents_left(form: Form) -> str | None:
     return (
         "INSERT INTO pg_temp.orphans (relation, id) SELECT DISTINCT p.relation, p.id"
         f" FROM pg_temp.staged_rows AS s JOIN {_quoted(form.relation.name)} AS t"
-        f" ON t.tenant_id = %(tenant)s AND {_key(form.relation)} = s.id"
+        f" ON t.tenant_id = {TENANT} AND {_key(form.relation)} = s.id"
         f" AND {_STORED} < (s.epoch, s.point, s.ordinal)"
         f" CROSS JOIN LATERAL json_to_record(s.doc -> 'after') AS r ({shape})"
         f" CROSS JOIN LATERAL (VALUES {pointers}) AS p (relation, id, soon)"
@@ -323,7 +326,7 @@ def empty(form: Form) -> str:
     """Rows of this form that were just written are stubs, whatever they were before."""
     return (
         f"UPDATE {_quoted(form.relation.name)} AS t SET synced_at = NULL FROM pg_temp.staged_rows AS s"
-        f" WHERE {_STAGED} AND t.tenant_id = %(tenant)s AND {_key(form.relation)} = s.id"
+        f" WHERE {_STAGED} AND t.tenant_id = {TENANT} AND {_key(form.relation)} = s.id"
         f" AND {_STORED} = (s.epoch, s.point, s.ordinal)"
     )
 
@@ -333,7 +336,7 @@ def partial_stubs(form: Form) -> str:
     relation = form.relation
     return (
         f"SELECT s.id, {_inbox(relation)} FROM pg_temp.staged_rows AS s"
-        f" JOIN {_quoted(relation.name)} AS t ON t.tenant_id = %(tenant)s AND {_key(relation)} = s.id"
+        f" JOIN {_quoted(relation.name)} AS t ON t.tenant_id = {TENANT} AND {_key(relation)} = s.id"
         f" WHERE {_STAGED} AND t.synced_at IS NULL"
     )
 
@@ -347,7 +350,7 @@ def delete_orphans(relation: Relation) -> str:
     gone = (
         f"DELETE FROM {_quoted(relation.name)} AS t USING (SELECT DISTINCT id FROM pg_temp.orphans"
         f" WHERE relation = {_literal(relation.name)}) AS o"
-        f" WHERE t.tenant_id = %(tenant)s AND {_key(relation)} = o.id{kind}{_childless(relation)}"
+        f" WHERE t.tenant_id = {TENANT} AND {_key(relation)} = o.id{kind}{_childless(relation)}"
     )
     if not relation.parents:
         return gone
@@ -366,7 +369,7 @@ def stubs(relation: Relation) -> str:
     """
     unheard = "" if relation.inbox else " AND t.source_epoch = 0"
     return (
-        f"SELECT {_key(relation)}, {_inbox(relation)} FROM {_quoted(relation.name)} AS t WHERE t.tenant_id = %(tenant)s"
+        f"SELECT {_key(relation)}, {_inbox(relation)} FROM {_quoted(relation.name)} AS t WHERE t.tenant_id = {TENANT}"
         f" AND t.synced_at IS NULL{unheard} AND {_key(relation)} > %(after)s ORDER BY 1 LIMIT %(limit)s"
     )
 
@@ -394,7 +397,7 @@ def _hits(relation: Relation, *, wiping: bool = False) -> str:
         reached = "true" if relation.children else _no_inbox_but("d.inbox")
     return (
         f"{_DELETED} AND d.relation = {_literal(relation.name)}"
-        f" AND t.tenant_id = %(tenant)s AND {_key(relation)} = d.id"
+        f" AND t.tenant_id = {TENANT} AND {_key(relation)} = d.id"
         f" AND {_STORED} <= (d.epoch, d.point, d.ordinal) AND (d.inbox IS NULL OR {reached})"
     )
 
@@ -412,7 +415,7 @@ def _within(relation: Relation) -> str:
     if not relation.children:
         return _no_inbox_but("ALL (%(inboxes)s)")
     return " AND ".join(
-        f"NOT EXISTS (SELECT FROM {_quoted(child)} AS c WHERE c.tenant_id = %(tenant)s"
+        f"NOT EXISTS (SELECT FROM {_quoted(child)} AS c WHERE c.tenant_id = {TENANT}"
         f" AND c.{_quoted(column)} = {_key(relation)}{_elsewhere(relation.child_inboxes.get(child, 'inbox_id'))})"
         for child, column in relation.children
     )
@@ -432,7 +435,7 @@ def _no_inbox_but(given: str) -> str:
 def _childless(relation: Relation) -> str:
     return "".join(
         f" AND NOT EXISTS (SELECT FROM {_quoted(child)} AS c"
-        f" WHERE c.tenant_id = %(tenant)s AND c.{_quoted(column)} = {_key(relation)})"
+        f" WHERE c.tenant_id = {TENANT} AND c.{_quoted(column)} = {_key(relation)})"
         for child, column in relation.children
     )
 

@@ -307,7 +307,7 @@ class Worker:
         """Sorts the messages out by tenant, and gives each tenant's to a thread."""
         begins = any(map(begins_backfill, flight.messages))
         if self._mapping.is_stale or begins:
-            self._read_mapping(control)
+            self._upkeep.read_mapping(control)
         if flight.place is not None and not self._may_serve(control, flight.place):
             self._flight = None
             return
@@ -350,14 +350,10 @@ class Worker:
             for tenant, events in batch.events.items()
         ]
 
-    def _read_mapping(self, control: Connection[Any]) -> None:
-        self._ledger.read_parked_again(control)
-        self._mapping.read(control)
-
     def _may_serve(self, control: Connection[Any], place: Place) -> bool:
         """Whether a parked tenant is known as the pool's own: else its reading would pass over all that is its."""
         if not self._mapping.serves(place[0]):
-            self._read_mapping(control)
+            self._upkeep.read_mapping(control)
         return place in self._ledger.parked and self._mapping.serves(place[0])
 
     def _settle(self, control: Connection[Any], flight: Flight) -> None:
@@ -415,8 +411,8 @@ class Worker:
 
     def _start_over(self, control: Connection[Any], flight: Flight) -> None:
         """Reads mapping, watermarks and progress again; what is applied by now is skipped by the watermarks."""
+        self._mapping.read(control)  # before who is parked, as `read_mapping` does it
         self._ledger.read_again(control, list(self._ledger.progress))
-        self._mapping.read(control)
         self._leads.expire()
         stored = read_progress(control, self._settings.pool)
         # Of all that are ours: watermarks that went back must not meet events from beyond the place they went back to.
@@ -458,7 +454,7 @@ class Worker:
         while not self._stop.asked:
             try:
                 control = self._open_control()
-                self._mapping.read(control)
+                self._upkeep.read_mapping(control)
                 assert self._inbound is not None  # noqa: S101  # its own callback
                 starts = self._ledger.open(control, TopicShape(self._settings), partitions, self._inbound.bounds)
             except (psycopg.Error, ConsumersError) as error:

@@ -18,7 +18,7 @@ import typer
 from rich.console import Console
 from rich.live import Live
 
-from replicator.terminal import AsJson, faults
+from replicator.terminal import MOST, AsJson, faults
 
 if TYPE_CHECKING:
     from replicator.config import Settings
@@ -35,7 +35,7 @@ HEARD_S = 30.0
 def ask(
     context: typer.Context,
     everything: Annotated[bool, typer.Option("--all", help="Every inbox.")] = False,
-    inbox: Annotated[list[int] | None, typer.Option(help="Only this inbox; may be given again.")] = None,
+    inbox: Annotated[list[int] | None, typer.Option(max=MOST, help="Only this inbox; may be given again.")] = None,
     table: Annotated[list[str] | None, typer.Option(help="Only this table; may be given again.")] = None,
     keys: Annotated[str, typer.Option(help="Only these rows of one table and inbox: 7,8,9.")] = "",
     key_range: Annotated[str, typer.Option(help="Only rows of one table with keys between these: 1000..2000.")] = "",
@@ -108,7 +108,7 @@ def _ask_for_keys(
         raise typer.BadParameter("--keys needs one --table and one --inbox, and no --key-range")
     if not re.fullmatch(r"\d+(,\d+)*", keys):
         raise typer.BadParameter("--keys takes numbers: 7,8,9")
-    numbers = tuple((int(key),) for key in dict.fromkeys(keys.split(",")))
+    numbers = tuple((_id(key),) for key in dict.fromkeys(keys.split(",")))
     _send(settings, KeysRequest(table=table[0], inbox=inbox[0], keys=numbers))
     if as_json:
         print(json.dumps({"asked": "keys", "table": table[0], "inbox": inbox[0], "keys": len(numbers)}))
@@ -146,11 +146,17 @@ def _range(text: str, table: Sequence[str]) -> tuple[int, int] | None:
     if not text:
         return None
     found = re.fullmatch(r"(\d+)\.\.(\d+)", text)
-    if found is None or int(found[1]) > int(found[2]):
+    if found is None or _id(found[1]) > _id(found[2]):
         raise typer.BadParameter("--key-range takes two numbers, the smaller first: 1000..2000")
     if len(table) != 1:
         raise typer.BadParameter("--key-range needs one --table: keys of another are other rows")
     return int(found[1]), int(found[2])
+
+
+def _id(digits: str) -> int:
+    if int(digits) > MOST:
+        raise typer.BadParameter(f"{digits} is no id: the last is {MOST}")
+    return int(digits)
 
 
 def _wait_for(settings: Settings, name: str) -> None:

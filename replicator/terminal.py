@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
 
@@ -13,6 +13,8 @@ from replicator.errors import ReplicatorError, SettingsError, action_for
 
 AsJson = Annotated[bool, typer.Option("--json", help="For machines.")]
 Apply = Annotated[bool, typer.Option("--apply", help="Carry the plan out; without it, only show it.")]
+MOST: Final = 2**63 - 1
+"""No id is beyond a bigint."""
 
 
 @contextmanager

@@ -56,6 +56,14 @@ BEGIN
         advice = CASE WHEN k.error_class = 'pool' THEN EXCLUDED.advice ELSE k.advice END,
         from_offset = CASE WHEN k.topic_id = EXCLUDED.topic_id THEN k.from_offset ELSE EXCLUDED.from_offset END;
 
+    -- What the topic that is gone still held for it, nobody can read any more: the source has it.
+    UPDATE :"schema".inbox_tenant_mapping AS m SET backfill_id = NULL, backfilled_at = NULL
+    WHERE m.tenant_id = tenant AND EXISTS (
+        SELECT FROM :"schema".replication_progress AS mine
+        JOIN :"schema".replication_progress AS theirs ON theirs.pool = old_pool AND theirs.partition = mine.partition
+        WHERE mine.pool = new_pool AND mine.topic_id <> theirs.topic_id
+    );
+
     -- A tenant without a watermark stands where its pool does; from now on that is another one.
     INSERT INTO :"schema".replication_watermarks AS w (tenant_id, partition, topic_id, next_offset)
     SELECT k.tenant_id, k.partition, k.topic_id, k.from_offset

@@ -62,10 +62,11 @@ class Reader:
         return result
 
     @contextmanager
-    def retrying(self) -> Iterator[list[KeysRequest]]:
+    def retrying(self, **changes: Any) -> Iterator[list[KeysRequest]]:
         """What is asked for is tried; the rows that are asked of the replicator."""
         asked: list[KeysRequest] = []
-        self._retrying = retrying = Retrying(self.applied.target.settings(), self.layout, schema_of, asked.append)
+        settings = self.applied.target.settings(**changes)
+        self._retrying = retrying = Retrying(settings, self.layout, schema_of, asked.append)
         retrying.want(range(6))
         try:
             yield asked
@@ -323,6 +324,23 @@ def test_what_is_older_than_the_row_changes_nothing(
         reader.look()
         wait_until(lambda: not letters(applied), "it was tried", SECONDS)
     assert messages(applied) == [(1, "newer")]
+
+
+def test_a_row_whose_tenant_changes_pools_meanwhile_is_left_to_the_other_pool(
+    reader: Reader, applied: Applied, refusing: Callable[[str], None]
+) -> None:
+    refusing("content <> 'bad'")
+    reader.take(event("c", 1, 1, content="bad"))
+    applied.target.execute("ALTER TABLE messages DROP CONSTRAINT own")
+    applied.target.execute("UPDATE replication_dead_letters SET due_at = now()")
+    settings = applied.target.settings()
+    with closing(Retrying(settings, reader.layout, schema_of, lambda _: None)) as of_the_pool_it_left:
+        applied.target.execute("INSERT INTO replication_tenant_pools (tenant_id, pool) VALUES (%s, 'heavy')", TENANT)
+        assert of_the_pool_it_left._row(TENANT, "messages", "[1]") == 0
+    assert letters(applied, "error_class, due_at IS NOT NULL") == [("23514", True)], "still asked for"
+    with reader.retrying(pool="heavy"):
+        wait_until(lambda: not letters(applied), "the other pool has tried it", SECONDS)
+    assert messages(applied) == [(1, "bad")]
 
 
 # --- bounds

@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from types import SimpleNamespace
 from typing import Any
 
 import psycopg
@@ -13,6 +14,7 @@ import pytest
 from psycopg import Connection
 from typer.testing import CliRunner
 
+from consumers import parking
 from consumers.__main__ import app
 from consumers.apply import Result
 from consumers.batch import Batch
@@ -21,11 +23,13 @@ from consumers.ledger import Ledger
 from consumers.parking import Parked, Reason, park
 from consumers.target import open_session
 from consumers.tenants import Mapping, verify
-from consumers.watermark import Mark, Progress, read_progress, start_progress
+from consumers.watermark import Mark, Place, Progress, read_progress, start_progress
+from consumers.worker import Flight, Worker
 from demo.servers import wait_until
 from demo.source.seed import seed as fill
 from demo.source.traffic import Traffic
 from replicator import NOWHERE
+from replicator.runtime import Stop
 from tests.integration.targets import Target
 from tests.integration.whole import Whole
 
@@ -35,6 +39,7 @@ ONE, TWO = 1, 2
 STANDS = (
     "SELECT partition, pool, topic_id, from_offset, error_class FROM replication_parked WHERE tenant_id = %s ORDER BY 1"
 )
+AWAITED = "SELECT inbox_id FROM inbox_tenant_mapping WHERE backfilled_at IS NULL"
 READINGS = "SELECT pool, partition, topic_id, next_offset FROM replication_progress ORDER BY 1, 2"
 
 
@@ -122,6 +127,51 @@ def test_who_slept_while_the_log_was_made_anew_finds_another_turn(target: Target
         read_on(session, frozen, 50)
 
 
+# --- a worker that hears of a change late
+
+
+@pytest.fixture
+def worker(target: Target, session: Connection[Any], monkeypatch: pytest.MonkeyPatch) -> Iterator[Worker]:
+    """Of the default pool, which tenant 1 has left for a pool without workers; it reads partition 0."""
+    monkeypatch.setattr("consumers.worker.TopicShape", lambda _: Shape())
+    assign(target, ONE, HEAVY)
+    loop = Worker(target.settings(), Stop())
+    monkeypatch.setattr(loop, "_inbound", SimpleNamespace(bounds=lambda _: (0, 100)))
+    loop._on_assign([0])
+    assert not loop._mapping.serves(ONE)
+    yield loop
+    monkeypatch.setattr(loop, "_inbound", None)
+    loop.close()
+
+
+def test_who_comes_back_while_partitions_are_assigned_is_parked_in_the_others_too(
+    target: Target, worker: Worker
+) -> None:
+    assign(target, ONE, POOL)
+    worker._on_assign([1])
+    assert (worker._mapping.serves(ONE), worker._ledger.parked.keys()) == (True, {(ONE, 0), (ONE, 1)})
+
+
+@pytest.mark.parametrize("when", ["the mapping is old", "somebody was faster"])
+def test_who_comes_back_while_the_mapping_is_read_is_known_as_parked_or_not_at_all(
+    target: Target, session: Connection[Any], worker: Worker, monkeypatch: pytest.MonkeyPatch, when: str
+) -> None:
+    read_parked = parking.read_parked
+
+    def read_and_assign(*given: Any) -> dict[Place, Parked]:
+        found = read_parked(*given)
+        assign(target, ONE, POOL)
+        return found
+
+    monkeypatch.setattr(parking, "read_parked", read_and_assign)
+    if when == "the mapping is old":
+        worker._mapping.expire()
+        worker._send_off(session, Flight([]))
+    else:
+        worker._start_over(session, Flight([]))
+    assert not worker._mapping.serves(ONE) or (ONE, 0) in worker._ledger.parked
+
+
 # --- changing pools
 
 
@@ -137,7 +187,7 @@ def test_a_new_pool_begins_where_the_tenant_comes_from(target: Target, session: 
     ledger = opened(session, HEAVY)
     assert {place: mark.next_offset for place, mark in ledger.marks.items()} == {(ONE, 0): 47, (ONE, 1): 40}
     assert ledger.marks[ONE, 0].position[:2] == (3, 900), "streamed changes that come twice are still known"
-    assert not target.rows("SELECT FROM inbox_tenant_mapping WHERE backfilled_at IS NULL"), "it is no gap"
+    assert not target.rows(AWAITED), "it is no gap"
     for place in list(ledger.parked):
         ledger.caught_up(session, place, Result(ONE), 40)
     assert target.rows(STANDS, ONE) == []
@@ -152,7 +202,7 @@ def test_a_pool_that_nobody_was_assigned_to_begins_at_the_end_of_the_log(
     assert ledger.open(session, Shape(), [0], lambda _: (low, 100)) == {0: 100}  # type: ignore[arg-type]
     assign(target, ONE, HEAVY)
     assert target.rows(STANDS, ONE)[0] == (0, HEAVY, TOPIC, 40, "pool")
-    assert not target.rows("SELECT FROM inbox_tenant_mapping WHERE backfilled_at IS NULL")
+    assert not target.rows(AWAITED)
 
 
 def test_where_the_new_pool_is_ahead_or_behind_the_tenant_is_read_from_its_own_place(
@@ -183,6 +233,7 @@ def test_a_topic_that_one_of_the_pools_has_not_seen_yet_is_read_from_its_start(
     start_progress(session, HEAVY, 0, Progress("another", 70))
     assign(target, ONE, HEAVY)
     assert target.rows(STANDS, ONE) == [(0, HEAVY, "another", 0, "pool"), (1, HEAVY, TOPIC, 40, "pool")]
+    assert target.rows(AWAITED) == [(11,)], "what it had not read of the one that is gone comes from the source"
 
 
 def test_who_parks_a_tenant_waits_for_its_change_of_pools_and_leaves_it_alone(
@@ -230,7 +281,7 @@ def test_a_pool_that_begins_anew_leaves_others_watermarks_where_they_are(
     assert target.rows(
         "SELECT next_offset FROM replication_watermarks WHERE tenant_id = %s AND partition = 0", ONE
     ) == [(40,)]
-    assert target.rows("SELECT inbox_id FROM inbox_tenant_mapping WHERE backfilled_at IS NULL") == [(22,)]
+    assert target.rows(AWAITED) == [(22,)]
 
 
 def test_a_tenant_that_goes_takes_its_pool_along(target: Target) -> None:

@@ -1,4 +1,4 @@
-"""Every command shows an example of itself, and speaks JSON."""
+"""Every command shows an example of itself, speaks JSON, and takes no id that no row can have."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import typer
+from typer.testing import CliRunner
 
 import consumers.__main__
 import replicator.__main__
@@ -50,3 +51,26 @@ def test_every_command_has_an_example_of_itself_that_can_be_parsed(path: str) ->
 @pytest.mark.parametrize("path", [path for path in COMMANDS if path not in SERVICES])
 def test_every_command_but_a_service_speaks_json(path: str) -> None:
     assert "--json" in options(COMMANDS[path])
+
+
+BEYOND = 2**63
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        f"replicator backfill --inbox {BEYOND}",
+        f"replicator backfill --inbox 1 --table messages --keys 7,{BEYOND}",
+        f"replicator backfill --inbox 1 --table messages --key-range 7..{BEYOND}",
+        f"consumers trace --conversation {BEYOND}",
+        "consumers trace --conversation 1 --hours 1e300",
+        f"consumers dead-letters show {BEYOND}",
+        f"consumers map add --inbox 7 --tenant {2**31}",
+    ],
+)
+def test_a_number_that_nothing_has_is_wrong_use(words: str) -> None:
+    program, *rest = words.split()
+    environment = {"REPLICATOR_SOURCE_DSN": "host=127.0.0.1", "REPLICATOR_KAFKA_BOOTSTRAP_SERVERS": "127.0.0.1:1"}
+    app = (consumers if program == "consumers" else replicator).__main__.app
+    done = CliRunner().invoke(app, rest, env=environment)
+    assert (done.exit_code, type(done.exception)) == (2, SystemExit), done.output + done.stderr
