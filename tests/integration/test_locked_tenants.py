@@ -113,18 +113,6 @@ def test_whatever_of_a_tenants_is_locked_the_others_go_on_and_it_comes_back(path
     assert place.worker.stop() == 0
 
 
-def test_a_table_that_is_locked_is_everybodys_affair_and_parks_nobody(path: Whole, source: Source) -> None:
-    place = Place(path, source)
-    with place.locked("LOCK TABLE messages IN SHARE MODE"):
-        place.change()
-        place.change(OTHER)
-        wait_until(lambda: place.worker.logged("target.waits"), "the worker waits", 30)
-        assert path.target.rows("SELECT FROM replication_parked") == []
-    path.wait_equal()
-    assert path.target.rows("SELECT FROM replication_parked") == []
-    assert place.worker.stop() == 0
-
-
 def test_a_worker_that_is_killed_while_a_tenant_catches_up_loses_and_doubles_nothing(
     path: Whole, source: Source
 ) -> None:

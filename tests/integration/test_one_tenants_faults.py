@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import replace
 from typing import Any
@@ -12,7 +13,7 @@ import pytest
 from psycopg import Connection
 
 from consumers.apply import Applier, Result
-from consumers.blocking import end_frozen
+from consumers.blocking import end_frozen, is_table_locked
 from consumers.errors import VersionUnknown
 from consumers.layout import Layout
 from consumers.ordering import Event
@@ -122,6 +123,37 @@ def test_a_tenant_whose_lock_a_person_holds_is_parked_as_it_stands(
     assert (stuck.stuck, kind(stuck)) == ({0: 0}, "55P03")
     assert tries == [3], "at once, not by halves"
     assert run(applier, messages(1, 2, 3)).stuck == {}
+
+
+def test_a_table_that_is_locked_is_waited_for_and_parks_nobody(
+    applied: Applied, applier: Applier, tries: list[int]
+) -> None:
+    with ThreadPoolExecutor(1) as thread, applied.target.connected() as person, person.transaction():
+        person.execute("LOCK TABLE messages IN SHARE MODE")
+        running = thread.submit(run, applier, messages(1, 2))
+        wait_until(lambda: len(tries) > 2, "it is tried again and again", SECONDS)
+        assert applier.waits_for
+        assert not running.done()
+        person.execute("ROLLBACK")
+        assert running.result(SECONDS).stuck == {}
+    assert applier.waits_for == ""
+
+
+def test_a_lock_that_lets_others_write_is_not_in_everybodys_way(applied: Applied) -> None:
+    worker = applied.session.connection
+    with applied.target.connected() as person:
+        for mode, is_in_the_way in (
+            ("LOCK TABLE messages IN ROW EXCLUSIVE MODE", False),
+            ("LOCK TABLE messages IN SHARE UPDATE EXCLUSIVE MODE", False),
+            ("CREATE INDEX ON messages (status)", True),
+            ("ALTER INDEX messages_pkey SET (fillfactor = 90)", False),
+            ("CREATE TABLE others AS SELECT 1 AS one", False),
+            ("LOCK TABLE inbox_tenant_mapping", True),
+        ):
+            person.execute("BEGIN")
+            person.execute(mode.encode())
+            assert is_table_locked(worker) is is_in_the_way, mode
+            person.execute("ROLLBACK")
 
 
 def test_a_tenant_whose_tables_version_does_not_come_is_parked(applied: Applied) -> None:

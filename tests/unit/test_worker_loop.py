@@ -10,19 +10,20 @@ from typing import Any, cast
 
 import pytest
 
-from consumers import flight, schemas, worker
+from consumers import flight, requests, schemas, worker
 from consumers.batch import Batch, Message
 from consumers.config import Settings, load
 from consumers.errors import LogUnavailable, TargetRefused
 from consumers.flight import Flight
 from consumers.ordering import Event
 from consumers.parking import Parked
+from consumers.requests import Requests
 from consumers.schemas import Schemas
 from consumers.tenants import Owner
 from consumers.upsert import LEAD_COLUMNS, Relation
 from consumers.watermark import Progress
 from consumers.worker import Worker
-from replicator import NOWHERE, partition_of
+from replicator import NOWHERE, Request, partition_of
 from replicator.runtime import Stop
 
 
@@ -133,6 +134,19 @@ def test_nothing_is_asked_for_a_tenant_where_it_is_parked(settings: Settings) ->
     loop._ledger.progress = {partition: Progress("topic", 5) for partition in range(partitions)}
     loop._ledger.parked = {(1, 0): Parked(3)}
     assert loop._upkeep.served(Ending(at=9)) == {there[0]: (5, 9), here[1]: (5, 9)}
+
+
+def test_an_inbox_that_comes_back_to_the_mapping_is_asked_for_anew(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asking = Requests(settings)
+    asked: list[Request] = []
+    monkeypatch.setattr(asking, "send", asked.append)
+    monkeypatch.setattr(requests, "_FIRST_S", 0.0)
+    mapped = {11: Owner(1, "", False)}
+    for owners in (mapped, mapped, {}, mapped):
+        asking.ask_for_backfills(owners, {11: (5, 5)})
+    assert len(asked) == 2
 
 
 def messages(partition: int, offsets: Iterable[int]) -> list[Message]:
