@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from random import Random
 
 import pytest
 from psycopg import Connection
@@ -189,3 +190,38 @@ def test_locked_for_half_a_minute_under_traffic_the_others_see_each_change_withi
     print(f"the locked tenant had caught up {back:.2f} s after the lock was gone")
     assert max(map(max, took.values())) < 1.0
     assert worker.stop() == 0
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(400)
+def test_locks_come_and_go_under_traffic_and_kills_and_nothing_is_lost(path: Whole) -> None:
+    """Each tenant joins again and again, while batches that were sorted out without it are under way."""
+    random = Random(7)
+    seeded = seed(path.source_dsn, tenants=4, conversations=400, messages_per_conversation=3)
+    path.map(seeded.inboxes)
+    path.replicator(REPLICATOR_PARTITIONS=str(PARTITIONS))
+    lives = workers = [path.worker() for _ in range(PARTITIONS)]
+    path.wait_equal()
+    inboxes = [inbox for own in seeded.inboxes.values() for inbox in own]
+    with Traffic(path.source_dsn, inboxes=inboxes, rate=RATE, writers=2) as traffic:
+        for number in range(40):
+            tenant = random.choice([*seeded.inboxes])
+            some = random.choice([True, False])
+            with path.target.connected() as person, person.transaction():
+                if some:
+                    person.execute("SELECT FROM messages WHERE tenant_id = %s AND id %% 3 = 0 FOR UPDATE", [tenant])
+                else:
+                    person.execute("SELECT pg_advisory_xact_lock(%s, %s)", [TENANT_LOCK, tenant])
+                time.sleep(random.uniform(0.1, 2.0))
+            time.sleep(random.uniform(0.0, 0.5))
+            if number % 10 == 9:
+                workers[0].kill()
+                workers = [*workers[1:], path.worker()]
+                lives = [*lives, workers[-1]]
+        traffic.pause()
+        path.wait_equal(120)
+    wait_until(lambda: not path.target.rows("SELECT FROM replication_parked"), "all have joined", 60)
+    asides = sum(len(life.logged("tenant.stands_aside")) for life in lives)
+    print(f"{traffic.counts.rows} rows of traffic, a tenant stood aside in a partition {asides} times")
+    assert asides > 10
+    assert [worker.stop() for worker in workers] == [0] * PARTITIONS
