@@ -3,6 +3,9 @@
 Turns each error into the action that `errors` names. An event that its row alone is to blame for becomes a dead letter,
 in a transaction of its own with the watermark, and the next one's turn comes. Runs in a worker's threads, each with a
 session of its own. Never touches progress, parking or the mapping's cache: it returns what happened.
+
+A lock that is in one tenant's way is not waited for in a live batch: others would wait too. A lock of a whole table is:
+it is in everybody's way.
 """
 
 from __future__ import annotations
@@ -11,7 +14,7 @@ import threading
 import time
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 import psycopg
@@ -19,6 +22,7 @@ import structlog
 
 from consumers import dead_letters
 from consumers.batch import ends_of, new_marks
+from consumers.blocking import end_frozen, is_table_locked
 from consumers.config import Settings
 from consumers.dead_letters import Letter, Letters
 from consumers.errors import Action, ConsumersError, Fault, LettersMoved, Overtaken, Verdict, classify_applying
@@ -28,7 +32,7 @@ from consumers.misfits import blame
 from consumers.ordering import Event, steps
 from consumers.parking import Reason
 from consumers.staging import Schemas
-from consumers.target import Outcome, Session, Work, end_frozen
+from consumers.target import Outcome, Session, Work
 from consumers.upsert import without_inbox
 from consumers.waiting import Held, Sorted, is_of_one_row, sort
 from consumers.watermark import Mark, Place
@@ -43,6 +47,10 @@ _RIGHTS: Final = "42501"
 """A right that a trigger of the target lacks is no row's fault, though it is met at a row."""
 _PATIENCE: Final = 2
 """Lock time-outs since the first failure, before what is no row's fault parks the tenant: the others wait for it."""
+_LOCK_PAUSE_S: Final = 1.0
+"""Between tries at a lock that all wait for, so that they go on soon after it is gone."""
+_TELL_S: Final = 10.0
+"""The same trouble is told that often, however many tenants meet it."""
 
 
 @dataclass(slots=True)
@@ -91,13 +99,15 @@ class _Stretch:
 class Applier:
     """Applies shares of batches; a session for each thread that it is called from."""
 
-    def __init__(self, settings: Settings, layout: Layout, schemas: Schemas) -> None:
-        self._settings, self._layout, self._schemas = settings, layout, schemas
+    def __init__(self, settings: Settings, layout: Layout, schemas: Schemas, *, is_beside: bool = False) -> None:
+        """`is_beside`: for parked tenants. Nobody waits for them, so they wait in a lock's queue, and have one try."""
+        self._settings, self._layout, self._schemas, self._is_beside = settings, layout, schemas, is_beside
         self._own = threading.local()
         self._lock = threading.Lock()
         self._sessions: set[Session] = set()
         self._held: dict[int, Held] = {}
         """By tenant: its dead letters when they were last read. Each transaction sees whether they still are."""
+        self._told_at = float("-inf")
         self.waits_for = ""
 
     def run(
@@ -109,15 +119,11 @@ class Applier:
         ended: threading.Event,
         *,
         leads: LeadColumns | None = None,
-        is_parked: bool = False,
     ) -> Result:
-        """Until all events are applied or the tenant is stuck, or `ended`. Raises what stops the worker.
-
-        A parked tenant has had its tries: nobody waits for it for long.
-        """
+        """Until all events are applied or the tenant is stuck, or `ended`. Raises what stops the worker."""
         result = Result(tenant)
         stretches = [_Stretch(list(events))]
-        attempts = _Attempts(0.0 if is_parked else _PATIENCE * self._settings.lock_timeout_s)
+        attempts = _Attempts(0.0 if self._is_beside else _PATIENCE * self._settings.lock_timeout_s)
         while stretches:
             if ended.is_set():
                 result.abandoned = True
@@ -151,6 +157,9 @@ class Applier:
         """What to do about an error of the first stretch; False: the tenant is stuck there. Raises what stops all."""
         stretch, verdict = stretches[0], attempts.judge(error, is_one=len(stretches[0].events) == 1)
         self._drop_broken()
+        if isinstance(error, psycopg.errors.LockNotAvailable) and not ended.is_set():
+            is_waited_for = self._end_frozen(result.tenant) or self._is_everybodys_lock()
+            verdict = replace(verdict, action=Action.RETRY if is_waited_for else Action.PARK)
         is_final = verdict.action is Action.PARK and not _may_be_halved(stretch, verdict)
         if (is_final or verdict.action is Action.STOP) and self._is_outdated(error):
             return True
@@ -263,13 +272,27 @@ class Applier:
     def _wait(
         self, tenant: int, error: Exception, verdict: Verdict, attempts: _Attempts, ended: threading.Event
     ) -> None:
-        if isinstance(error, psycopg.errors.LockNotAvailable) and self._end_frozen(tenant):
-            return
         says = Reason.of(error, verdict)
         if attempts.are_many:
             self.waits_for = says.says
-            log.warning("target.waits", tenant=tenant, reason=says.says, advice=says.advice)
-        ended.wait(attempts.pause())
+            self._tell_of_waiting(tenant, says)
+        pause = attempts.pause()
+        ended.wait(min(pause, _LOCK_PAUSE_S) if isinstance(error, psycopg.errors.LockNotAvailable) else pause)
+
+    def _tell_of_waiting(self, tenant: int, reason: Reason) -> None:
+        with self._lock:
+            is_due = time.monotonic() >= self._told_at + _TELL_S
+            if is_due:
+                self._told_at = time.monotonic()
+        if is_due:
+            log.warning("target.waits", tenant=tenant, reason=reason.says, advice=reason.advice)
+
+    def _is_everybodys_lock(self) -> bool:
+        try:
+            return is_table_locked(self._session().connection)
+        except psycopg.Error as error:
+            log.warning("target.locks_not_looked_at", error=type(error).__name__)
+            return False
 
     def _end_frozen(self, tenant: int) -> bool:
         """Whether a frozen worker's session was in the way, and was ended."""
@@ -285,13 +308,19 @@ class Applier:
     def _session(self) -> Session:
         session: Session | None = getattr(self._own, "session", None)
         if session is None:
-            session = Session(self._settings, self._layout.relations)
+            session = self._made()
             self._own.session = session
             with self._lock:
                 self._sessions.add(session)
         elif session.relations is not self._layout.relations:
             session.use(self._layout.relations)
         return session
+
+    def _made(self) -> Session:
+        if self._is_beside:
+            return Session(self._settings, self._layout.relations, "worker beside")
+        brief = self._settings.brief_lock_timeout_s
+        return Session(self._settings, self._layout.relations, "worker", lock_timeout_s=brief)
 
     def _drop_broken(self) -> None:
         """A session that is of no use any more is made anew at the next try."""

@@ -81,6 +81,9 @@ class Audit:
 
     def _write(self, connection: Connection[Any], tenant: int, *, finished: bool) -> None:
         run = self._runs.get(tenant) or self._begin(connection, tenant)
+        if run is None:
+            del self._pending[tenant]
+            return
         if tenant in self._pending:
             upserts, deletes = self._pending.pop(tenant)
             run.upserts += upserts
@@ -95,14 +98,16 @@ class Audit:
             self._told.add(error.sqlstate)
             log.warning("audit.not_written", reason=Reason.of(error, classify(error)).says)
 
-    def _begin(self, connection: Connection[Any], tenant: int) -> _Run:
+    def _begin(self, connection: Connection[Any], tenant: int) -> _Run | None:
+        """None: the tenant is gone, with all that was written for it."""
         found = connection.execute(
             f"INSERT INTO etl_control ({', '.join(GIVEN)})"
-            " VALUES (%s, %s, now() AT TIME ZONE 'UTC', 'stream', false, 'running', 'worker', 'chatwoot', %s, 0, 0, 0)"
-            " RETURNING id".encode(),
-            [tenant, self._execution, VERSION],
+            " SELECT t.id, %s, now() AT TIME ZONE 'UTC', 'stream', false, 'running', 'worker', 'chatwoot', %s, 0, 0, 0"
+            " FROM tenants AS t WHERE t.id = %s RETURNING id".encode(),
+            [self._execution, VERSION, tenant],
         ).fetchone()
-        assert found is not None  # noqa: S101  # RETURNING
+        if found is None:
+            return None
         self._runs[tenant] = _Run(found[0])
         return self._runs[tenant]
 

@@ -18,6 +18,8 @@ from consumers.errors import SettingsError
 from consumers.tenants import DEFAULT_POOL
 
 PREFIX = "CONSUMERS_"
+_BRIEF_S = 0.3
+"""An ordinary transaction of another worker's is over by then, and others' rows are still there within a second."""
 POOL_NAME = re.compile(r"^[A-Za-z0-9._-]{1,100}$")
 
 
@@ -105,6 +107,11 @@ class Settings(BaseSettings):
     http_host: str = "127.0.0.1"
     http_port: Annotated[int, Field(ge=0, le=65535)] = 9188
     log_level: Annotated[str, Field(pattern="^(DEBUG|INFO|WARNING|ERROR)$")] = "INFO"
+
+    @property
+    def brief_lock_timeout_s(self) -> float:
+        """For a lock that all tenants of a worker would wait for: of its batches, and of its loop."""
+        return min(_BRIEF_S, self.lock_timeout_s)
 
     @property
     def applier(self) -> str:

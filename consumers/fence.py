@@ -18,6 +18,8 @@ from consumers.source_session import Source
 
 _LOOK_S: Final = 0.1
 _TELL_S: Final = 5.0
+_PARKED_S: Final = 10.0
+"""A tenant that had to stand aside for somebody's lock is back by then; one that is still parked needs a person."""
 
 
 class Fence:
@@ -34,16 +36,18 @@ class Fence:
     def wait(self) -> None:
         """What was committed before now is applied. Raises Refused if it is not within the time."""
         ((moment,),) = self._source.rows("SELECT clock_timestamp()")
-        began = told = time.monotonic()
+        began = told = followed = time.monotonic()
         while True:
             found = self._connection.execute("SELECT fresh_at, is_parked FROM replication_freshness").fetchone()
             fresh_at, is_parked = found or (None, False)
             if fresh_at is not None and fresh_at >= moment:
                 self.at = moment
                 return
-            if is_parked:
-                raise Refused(f"tenant {self._tenant} is parked: `consumers status` says why; then compare again")
             now = time.monotonic()
+            if not is_parked:
+                followed = now
+            elif now >= followed + _PARKED_S:
+                raise Refused(f"tenant {self._tenant} is parked: `consumers status` says why; then compare again")
             if now >= began + self._wait_s:
                 raise Refused(
                     f"tenant {self._tenant} has not what the source committed {self._wait_s:g} s ago; it has what was"

@@ -1,4 +1,4 @@
-"""Kafka's side of a worker: the group's assignment, messages in, and a second reading for one partition.
+"""Kafka's side of a worker: the group's assignment, and messages in.
 
 Where reading starts is the caller's affair (`on_assign` answers with offsets): Kafka's own group offsets are only a
 mirror for lag tools. Relies on librdkafka to reconnect by itself; an error that it reports as passing is passing.
@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 import orjson
@@ -20,7 +20,7 @@ from confluent_kafka import Message as Record
 from consumers import clients
 from consumers.batch import Message
 from consumers.config import Settings
-from consumers.errors import LogGap, LogUnavailable
+from consumers.errors import LogUnavailable
 from replicator import Topics
 
 log = structlog.get_logger(__name__)
@@ -33,8 +33,6 @@ _LOOK_MS: Final = 1000
 """How often librdkafka says how its connections are; told is what it said twice in a row."""
 _ALL_DOWN: Final = "all brokers are down"
 _CONNECTED: Final = frozenset({"UP", "UPDATE"})
-_SILENCE_S: Final = 3.0
-"""How long a second reading, which holds up the first, waits for a message."""
 _DEFAULTS: Final = {
     "session.timeout.ms": 10_000,
     "heartbeat.interval.ms": 2_000,
@@ -54,19 +52,15 @@ class Inbound:
         on_lost: Callable[[list[int]], None],
     ) -> None:
         self._topic = Topics(settings.topic_prefix).changes
-        self._settings = settings
-        self._options = {
-            "enable.auto.commit": False,
-            "auto.offset.reset": "error",
-            "isolation.level": "read_committed",
-            "fetch.wait.max.ms": 20,
-            "fetch.message.max.bytes": 4 << 20,
-            "queued.max.messages.kbytes": 16 << 10,
-        }
         self._consumer = clients.consumer(
             settings,
             {
-                **self._options,
+                "enable.auto.commit": False,
+                "auto.offset.reset": "error",
+                "isolation.level": "read_committed",
+                "fetch.wait.max.ms": 20,
+                "fetch.message.max.bytes": 4 << 20,
+                "queued.max.messages.kbytes": 16 << 10,
                 "group.id": f"{settings.topic_prefix}.{settings.pool}",
                 "partition.assignment.strategy": "cooperative-sticky",
                 "error_cb": self._on_error,
@@ -127,36 +121,6 @@ class Inbound:
         places = [TopicPartition(self._topic, partition, offset) for partition, offset in offsets.items()]
         with contextlib.suppress(KafkaException):  # a mirror: the next one says more
             self._consumer.commit(offsets=places, asynchronous=True)
-
-    def replay(self, partition: int, start: int, end: int, most: int, most_bytes: int) -> Iterator[Message]:
-        """Offsets from `start` to before `end`, outside the group.
-
-        Raises LogUnavailable if Kafka goes silent, LogGap if the log no longer has what comes next.
-        """
-        consumer = clients.consumer(
-            self._settings,
-            {**self._options, "group.id": f"{self._topic}.replay"},  # commits nothing
-        )
-        try:
-            consumer.assign([TopicPartition(self._topic, partition, start)])
-            size, deadline = 0, time.monotonic() + _SILENCE_S
-            while most > 0 and start < end and size < most_bytes:
-                record = consumer.poll(_SILENCE_S)
-                error = record.error() if record is not None else None
-                if error is not None and error.code() in _GAPS:  # of this reading: the group's may be well
-                    raise LogGap(f"partition {partition} no longer has offset {start}")
-                message = self._message(record) if record is not None else None
-                if message is None:
-                    if time.monotonic() >= deadline:
-                        raise LogUnavailable(f"partition {partition} can't be read from offset {start}")
-                    continue
-                deadline = time.monotonic() + _SILENCE_S
-                if message.offset >= end:
-                    return
-                start, most, size = message.offset + 1, most - 1, size + len(message.body)
-                yield message
-        finally:
-            consumer.close()
 
     def close(self, seconds: float) -> bool:
         """Leaves the group; what was assigned is revoked. False: Kafka has not taken note within that time."""

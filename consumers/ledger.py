@@ -15,7 +15,7 @@ from psycopg import Connection
 from consumers import parking, watermark
 from consumers.apply import Result
 from consumers.batch import Batch
-from consumers.parking import Parked
+from consumers.parking import Parked, Reason
 from consumers.tenants import DEFAULT_POOL, TENANT_LOCK
 from consumers.topic import TopicShape
 from consumers.watermark import Generations, Mark, Place, Progress
@@ -116,16 +116,13 @@ class Ledger:
         for result, partition, offset in stuck:
             if (result.tenant, partition) in gone:
                 continue
-            parked = self.parked.setdefault((result.tenant, partition), Parked(offset))
-            parked.failed(offset)
-            log.error(
-                "tenant.parked",
-                tenant=result.tenant,
-                partition=partition,
-                offset=offset,
-                error=result.reason.says if result.reason else "",
-                advice=result.reason.advice if result.reason else "",
-            )
+            assert result.reason is not None  # noqa: S101  # as above
+            parked = self.parked[result.tenant, partition] = Parked(offset)
+            if result.reason.is_lock:  # its own reading waits for it, from now on
+                log.info("tenant.stands_aside", tenant=result.tenant, partition=partition, offset=offset)
+            else:
+                parked.failed(offset)
+                _tell(parked, (result.tenant, partition), result.reason)
 
     def try_parked_again(self) -> None:
         """At once: what they failed on may have been mended."""
@@ -142,14 +139,16 @@ class Ledger:
             with connection.transaction():
                 parking.hold_pools(connection, [place[0]])
                 is_ours = parking.park(connection, self._pool, self.topic_id, place, offset, result.reason)
-            parked.failed(offset)
+            parked.failed(offset, is_locked=result.reason.is_lock)
+            if is_ours:
+                _tell(parked, place, result.reason)
         elif offset >= self.progress[place[1]].next_offset:
             is_ours = self._join(connection, place)
             if is_ours:
                 log.info("tenant.caught_up", tenant=place[0], partition=place[1])
         else:
             is_ours = parking.move_parked(connection, self._pool, place, offset)
-            parked.from_offset = offset
+            parked.moved(offset)
         if not is_ours:  # it is another pool's by now
             self.parked.pop(place, None)
 
@@ -231,6 +230,20 @@ class Ledger:
         gone = set(partitions)
         self.marks = {place: mark for place, mark in self.marks.items() if place[1] not in gone}
         self.parked = {place: parked for place, parked in self.parked.items() if place[1] not in gone}
+
+
+def _tell(parked: Parked, place: Place, reason: Reason) -> None:
+    """Once, of a tenant that a person may have to look after."""
+    if not parked.is_told:
+        parked.is_told = True
+        log.error(
+            "tenant.parked",
+            tenant=place[0],
+            partition=place[1],
+            offset=parked.from_offset,
+            error=reason.says,
+            advice=reason.advice,
+        )
 
 
 def _want_backfill(connection: Connection[Any], inboxes: Mapping[int, Sequence[int]]) -> None:

@@ -17,10 +17,18 @@ from consumers.errors import TooManyLetters, Verdict, came_from_within
 from consumers.session import first_line
 from consumers.watermark import Place
 
+LOCKED: Final = "55P03"
+"""The kind of a reason that is a lock of somebody's (lock_not_available)."""
 POOL_LOCK: Final = 1229867865
 """The class of the advisory locks on a tenant's pool, as in sql/target."""
 _FIRST_PAUSE_S: Final = 5.0
 _LONGEST_PAUSE_S: Final = 60.0
+_LOCK_PAUSE_S: Final = 1.0
+"""Between two waits in a lock's queue: so long the tenant is free for who waits behind us."""
+_FIRST_WAIT_S: Final = 0.25
+_LONGEST_WAIT_S: Final = 1.0
+_WAIT_SHARE: Final = 20
+"""After a wait in vain the others are left alone for so many times as long."""
 
 
 @dataclass(slots=True)
@@ -31,12 +39,33 @@ class Parked:
     pause_s: float = _FIRST_PAUSE_S
     due: float = 0.0
     """On the monotonic clock."""
+    is_told: bool = False
+    """A person was told of it."""
+    follows: bool = False
+    """Its last stretch was applied: nothing is in its way."""
+    wait_s: float = _FIRST_WAIT_S
+    """How long the pool may wait for it where it is near."""
+    waited_for_from: float = 0.0
+    """Not before then, on the monotonic clock."""
 
-    def failed(self, from_offset: int) -> None:
+    def failed(self, from_offset: int, *, is_locked: bool = False) -> None:
         """Still stuck, there."""
-        self.from_offset = from_offset
+        self.from_offset, self.follows = from_offset, False
+        if is_locked:
+            self.due = time.monotonic() + _LOCK_PAUSE_S
+            return
         self.due = time.monotonic() + self.pause_s
         self.pause_s = min(self.pause_s * 2, _LONGEST_PAUSE_S)
+
+    def moved(self, from_offset: int) -> None:
+        """A stretch was applied, up to there."""
+        self.from_offset, self.follows = from_offset, True
+        self.due, self.pause_s = 0.0, _FIRST_PAUSE_S
+
+    def waited_in_vain(self) -> None:
+        """The pool has gone on without it: it waits less often now, and longer."""
+        self.waited_for_from = time.monotonic() + _WAIT_SHARE * self.wait_s
+        self.wait_s = min(self.wait_s * 2, _LONGEST_WAIT_S)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,6 +77,11 @@ class Reason:
     advice: str
     concerns: str = ""
     """The constraint, or the columns, that refuse the row."""
+
+    @property
+    def is_lock(self) -> bool:
+        """It passes by itself, and may have passed already."""
+        return self.kind == LOCKED
 
     @classmethod
     def of(cls, error: BaseException, verdict: Verdict) -> Reason:

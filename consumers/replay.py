@@ -39,7 +39,7 @@ from replicator import partition_of, unpack_head
 _TRIES: Final = 20
 """To catch up with the tenant: its log grows meanwhile."""
 _LOCKED_S: Final = 2.0
-"""For what is read while the tenant is locked: its workers wait, and park it after some more seconds."""
+"""For what is read while the tenant is locked: its workers have set it aside, and it gets nothing new."""
 _FIRST_ANALYZE: Final = 1_000
 """Events after which the shadow's tables are analyzed, and then at each doubling: nobody else does it for temporary
 tables, and plans made for empty ones look up a row by its tenant alone."""

@@ -82,6 +82,8 @@ class Requests:
         """
         now = time.monotonic()
         waiting: dict[str, list[int]] = defaultdict(list)
+        for inbox in self._backfills.keys() - owners.keys():
+            del self._backfills[inbox]  # nobody's now: should it come back, it is asked for anew
         for inbox, owner in owners.items():
             if owner.is_complete or inbox not in served:
                 self._backfills.pop(inbox, None)

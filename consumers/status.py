@@ -26,6 +26,7 @@ from consumers.lead_columns import LeadColumns
 from consumers.leads import read as read_leads
 from consumers.mapping_admin import Listing, Mapped, Unmapped, read_listing
 from consumers.missing import Missing
+from consumers.parking import LOCKED
 from consumers.rules_file import shipped_rules
 from consumers.session import connect
 from consumers.skipped import Skipped
@@ -50,9 +51,9 @@ class Parked:
     advice: str | None
 
     @property
-    def is_joining(self) -> bool:
-        """It changes pools, which is no fault."""
-        return self.error_class == "pool"
+    def is_passing(self) -> bool:
+        """It changes pools, or has just stood aside for a lock, which is no fault."""
+        return self.error_class == "pool" or (self.error_class == LOCKED and self.tries == 1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,7 +117,7 @@ class Status:
 
     @property
     def is_well(self) -> bool:
-        is_stuck = any(not parked.is_joining for tenant in self.tenants for parked in tenant.parked)
+        is_stuck = any(not parked.is_passing for tenant in self.tenants for parked in tenant.parked)
         return not self.faults and not is_stuck and not any(tenant.dead_letters for tenant in self.tenants)
 
 

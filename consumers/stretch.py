@@ -1,6 +1,6 @@
 """The changes topic read outside of any group: from one offset to another, as often as one likes. Commits nothing.
 
-For commands, beside the workers that go on. Every answer comes within seconds, or as LogUnavailable.
+For commands, and for what a worker reads beside its group. Every answer comes within seconds, or as LogUnavailable.
 """
 
 from __future__ import annotations
@@ -89,7 +89,8 @@ class LogReader:
         batch: list[Message] = []
         size, deadline = 0, time.monotonic() + _SECONDS
         while start < end:
-            for record in self._consumer.consume(min(_AT_ONCE, most), timeout=_POLL_S):
+            # No more than there can be: it would be waited for.
+            for record in self._consumer.consume(min(_AT_ONCE, most, end - start), timeout=_POLL_S):
                 deadline = time.monotonic() + _SECONDS
                 if (error := record.error()) is not None:
                     if self._is_end(error, partition, start):

@@ -93,15 +93,21 @@ class Outcome:
 class Session:
     """A connection of its own, with staging tables. Not for two threads at once, but for `cancel`."""
 
-    def __init__(self, settings: Settings, relations: Mapping[str, Relation], purpose: str = "worker") -> None:
-        """`purpose` is shown in pg_stat_activity. Raises psycopg.Error."""
+    def __init__(
+        self,
+        settings: Settings,
+        relations: Mapping[str, Relation],
+        purpose: str = "worker",
+        lock_timeout_s: float | None = None,
+    ) -> None:
+        """`purpose` is shown in pg_stat_activity; `lock_timeout_s`: if not the settings'. Raises psycopg.Error."""
         self.relations: Mapping[str, Relation] = {}
         self._order: tuple[str, ...] = ()
         self._load = 0
         self._staged = self._staged_bytes = 0
         self._noted = 0
         self._pool = settings.pool
-        self.connection: Connection[Any] = open_session(settings, purpose)
+        self.connection: Connection[Any] = open_session(settings, purpose, lock_timeout_s=lock_timeout_s)
         for statement in upsert.STAGING:
             self.connection.execute(statement.encode())
         self.use(relations)
@@ -309,7 +315,9 @@ def _tableless(steps: Iterable[Step], relations: Container[str]) -> Counter[str]
     return rows
 
 
-def open_session(settings: Settings, purpose: str, *, autocommit: bool = True) -> Connection[Any]:
+def open_session(
+    settings: Settings, purpose: str, *, autocommit: bool = True, lock_timeout_s: float | None = None
+) -> Connection[Any]:
     """A connection with everything pinned and limited. Raises psycopg.Error."""
     connection = psycopg.connect(
         settings.target_dsn.get_secret_value(),
@@ -324,7 +332,7 @@ def open_session(settings: Settings, purpose: str, *, autocommit: bool = True) -
     wanted = {
         **_SESSION,
         "search_path": f'"{settings.target_schema}", pg_temp',
-        "lock_timeout": f"{settings.lock_timeout_s}s",
+        "lock_timeout": f"{settings.lock_timeout_s if lock_timeout_s is None else lock_timeout_s}s",
         "statement_timeout": f"{settings.statement_timeout_s}s",
     }
     for name, value in wanted.items():
@@ -336,21 +344,6 @@ def forget_plans(connection: Connection[Any]) -> None:
     """Statements that were prepared for other columns would fail."""
     # psycopg looks at what a statement did, and so forgets its own list, only where the text is new to it.
     connection.execute(f"DEALLOCATE ALL -- {next(_times)}".encode())
-
-
-def end_frozen(connection: Connection[Any], tenant: int) -> list[int]:
-    """Ends sessions that hold the tenant's lock and do nothing with it (a frozen worker's): their process ids."""
-    found = connection.execute(
-        # Found first and ended then: the planner would ask a function in a condition on one table before it joins.
-        "WITH frozen AS MATERIALIZED (SELECT a.pid FROM pg_locks AS l JOIN pg_stat_activity AS a ON a.pid = l.pid"
-        " WHERE l.locktype = 'advisory' AND l.classid = %s AND l.objid = %s AND l.objsubid = 2 AND l.granted"
-        " AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())"
-        " AND a.usename = current_user AND a.pid <> pg_backend_pid()"
-        " AND a.state LIKE 'idle in transaction%%' AND a.state_change < now() - interval '1 second')"
-        " SELECT pid FROM frozen WHERE pg_terminate_backend(pid)",
-        [tenants.TENANT_LOCK, tenant],
-    )
-    return [pid for (pid,) in found]
 
 
 def refuse_unbound(connection: Connection[Any], relations: Mapping[str, Relation]) -> None:

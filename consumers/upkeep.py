@@ -15,6 +15,7 @@ from psycopg import Connection
 from consumers import leads, tenants
 from consumers.audit import Audit
 from consumers.config import Settings
+from consumers.flight import Departures
 from consumers.inbound import Inbound
 from consumers.layout import Layout
 from consumers.lead_columns import LeadColumns
@@ -46,6 +47,7 @@ class Upkeep:
         self,
         settings: Settings,
         *,
+        departures: Departures,
         layout: Layout,
         mapping: tenants.Mapping,
         leads: Leads,
@@ -58,7 +60,7 @@ class Upkeep:
     ) -> None:
         self._layout, self._mapping, self._leads, self._ledger = layout, mapping, leads, ledger
         self._requests, self._skipped, self._missing, self._audit = requests, skipped, missing, audit
-        self._retrying = retrying
+        self._departures, self._retrying = departures, retrying
         self._known_relations: Mapping[str, Relation] = {}
         """Of the layout, when it was last looked after."""
         self._topic = TopicWatch(settings)
@@ -94,7 +96,7 @@ class Upkeep:
         topic_id = self._topic.topic_id()
         made_anew = self._ledger.of_another_topic(topic_id) if topic_id else set()
         if self._mapping.is_stale:
-            self.read_mapping(control)
+            self._departures.read_mapping(control)
             self._warn_if_idle()
         self._layout.read(control)
         self._skipped.write(control)
@@ -117,15 +119,6 @@ class Upkeep:
             self._audit_due = now + _AUDIT_S
             self._audit.write(control)
         return made_anew
-
-    def read_mapping(self, control: Connection[Any]) -> None:
-        """Whose the inboxes are, and only then who is parked.
-
-        A tenant that comes from another pool is parked at once. Known as ours but not as parked, its next event would
-        be applied before those that its own reading is to bring, and they would count as applied.
-        """
-        self._mapping.read(control)
-        self._ledger.read_parked_again(control)
 
     def _warn_if_idle(self) -> None:
         """Once: a pool that nobody was assigned to may be a slip of the pen."""

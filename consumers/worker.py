@@ -2,8 +2,8 @@
 
 A turn: take what Kafka has (which also serves rebalances and keeps the membership), see whether the batch in flight is
 done, make it durable, and send the next one off, tenants in parallel. While a batch is applied the loop goes on reading
-into a bounded buffer. Everything that is known of partitions belongs to this thread; the threads of `apply` own
-nothing but their sessions.
+into a bounded buffer, and parked tenants catch up beside it. Everything that is known of partitions belongs to this
+thread; the threads of `apply` own nothing but their sessions.
 
 On a revoke the batch in flight is finished, or abandoned: compare-and-set keeps a late one from doing harm.
 """
@@ -11,12 +11,9 @@ On a revoke the batch in flight is finished, or abandoned: compare-and-set keeps
 from __future__ import annotations
 
 import os
-import threading
 import time
 from collections.abc import Iterable, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final
 
 import psycopg
@@ -25,26 +22,28 @@ from confluent_kafka import KafkaException
 from psycopg import Connection
 
 from consumers import metrics, target
-from consumers.ahead import MOST_BYTES, ReadAhead, size_of
-from consumers.apply import Applier, Result
+from consumers.ahead import ReadAhead
+from consumers.apply import Applier
 from consumers.audit import Audit
-from consumers.batch import Batch, Message, View, begins_backfill, sort_out
+from consumers.batch import Batch
+from consumers.catching_up import CatchingUp
 from consumers.config import Settings
-from consumers.errors import Action, ConsumersError, LogGap, Overtaken, TargetRefused, classify
+from consumers.errors import Action, ConsumersError, Overtaken, TargetRefused, classify
+from consumers.flight import Departures, Flight
+from consumers.harvest import Harvest
 from consumers.inbound import Inbound
 from consumers.layout import Layout
 from consumers.leads import Leads
 from consumers.ledger import Ledger
 from consumers.missing import MissingTables
-from consumers.parking import Parked, Reason
+from consumers.parking import Reason
 from consumers.requests import Requests
 from consumers.retrying import Retrying
 from consumers.schemas import Schemas
 from consumers.skipped import SkippedColumns
 from consumers.tenants import Mapping as TenantMapping
 from consumers.topic import TopicShape
-from consumers.upkeep import UPKEEP_S, Upkeep
-from consumers.watermark import Place, read_progress
+from consumers.upkeep import Upkeep
 from replicator import VERSION
 from replicator.runtime import GrowingPause, Health, Stop
 
@@ -59,33 +58,8 @@ _TO_LEAVE_S: Final = 1.5
 """Beyond the settings' time to stop: then the process ends, whatever hangs."""
 _TO_CANCEL_S: Final = 3.0
 """Of the settings' time to stop: for what ends after the batch in flight is given up."""
-CATCH_UP_MESSAGES: Final = 20_000
-_BODILESS: Final = (
-    "Stubs until their rows can be sent: raise REPLICATOR_MAX_MESSAGE_BYTES and the topic's max.message.bytes, or make"
-    " the rows smaller in the source."
-)
 UNHEALTHY_S: Final = 60.0
 """No turn completed for so long is worth a probe's notice."""
-
-
-@dataclass(slots=True)
-class Flight:
-    """A batch on its way into the target."""
-
-    messages: list[Message]
-    place: Place | None = None
-    """Set: the reading of a parked tenant's own."""
-    end: int = 0
-    """Of such a reading: the offset after it."""
-    batch: Batch | None = None
-    jobs: list[Future[Result]] = field(default_factory=list)
-    results: dict[int, Result] = field(default_factory=dict)
-    ended: threading.Event = field(default_factory=threading.Event)
-    """Set: to be abandoned."""
-
-    @property
-    def is_done(self) -> bool:
-        return self.batch is not None and all(job.done() for job in self.jobs)
 
 
 def run(settings: Settings) -> int:
@@ -122,7 +96,6 @@ class Worker:
         self._missing = MissingTables()
         self._ahead = ReadAhead(settings.batch_messages, settings.batch_wait_ms)
         self._flight: Flight | None = None
-        self._is_pools_turn = True
         self._recover: set[int] = set()
         """Partitions of which the truth must be read again."""
         self._threads = ThreadPoolExecutor(settings.connections, thread_name_prefix="apply")
@@ -132,8 +105,10 @@ class Worker:
         self._inbound: Inbound | None = None
         self._health: Health | None = None
         self._retrying = Retrying(settings, self._layout, self._schemas, self._requests.send)
+        self._departures = Departures(settings.pool, self._layout, self._mapping, self._leads, self._ledger)
         self._upkeep = Upkeep(
             settings,
+            departures=self._departures,
             layout=self._layout,
             mapping=self._mapping,
             leads=self._leads,
@@ -144,10 +119,17 @@ class Worker:
             audit=self._audit,
             retrying=self._retrying,
         )
+        self._harvest = Harvest(self._ledger, self._audit, self._skipped, self._missing, self._requests)
+        self._catching_up = CatchingUp(
+            settings,
+            Applier(settings, self._layout, self._schemas, is_beside=True),
+            ledger=self._ledger,
+            mapping=self._mapping,
+            departures=self._departures,
+            harvest=self._harvest,
+        )
         self._waits_for = ""
         self._turned_at = time.monotonic()
-        self._applied: dict[int, dict[str, object]] = {}
-        self._applied_rows = 0
         self.left_behind = False
 
     # --- life
@@ -171,6 +153,7 @@ class Worker:
     def close(self) -> None:
         """Finishes or abandons what is in flight, leaves the group, lets everything go."""
         deadline = time.monotonic() + self._settings.stop_timeout_s
+        self._catching_up.end()
         self._finish_flight(self._settings.stop_timeout_s - _TO_CANCEL_S)
         if self._flight is not None:  # given up, and its threads are told so before anything waits for them
             self._applier.cancel()
@@ -186,6 +169,7 @@ class Worker:
             while not all(job.done() for job in self._flight.jobs) and time.monotonic() < deadline:
                 time.sleep(0.01)
             self.left_behind |= not all(job.done() for job in self._flight.jobs)
+        self.left_behind |= not self._catching_up.close(deadline)
         if not self.left_behind:
             self._applier.close()
         try:
@@ -238,14 +222,19 @@ class Worker:
     def _turn(self) -> None:
         self._read()
         control = self._open_control()
-        if self._recover and self._flight is None:
-            self._reopen(control)
         if self._flight is not None and self._flight.is_done:
             self._settle(control, self._flight)
         if self._flight is None:
-            self._flight = self._next_flight(control)
+            self._recover |= self._catching_up.settle(control)
+        if self._flight is None and self._recover:
+            self._reopen(control)
+        if self._flight is None:
+            self._flight = self._next_batch()
         if self._flight is not None and self._flight.batch is None:
-            self._send_off(control, self._flight)
+            self._departures.prepare(control, self._flight.messages)
+            self._departures.send_off(control, self._flight, self._applier, self._threads)
+        may_be_awaited = self._flight is not None or not self._ahead.is_ripe
+        self._recover |= self._catching_up.go_on(control, self._ends(), may_be_awaited=may_be_awaited)
         assert self._inbound is not None  # noqa: S101  # joined before the first turn
         self._recover |= self._upkeep.look_after(control, self._inbound)
 
@@ -260,107 +249,30 @@ class Worker:
             self._recover |= self._inbound.gaps & self._ledger.progress.keys()
         self._ahead.add([message for message in taken if message.partition in self._ledger.progress])
 
-    def _next_flight(self, control: Connection[Any]) -> Flight | None:
-        """The pool's next batch, and a stretch of a parked tenant's own reading, in turns."""
-        flight = self._next_batch() if self._is_pools_turn else None
-        flight = flight or self._catch_up(control) or self._next_batch()
-        self._is_pools_turn = flight is not None and flight.place is not None
-        return flight
-
     def _next_batch(self) -> Flight | None:
-        if self._recover or not self._ahead.is_ripe:
+        if self._recover or self._catching_up.is_awaited or not self._ahead.is_ripe:
             return None
         due = {partition: known.next_offset for partition, known in self._ledger.progress.items()}
         messages, torn = self._ahead.next_batch(due)
         self._recover |= torn
         return Flight(messages)
 
-    def _catch_up(self, control: Connection[Any]) -> Flight | None:
-        """The next stretch of the parked tenant's own reading that has been due for longest. Its faults are its own."""
-        place, parked = min(self._ledger.parked.items(), key=lambda each: each[1].due, default=(None, None))
-        if self._inbound is None or place is None or parked is None or parked.due > time.monotonic():
-            return None
-        try:
-            return self._stretch(control, self._inbound, place, parked)
-        except Overtaken:
-            self._recover.add(place[1])
-            return None
-        except (psycopg.Error, ConsumersError, KafkaException) as error:
-            parked.failed(parked.from_offset)
-            says = Reason.of(error, classify(error)).says
-            log.warning("tenant.not_caught_up", tenant=place[0], partition=place[1], reason=says)
-            return None
-
-    def _stretch(self, control: Connection[Any], inbound: Inbound, place: Place, parked: Parked) -> Flight | None:
-        end = self._ledger.progress[place[1]].next_offset
-        try:
-            messages = list(inbound.replay(place[1], parked.from_offset, end, CATCH_UP_MESSAGES, MOST_BYTES))
-        except LogGap:
-            self._ledger.missed(control, place)
-            self._mapping.expire()  # for its backfill to be asked for
-            return None
-        parked.due = time.monotonic() + UPKEEP_S
-        is_cut = len(messages) == CATCH_UP_MESSAGES or size_of(messages) >= MOST_BYTES
-        return Flight(messages, place=place, end=messages[-1].offset + 1 if is_cut else end)
-
-    def _send_off(self, control: Connection[Any], flight: Flight) -> None:
-        """Sorts the messages out by tenant, and gives each tenant's to a thread."""
-        begins = any(map(begins_backfill, flight.messages))
-        if self._mapping.is_stale or begins:
-            self._upkeep.read_mapping(control)
-        if flight.place is not None and not self._may_serve(control, flight.place):
-            self._flight = None
-            return
-        if begins:  # of a table, perhaps, that `consumers setup` has just made or widened
-            self._layout.read(control)
-        place = flight.place
-        view = View(
-            owners=self._mapping.owners,
-            marks=self._ledger.marks,
-            generations=self._ledger.generations,
-            partitions=self._ledger.partitions,
-            parked=self._ledger.parked,
-            only=place[0] if place is not None else None,
-            holders=lambda table, ids: target.holders(control, table, ids) if table in self._layout.relations else {},
-            serves=self._mapping.serves,
-            is_elsewhere=self._mapping.is_elsewhere,
-        )
-        batch = sort_out(flight.messages, view)
-        marks = dict(self._ledger.marks)
-        led = {name for name, relation in self._layout.relations.items() if relation.has_leads}
-        leads = {
-            tenant: self._leads.of(control, tenant)
-            for tenant, events in batch.events.items()
-            if any(event.table in led for event in events)
-        }
-        # From here on it is not made again. After all that may fail: without its jobs a batch would count as applied.
-        self._flight = flight
-        flight.batch = batch
-        flight.jobs = [
-            self._threads.submit(
-                self._applier.run,
-                tenant,
-                self._ledger.topic_id,
-                events,
-                marks,
-                flight.ended,
-                leads=leads.get(tenant),
-                is_parked=place is not None,
-            )
-            for tenant, events in batch.events.items()
-        ]
-
-    def _may_serve(self, control: Connection[Any], place: Place) -> bool:
-        """Whether a parked tenant is known as the pool's own: else its reading would pass over all that is its."""
-        if not self._mapping.serves(place[0]):
-            self._upkeep.read_mapping(control)
-        return place in self._ledger.parked and self._mapping.serves(place[0])
+    def _ends(self) -> dict[int, int]:
+        """By partition, how far everything is sorted out."""
+        ends = {partition: known.next_offset for partition, known in self._ledger.progress.items()}
+        if self._flight is not None and self._flight.batch is not None and not self._flight.ended.is_set():
+            ends.update({partition: end for partition, end in self._flight.batch.ends.items() if partition in ends})
+        return ends
 
     def _settle(self, control: Connection[Any], flight: Flight) -> None:
         """Makes durable what the threads have done; sends them off again if somebody else was faster."""
         for job in flight.jobs:
             result = job.result()
-            self._take(flight, result)
+            self._harvest.take(result)
+            known = flight.results.get(result.tenant)
+            flight.results[result.tenant] = result
+            if known is not None and known.stuck and not result.stuck:
+                result.stuck, result.reason = known.stuck, known.reason
         flight.jobs = []
         results = list(flight.results.values())
         if flight.ended.is_set() or any(result.abandoned for result in results):
@@ -371,54 +283,21 @@ class Worker:
             return
         assert flight.batch is not None  # noqa: S101  # a flight that is done was sorted out
         try:
-            if flight.place is not None:
-                result = flight.results.get(flight.place[0]) or Result(flight.place[0])
-                self._ledger.caught_up(control, flight.place, result, flight.end)
-            else:
-                self._ledger.settle(control, flight.batch, results)
+            self._ledger.settle(control, flight.batch, results)
         except Overtaken as error:
             log.warning("worker.overtaken", reason=str(error))
             self._give_up(flight)
             return
         self._flight = None
         self._observe(flight.batch)
-        if self._inbound is not None and flight.place is None:
+        if self._inbound is not None:
             self._inbound.mirror(flight.batch.ends)
 
-    def _take(self, flight: Flight, result: Result) -> None:
-        """What one tenant's thread has come to. Its committed part counts whatever becomes of the rest."""
-        self._ledger.take_marks(result)
-        known = flight.results.get(result.tenant)
-        flight.results[result.tenant] = result
-        rows = result.upserts + result.deletes
-        if rows:
-            self._audit.add(result.tenant, result.upserts, result.deletes)
-            metrics.APPLIED.labels(tenant=result.tenant).inc(rows)
-            self._applied_rows += rows
-        if result.marks:
-            self._applied[result.tenant] = {"applied_at": datetime.now(UTC).isoformat()}
-        self._skipped.add(result.skipped)
-        self._missing.add(result.tableless)
-        for table, buried in result.buried.items():
-            metrics.DEAD_LETTERS.labels(table=table).inc(buried)
-        for table, bodiless in result.bodiless.items():
-            metrics.BODILESS.labels(table=table).inc(bodiless)
-            log.warning("rows.without_body", tenant=result.tenant, table=table, rows=bodiless, advice=_BODILESS)
-        for request in result.incomplete:
-            self._requests.send(request)
-        if known is not None and known.stuck and not result.stuck:
-            result.stuck, result.reason = known.stuck, known.reason
-
     def _start_over(self, control: Connection[Any], flight: Flight) -> None:
-        """Reads mapping, watermarks and progress again; what is applied by now is skipped by the watermarks."""
-        self._mapping.read(control)  # before who is parked, as `read_mapping` does it
-        self._ledger.read_again(control, list(self._ledger.progress))
-        self._leads.expire()
-        stored = read_progress(control, self._settings.pool)
-        # Of all that are ours: watermarks that went back must not meet events from beyond the place they went back to.
-        outdated = {partition for partition, known in self._ledger.progress.items() if stored.get(partition) != known}
+        """From the truth; what is applied by now is skipped by the watermarks."""
+        outdated = self._departures.read_again(control)
         self._recover |= outdated
-        if outdated & flight_partitions(flight):
+        if outdated & flight.partitions:
             self._give_up(flight)
             return
         flight.results.clear()
@@ -428,7 +307,7 @@ class Worker:
         """Nothing more of this flight; its partitions, as far as they are still ours, are read from the truth again."""
         flight.ended.set()
         self._flight = None
-        self._recover |= flight_partitions(flight) & self._ledger.progress.keys()
+        self._recover |= flight.partitions & self._ledger.progress.keys()
 
     def _reopen(self, control: Connection[Any]) -> None:
         """Reads the truth of partitions again, and goes on from there."""
@@ -436,6 +315,7 @@ class Worker:
         shape = TopicShape(self._settings)
         self._recover |= self._ledger.of_another_topic(shape.topic_id)
         partitions = sorted(self._recover & self._ledger.progress.keys())
+        self._catching_up.let_go(partitions)
         self._ahead.drop(partitions)
         starts = self._ledger.open(control, shape, partitions, self._inbound.bounds)
         for partition, offset in starts.items():
@@ -454,7 +334,7 @@ class Worker:
         while not self._stop.asked:
             try:
                 control = self._open_control()
-                self._upkeep.read_mapping(control)
+                self._departures.read_mapping(control)
                 assert self._inbound is not None  # noqa: S101  # its own callback
                 starts = self._ledger.open(control, TopicShape(self._settings), partitions, self._inbound.bounds)
             except (psycopg.Error, ConsumersError) as error:
@@ -481,10 +361,11 @@ class Worker:
 
     def _let_go(self, partitions: Iterable[int]) -> None:
         partitions = set(partitions)
-        if self._flight is not None and flight_partitions(self._flight) & partitions:
+        if self._flight is not None and self._flight.partitions & partitions:
             self._flight.ended.set()
             if self._flight.batch is None:  # nobody works on it
                 self._give_up(self._flight)
+        self._catching_up.let_go(partitions)
         self._ahead.drop(partitions)
         self._ledger.forget(partitions)
 
@@ -512,7 +393,8 @@ class Worker:
         """The loop's own connection: progress, mapping, notices. Raises psycopg.Error or TargetRefused."""
         if self._control is None or self._control.broken:
             self._control = None
-            control = target.open_session(self._settings, "worker control")
+            brief = self._settings.brief_lock_timeout_s
+            control = target.open_session(self._settings, "worker control", lock_timeout_s=brief)
             self._layout.read(control)
             target.refuse_unbound(control, self._layout.relations)
             self._upkeep.listen(control)
@@ -543,15 +425,8 @@ class Worker:
             "partitions": sorted(self._ledger.progress),
             "waits_for": waits_for,
             "parked": [list(place) for place in list(self._ledger.parked)],
-            "applied_rows": self._applied_rows,
+            "applied_rows": self._harvest.rows,
             "buffered_messages": len(self._ahead),
             "without_table": sorted(self._missing.names),
-            "tenants": dict(self._applied),
+            "tenants": dict(self._harvest.applied),
         }
-
-
-def flight_partitions(flight: Flight) -> set[int]:
-    """Partitions whose progress the flight would move, or whose tenant it serves."""
-    if flight.place is not None:
-        return {flight.place[1]}
-    return {message.partition for message in flight.messages}

@@ -51,6 +51,16 @@ def test_rows_that_the_table_refuses_are_left_out_and_said_once(applied: Applied
     assert [entry["event"] for entry in logs] == ["audit.not_written"]
 
 
+def test_a_tenant_that_is_gone_is_forgotten(applied: Applied, session: Connection[Any]) -> None:
+    audit = counting()
+    applied.target.execute("DELETE FROM tenants WHERE id = %s", REFUSED)
+    with capture_logs() as logs:
+        audit.write(session)
+        audit.write(session, finished=True)
+    assert kept(applied) == [(TENANT, "success", 2)]
+    assert logs == []
+
+
 def test_a_table_that_is_locked_is_waited_for_once(applied: Applied, session: Connection[Any]) -> None:
     audit = counting()
     with applied.target.connected() as person, person.transaction():

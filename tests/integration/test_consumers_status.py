@@ -104,6 +104,20 @@ def test_a_parked_tenant_is_shown_with_its_own_lag_and_advice(
     assert not found.is_well
 
 
+@pytest.mark.parametrize(("tries", "is_well"), [(1, True), (2, False)])
+def test_who_has_just_stood_aside_for_a_lock_needs_nobody(
+    target: Target, kafka_bootstrap: str, changes: str, tries: int, is_well: bool
+) -> None:
+    partition = partition_of(INBOX, PARTITIONS)
+    target.execute(f"UPDATE replication_progress SET next_offset = 10 WHERE partition = {partition}")
+    target.execute(
+        "INSERT INTO replication_parked (tenant_id, pool, topic_id, partition, from_offset, error_class, tries)"
+        f" VALUES (1, 'default', 't', {partition}, 3, '55P03', {tries})"
+    )
+    found = answered(target.settings(kafka_bootstrap_servers=kafka_bootstrap, topic_prefix=changes))
+    assert found.is_well is is_well
+
+
 def test_a_worker_that_goes_on_meanwhile_is_not_beyond_the_log(
     target: Target, kafka_bootstrap: str, changes: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -54,9 +54,9 @@ class Reader:
             self._retrying.altered(altered)
         return altered
 
-    def take(self, *events: Event, is_parked: bool = False, ended: threading.Event | None = None) -> Result:
+    def take(self, *events: Event, ended: threading.Event | None = None) -> Result:
         ended = ended or threading.Event()
-        result = self.applier.run(TENANT, TOPIC_ID, events, self.marks, ended, is_parked=is_parked)
+        result = self.applier.run(TENANT, TOPIC_ID, events, self.marks, ended)
         assert not result.overtaken
         self.marks.update(result.marks)
         return result
@@ -359,9 +359,9 @@ def test_the_same_error_on_many_rows_parks_the_tenant_and_is_not_let_in_by_and_b
     park(applied.session.connection, "default", TOPIC_ID, (TENANT, 0), 4, stuck.reason)
     applied.target.execute("UPDATE replication_dead_letters SET since = since - interval '1 hour'")
     applied.target.execute("UPDATE replication_parked SET since = since - interval '1 hour'")
-    assert reader.take(*rows[3:], is_parked=True).stuck == {0: 4}, "an hour later, still parked"
+    assert reader.take(*rows[3:]).stuck == {0: 4}, "an hour later, still parked"
     applied.target.execute("ALTER TABLE messages DROP CONSTRAINT own")
-    assert reader.take(*rows[3:], is_parked=True).stuck == {}
+    assert reader.take(*rows[3:]).stuck == {}
     assert [row for row, _ in messages(applied)] == [4, 5, 6]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import replace
 from typing import Any
@@ -12,11 +13,12 @@ import pytest
 from psycopg import Connection
 
 from consumers.apply import Applier, Result
+from consumers.blocking import end_frozen, is_table_locked
 from consumers.errors import VersionUnknown
 from consumers.layout import Layout
 from consumers.ordering import Event
 from consumers.parking import Reason, park
-from consumers.target import Session, end_frozen, open_session
+from consumers.target import Session, open_session
 from consumers.tenants import CHANNEL, TENANT_LOCK
 from demo.servers import wait_until
 from replicator import TableSchema
@@ -56,8 +58,8 @@ def messages(*ids: int, inbox: int = INBOX) -> list[Event]:
     return source.published
 
 
-def run(applier: Applier, events: Sequence[Event], *, is_parked: bool = False) -> Result:
-    return applier.run(TENANT, TOPIC_ID, events, {}, threading.Event(), is_parked=is_parked)
+def run(applier: Applier, events: Sequence[Event]) -> Result:
+    return applier.run(TENANT, TOPIC_ID, events, {}, threading.Event())
 
 
 def kind(result: Result) -> str:
@@ -112,17 +114,46 @@ def test_of_all_idle_sessions_only_that_which_holds_the_tenants_lock_is_ended(ap
 # --- what concerns a tenant, and no row of it
 
 
-@pytest.mark.parametrize("is_parked", [False, True])
 def test_a_tenant_whose_lock_a_person_holds_is_parked_as_it_stands(
-    applied: Applied, applier: Applier, tries: list[int], is_parked: bool
+    applied: Applied, applier: Applier, tries: list[int]
 ) -> None:
     with applied.target.connected("owner") as person, person.transaction():
         person.execute("UPDATE inbox_tenant_mapping SET inbox_name = 'x' WHERE inbox_id = %s", [INBOX])
-        stuck = run(applier, messages(1, 2, 3), is_parked=is_parked)
+        stuck = run(applier, messages(1, 2, 3))
     assert (stuck.stuck, kind(stuck)) == ({0: 0}, "55P03")
-    assert set(tries) == {3}, "not by halves"
-    assert (len(tries) == 1) is is_parked, "one that was parked before has had its tries"
+    assert tries == [3], "at once, not by halves"
     assert run(applier, messages(1, 2, 3)).stuck == {}
+
+
+def test_a_table_that_is_locked_is_waited_for_and_parks_nobody(
+    applied: Applied, applier: Applier, tries: list[int]
+) -> None:
+    with ThreadPoolExecutor(1) as thread, applied.target.connected() as person, person.transaction():
+        person.execute("LOCK TABLE messages IN SHARE MODE")
+        running = thread.submit(run, applier, messages(1, 2))
+        wait_until(lambda: len(tries) > 2, "it is tried again and again", SECONDS)
+        assert applier.waits_for
+        assert not running.done()
+        person.execute("ROLLBACK")
+        assert running.result(SECONDS).stuck == {}
+    assert applier.waits_for == ""
+
+
+def test_a_lock_that_lets_others_write_is_not_in_everybodys_way(applied: Applied) -> None:
+    worker = applied.session.connection
+    with applied.target.connected() as person:
+        for mode, is_in_the_way in (
+            ("LOCK TABLE messages IN ROW EXCLUSIVE MODE", False),
+            ("LOCK TABLE messages IN SHARE UPDATE EXCLUSIVE MODE", False),
+            ("CREATE INDEX ON messages (status)", True),
+            ("ALTER INDEX messages_pkey SET (fillfactor = 90)", False),
+            ("CREATE TABLE others AS SELECT 1 AS one", False),
+            ("LOCK TABLE inbox_tenant_mapping", True),
+        ):
+            person.execute("BEGIN")
+            person.execute(mode.encode())
+            assert is_table_locked(worker) is is_in_the_way, mode
+            person.execute("ROLLBACK")
 
 
 def test_a_tenant_whose_tables_version_does_not_come_is_parked(applied: Applied) -> None:
@@ -264,4 +295,4 @@ def test_a_tenant_that_is_taken_back_is_backfilled_and_the_workers_are_told(appl
 def test_a_tenant_is_set_aside_between_its_transactions(applied: Applied, applier: Applier) -> None:
     with applied.target.connected("owner") as person, person.transaction():
         person.execute("UPDATE tenants SET deleted_at = now() WHERE id = %s", [TENANT])
-        assert kind(run(applier, messages(1), is_parked=True)) == "55P03"
+        assert kind(run(applier, messages(1))) == "55P03"

@@ -166,9 +166,9 @@ def test_who_comes_back_while_the_mapping_is_read_is_known_as_parked_or_not_at_a
     monkeypatch.setattr(parking, "read_parked", read_and_assign)
     if when == "the mapping is old":
         worker._mapping.expire()
-        worker._send_off(session, Flight([]))
+        worker._departures.prepare(session, [])
     else:
-        worker._start_over(session, Flight([]))
+        worker._departures.read_again(session)
     assert not worker._mapping.serves(ONE) or (ONE, 0) in worker._ledger.parked
 
 

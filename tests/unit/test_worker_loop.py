@@ -4,24 +4,26 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 
-from consumers import schemas, worker
+from consumers import flight, requests, schemas, worker
 from consumers.batch import Batch, Message
 from consumers.config import Settings, load
 from consumers.errors import LogUnavailable, TargetRefused
+from consumers.flight import Flight
 from consumers.ordering import Event
 from consumers.parking import Parked
+from consumers.requests import Requests
 from consumers.schemas import Schemas
 from consumers.tenants import Owner
 from consumers.upsert import LEAD_COLUMNS, Relation
 from consumers.watermark import Progress
-from consumers.worker import Flight, Worker
-from replicator import NOWHERE, partition_of
+from consumers.worker import Worker
+from replicator import NOWHERE, Request, partition_of
 from replicator.runtime import Stop
 
 
@@ -134,60 +136,30 @@ def test_nothing_is_asked_for_a_tenant_where_it_is_parked(settings: Settings) ->
     assert loop._upkeep.served(Ending(at=9)) == {there[0]: (5, 9), here[1]: (5, 9)}
 
 
-def messages(partition: int, offsets: Iterable[int]) -> list[Message]:
-    return [Message(partition, offset, b"11", [], b"{}") for offset in offsets]
-
-
-class Replaying:
-    """A second reading that fails, or finds nothing."""
-
-    def __init__(self, error: Exception | None = None) -> None:
-        self._error = error
-
-    def replay(self, partition: int, start: int, end: int, most: int, most_bytes: int) -> Iterator[Message]:
-        if self._error is not None:
-            raise self._error
-        return iter(())
-
-
-def behind(settings: Settings, monkeypatch: pytest.MonkeyPatch, inbound: Replaying) -> Worker:
-    """A worker with a full batch to apply, and two parked tenants that are always due."""
-    loop = Worker(settings.model_copy(update={"batch_messages": 1}), Stop())
-    monkeypatch.setattr(loop, "_inbound", inbound)
-    monkeypatch.setattr(worker, "UPKEEP_S", 0.0)
-    loop._ledger.progress = {0: Progress("topic", 5)}
-    loop._ledger.parked = {(1, 0): Parked(3), (2, 0): Parked(4)}
-    loop._ahead.add(messages(0, [5, 5, 5, 5]))
-    return loop
-
-
-def test_a_parked_tenant_that_cannot_be_read_leaves_the_others_alone(
+def test_an_inbox_that_comes_back_to_the_mapping_is_asked_for_anew(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    loop = behind(settings, monkeypatch, Replaying(LogUnavailable("no leader")))
-    loop._is_pools_turn = False
-    flight = loop._next_flight(cast(Any, None))
-    assert flight is not None
-    assert flight.place is None, "the pool's own"
-    first, second = loop._ledger.parked[1, 0], loop._ledger.parked[2, 0]
-    assert first.from_offset == 3
-    assert first.due > time.monotonic(), "later"
-    assert second.due == 0.0, "each in its turn"
+    asking = Requests(settings)
+    asked: list[Request] = []
+    monkeypatch.setattr(asking, "send", asked.append)
+    monkeypatch.setattr(requests, "_FIRST_S", 0.0)
+    mapped = {11: Owner(1, "", False)}
+    for owners in (mapped, mapped, {}, mapped):
+        asking.ask_for_backfills(owners, {11: (5, 5)})
+    assert len(asked) == 2
 
 
-def test_the_pool_and_its_parked_tenants_are_read_in_turns(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    loop = behind(settings, monkeypatch, Replaying())
-    served = [flight.place for _ in range(6) if (flight := loop._next_flight(cast(Any, None)))]
-    assert served == [None, (1, 0), None, (2, 0), None, (1, 0)]
+def messages(partition: int, offsets: Iterable[int]) -> list[Message]:
+    return [Message(partition, offset, b"11", [], b"{}") for offset in offsets]
 
 
 def test_a_batch_that_does_not_begin_where_the_last_one_ended_is_read_again(settings: Settings) -> None:
     loop = Worker(settings.model_copy(update={"batch_wait_ms": 0}), Stop())
     loop._ledger.progress = {0: Progress("topic", 5), 1: Progress("topic", 5)}
     loop._ahead.add(messages(0, [7, 8]) + messages(1, [3, 4, 5, 6]))
-    flight = loop._next_batch()
-    assert flight is not None
-    assert flight.messages == messages(1, [5, 6]), "what was fetched before a seek may still come"
+    batch = loop._next_batch()
+    assert batch is not None
+    assert batch.messages == messages(1, [5, 6]), "what was fetched before a seek may still come"
     assert loop._recover == {0}
 
 
@@ -200,18 +172,17 @@ def test_a_batch_that_could_not_be_sent_off_is_not_taken_as_applied(
         "t": Relation(name="t", columns=columns, documents=frozenset(), parents=(), children=()),
     }
     event = Event(0, 5, "c", "t", b"[1]", 1, NOWHERE, False, "", b"", b"{}", "", None, ())
-    monkeypatch.setattr(worker, "sort_out", lambda *_: Batch(events={1: [event]}))
-    monkeypatch.setattr(type(loop._mapping), "is_stale", False)
+    monkeypatch.setattr(flight, "sort_out", lambda *_: Batch(events={1: [event]}))
 
     def unreadable(*_: object) -> None:
         raise TargetRefused("no right to read the rules")
 
     monkeypatch.setattr(loop._leads, "of", unreadable)
-    flight = loop._flight = Flight(messages(0, [5]))
+    batch = Flight(messages(0, [5]))
     with pytest.raises(TargetRefused):
-        loop._send_off(cast(Any, None), flight)
-    assert not flight.is_done
-    assert flight.batch is None, "it is made again"
+        loop._departures.send_off(cast(Any, None), batch, loop._applier, loop._threads)
+    assert not batch.is_done
+    assert batch.batch is None, "it is made again"
 
 
 def test_a_target_that_was_taken_back_is_read_again_in_every_partition(
@@ -222,10 +193,10 @@ def test_a_target_that_was_taken_back_is_read_again_in_every_partition(
     loop._ledger.progress.update({0: Progress("topic", 100), 1: Progress("topic", 200)})
     monkeypatch.setattr(loop._ledger, "read_again", lambda *_: None)
     monkeypatch.setattr(loop._mapping, "read", lambda _: None)
-    monkeypatch.setattr(worker, "read_progress", lambda *_: {0: Progress("topic", 100), 1: Progress("topic", 50)})
-    flight = Flight(messages(0, [100]), batch=cast(Batch, object()))
-    loop._start_over(cast(Any, None), flight)
-    assert flight.batch is None, "its own partition stands where it stood: it is sent off again"
+    monkeypatch.setattr(flight, "read_progress", lambda *_: {0: Progress("topic", 100), 1: Progress("topic", 50)})
+    batch = Flight(messages(0, [100]), batch=cast(Batch, object()))
+    loop._start_over(cast(Any, None), batch)
+    assert batch.batch is None, "its own partition stands where it stood: it is sent off again"
     loop._ahead.add(messages(1, [200]))
     assert loop._next_batch() is None
     assert loop._recover == {1}
