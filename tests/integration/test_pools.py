@@ -24,7 +24,7 @@ from consumers.parking import Parked, Reason, park
 from consumers.target import open_session
 from consumers.tenants import Mapping, verify
 from consumers.watermark import Mark, Place, Progress, read_progress, start_progress
-from consumers.worker import Flight, Worker
+from consumers.worker import Worker
 from demo.servers import wait_until
 from demo.source.seed import seed as fill
 from demo.source.traffic import Traffic
