@@ -161,8 +161,9 @@ class Generations:
         self._runs: list[Run] = []
         for offset, run in sorted(seen):
             if not self._runs or run > self._runs[-1]:
-                self.see(offset, run)
-        self._stored = len(self._offsets)
+                self._offsets.append(offset)
+                self._runs.append(run)
+        self._new: list[tuple[int, Run]] = []
 
     def at(self, offset: int) -> Run:
         """The latest run that was seen at or before this offset."""
@@ -172,18 +173,24 @@ class Generations:
         return self._runs[number - 1] if number else Run(NOWHERE.epoch, 0)
 
     def see(self, offset: int, run: Run) -> None:
-        """A run later than all before it begins at this offset, beyond all before it."""
-        self._offsets.append(offset)
-        self._runs.append(run)
+        """A run later than all before it begins at this offset.
+
+        More may be known beyond: a parked tenant's own reading is behind its pool's, which may have begun later.
+        """
+        first = last = bisect_right(self._offsets, offset)
+        while last < len(self._runs) and self._runs[last] <= run:
+            last += 1
+        self._offsets[first:last], self._runs[first:last] = [offset], [run]
+        self._new.append((offset, run))
 
     @property
     def new(self) -> list[tuple[int, Run]]:
         """What is not stored yet."""
-        return list(zip(self._offsets[self._stored :], self._runs[self._stored :], strict=True))
+        return list(self._new)
 
     def stored(self, upto: int) -> None:
         """What began before this offset is stored now."""
-        self._stored = bisect_right(self._offsets, upto - 1)
+        self._new = [(offset, run) for offset, run in self._new if offset >= upto]
 
 
 def read_generations(connection: Connection[Any], topic_id: str, partitions: Iterable[int]) -> dict[int, Generations]:

@@ -39,6 +39,24 @@ def test_what_is_seen_is_new_until_it_is_stored() -> None:
     assert seen.at(25) == SECOND
 
 
+def test_a_reading_that_is_behind_does_not_hide_what_is_known_beyond() -> None:
+    """A pool that began at the end of the log reads for a tenant that comes from before it."""
+    seen = Generations([(5, FIRST)])
+    seen.see(50, THIRD)
+    seen.see(20, SECOND)
+    assert [seen.at(offset) for offset in (19, 20, 49, 50, 60)] == [FIRST, SECOND, SECOND, THIRD, THIRD]
+    assert sorted(seen.new) == [(20, SECOND), (50, THIRD)]
+    seen.stored(51)
+    assert seen.new == []
+
+
+def test_a_zombie_that_was_taken_for_new_is_known_once_its_past_is_read() -> None:
+    seen = Generations()
+    seen.see(50, FIRST)
+    seen.see(20, SECOND)
+    assert seen.at(60) == SECOND
+
+
 def test_a_stored_run_that_an_older_one_follows_goes_on() -> None:
     """A log that lost its end was written again by a later run: what the lost end had seen comes after that."""
     seen = Generations([(5, FIRST), (50, THIRD), (100, SECOND)])
