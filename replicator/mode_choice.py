@@ -155,7 +155,8 @@ class ModeChoice:
             return
         lost_ms = rest_until_ms(epoch.get("begun_ms", 0), epoch.get("quick", 0), self._pause_ms)
         why = Why.WAL_BUDGET if self._rests_until_ms >= lost_ms else Why.SLOT_LOST
-        if (rest_ms := max(self._rests_until_ms, lost_ms) - _now_ms()) > 0:
+        # A longer rest than the longest is that of a clock which was set back since.
+        if 0 < (rest_ms := max(self._rests_until_ms, lost_ms) - _now_ms()) <= LONGEST_PAUSE_MS:
             raise SlotRests(f"{BY_WHY[why].sentence}; a new one is made in {rest_ms / 1000:.0f} s")
 
     def _can_poll(self, source: Source) -> bool:

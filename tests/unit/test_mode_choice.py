@@ -12,7 +12,7 @@ from replicator import mode_choice
 from replicator.config import Settings, load
 from replicator.errors import ModeChanged, SlotRests, SourceRefused
 from replicator.mode_choice import ModeChoice
-from replicator.modes import Mode, Standing, Why
+from replicator.modes import LONGEST_PAUSE_MS, Mode, Standing, Why
 from replicator.runtime import Stop
 
 SETTINGS = load(
@@ -201,8 +201,11 @@ def test_a_slot_that_is_lost_again_and_again_is_not_made_at_once(
                 choice(settings).choose()
         world.now_ms += pause_ms
         assert choice(settings).choose().mode is Mode.STREAM
-    world.source.held, world.source.wal_status = 0, "reserved"
     world.is_now(Standing(mode=Mode.STREAM, since_ms=0), 9)
+    world.now_ms -= LONGEST_PAUSE_MS
+    assert choice(settings).choose().mode is Mode.STREAM, "the clock was ahead when the epoch began"
+    world.now_ms += LONGEST_PAUSE_MS
+    world.source.held, world.source.wal_status = 0, "reserved"
     assert choice(settings).choose().mode is Mode.STREAM, "a slot that is there keeps nothing waiting"
 
 
