@@ -44,21 +44,30 @@ def main() -> int:
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _interrupt)
+    wanted = [name for name in PARTS if name != GUARD] if given.part is None else [given.part]
     try:
-        return max([_measure(name, given) for name in _wanted(given)], default=0)
+        return max([_bring(name, given) for name in wanted])
     except KeyboardInterrupt as signalled:
         print("interrupted; everything that was started is gone, what was measured is kept", file=sys.stderr)
         return 128 + (signalled.args[0] if signalled.args else signal.SIGINT)
 
 
-def _wanted(given: argparse.Namespace) -> list[str]:
-    if given.part is not None:
-        return [given.part]
-    return [name for name in PARTS if name != GUARD and not _is_measured(name, given)]
+def _bring(name: str, given: argparse.Namespace) -> int:
+    """Measure a part, unless all are wanted and it has its figures, and put it on the page; 1 if it has none then."""
+    is_known = given.part is None and _is_measured(name, given)
+    if code := 0 if is_known else _measure(name, given):
+        return code
+    if name == GUARD:
+        return _judge(given)
+    if options.are_standard(given):
+        publishing.publish(_result(name))
+    else:
+        print(f"{name} is not put on {publishing.PAGE}: the sizes are not the standard ones")
+    return 0
 
 
 def _measure(name: str, given: argparse.Namespace) -> int:
-    """Measure one part, on servers of its own; 1 if that can't be done, or is a finding."""
+    """Measure one part, on servers of its own, and keep the result; 1 if that can't be done."""
     console, began = Console(), time.monotonic()
 
     def say(words: str) -> None:
@@ -80,20 +89,22 @@ def _measure(name: str, given: argparse.Namespace) -> int:
     found = {"command": _command(name, given), "versions": versions, **circumstances, **part.to_json()}
     (RESULTS / f"{name}.json").write_bytes(orjson.dumps(found, option=orjson.OPT_INDENT_2))
     journal.end()
-    if name == GUARD:
-        return _judge(part, given)
-    if options.are_standard(given):
-        publishing.publish(found)
-    else:
-        say(f"not put on {publishing.PAGE}: the sizes are not the standard ones")
     return 0
 
 
-def _judge(part: Part, given: argparse.Namespace) -> int:
+def _judge(given: argparse.Namespace) -> int:
+    """1 for a finding."""
+    part = Part.from_json(_result(GUARD))
     if given.record:
         guard.record(part)
-        return 0
-    return 0 if guard.is_passed(part) else 1
+    return 0 if given.record or guard.is_passed(part) else 1
+
+
+def _result(name: str) -> dict[str, Any]:
+    """What was measured last; empty if nothing was."""
+    kept = RESULTS / f"{name}.json"
+    found: dict[str, Any] = orjson.loads(kept.read_bytes()) if kept.exists() else {}
+    return found
 
 
 def _command(name: str, given: argparse.Namespace) -> str:
@@ -108,8 +119,7 @@ def _circumstances(name: str, given: argparse.Namespace) -> dict[str, Any]:
 
 
 def _is_measured(name: str, given: argparse.Namespace) -> bool:
-    result = RESULTS / f"{name}.json"
-    found = orjson.loads(result.read_bytes()) if result.exists() else {}
+    found = _result(name)
     return all(found.get(key) == value for key, value in _circumstances(name, given).items())
 
 
