@@ -4,8 +4,8 @@ Turns each error into the action that `errors` names. An event that its row alon
 in a transaction of its own with the watermark, and the next one's turn comes. Runs in a worker's threads, each with a
 session of its own. Never touches progress, parking or the mapping's cache: it returns what happened.
 
-A lock that is in one tenant's way is not waited for in a live batch: others would wait too. A lock of a whole table is:
-it is in everybody's way.
+A lock that is in one tenant's way, or a statement of its that takes long, is not waited for in a live batch: others
+would wait too. A lock of a whole table is: it is in everybody's way.
 """
 
 from __future__ import annotations
@@ -21,11 +21,12 @@ import psycopg
 import structlog
 
 from consumers import dead_letters
+from consumers.attempts import Attempts
 from consumers.batch import ends_of, new_marks
 from consumers.blocking import end_frozen, is_table_locked
 from consumers.config import Settings
 from consumers.dead_letters import Letter, Letters
-from consumers.errors import Action, ConsumersError, Fault, LettersMoved, Overtaken, Verdict, classify_applying
+from consumers.errors import Action, ConsumersError, Fault, LettersMoved, Overtaken, Verdict
 from consumers.layout import Layout
 from consumers.lead_columns import LeadColumns
 from consumers.misfits import blame
@@ -37,12 +38,9 @@ from consumers.upsert import without_inbox
 from consumers.waiting import Held, Sorted, is_of_one_row, sort
 from consumers.watermark import Mark, Place
 from replicator import KeysRequest
-from replicator.runtime import GrowingPause
 
 log = structlog.get_logger(__name__)
 
-_TRIES: Final = 5
-"""Of one event that is tried again, before it counts as a fault of its row; several are halved sooner."""
 _RIGHTS: Final = "42501"
 """A right that a trigger of the target lacks is no row's fault, though it is met at a row."""
 _PATIENCE: Final = 2
@@ -123,7 +121,7 @@ class Applier:
         """Until all events are applied or the tenant is stuck, or `ended`. Raises what stops the worker."""
         result = Result(tenant)
         stretches = [_Stretch(list(events))]
-        attempts = _Attempts(0.0 if self._is_beside else _PATIENCE * self._settings.lock_timeout_s)
+        attempts = Attempts(0.0 if self._is_beside else _PATIENCE * self._settings.lock_timeout_s)
         while stretches:
             if ended.is_set():
                 result.abandoned = True
@@ -151,15 +149,14 @@ class Applier:
         result: Result,
         stretches: list[_Stretch],
         error: Exception,
-        attempts: _Attempts,
+        attempts: Attempts,
         ended: threading.Event,
     ) -> bool:
         """What to do about an error of the first stretch; False: the tenant is stuck there. Raises what stops all."""
         stretch, verdict = stretches[0], attempts.judge(error, is_one=len(stretches[0].events) == 1)
         self._drop_broken()
-        if isinstance(error, psycopg.errors.LockNotAvailable) and not ended.is_set():
-            is_waited_for = self._end_frozen(result.tenant) or self._is_everybodys_lock()
-            verdict = replace(verdict, action=Action.RETRY if is_waited_for else Action.PARK)
+        if not ended.is_set():
+            verdict = self._as_others_see_it(result.tenant, error, verdict)
         is_final = verdict.action is Action.PARK and not _may_be_halved(stretch, verdict)
         if (is_final or verdict.action is Action.STOP) and self._is_outdated(error):
             return True
@@ -178,6 +175,16 @@ class Applier:
             case _:
                 self._wait(result.tenant, error, verdict, attempts, ended)
         return True
+
+    def _as_others_see_it(self, tenant: int, error: Exception, verdict: Verdict) -> Verdict:
+        """What others would wait for is left to the tenant's own reading, which has more time."""
+        if isinstance(error, psycopg.errors.LockNotAvailable):
+            is_waited_for = self._end_frozen(tenant) or self._is_everybodys_lock()
+            return replace(verdict, action=Action.RETRY if is_waited_for else Action.PARK)
+        has_more_time = self._settings.brief_statement_timeout_s < self._settings.statement_timeout_s
+        if isinstance(error, psycopg.errors.QueryCanceled) and has_more_time and not self._is_beside:
+            return replace(verdict, action=Action.PARK)
+        return verdict
 
     def cancel(self) -> None:
         """Ends what every thread is doing in the target."""
@@ -270,7 +277,7 @@ class Applier:
             return False
 
     def _wait(
-        self, tenant: int, error: Exception, verdict: Verdict, attempts: _Attempts, ended: threading.Event
+        self, tenant: int, error: Exception, verdict: Verdict, attempts: Attempts, ended: threading.Event
     ) -> None:
         says = Reason.of(error, verdict)
         if attempts.are_many:
@@ -319,8 +326,7 @@ class Applier:
     def _made(self) -> Session:
         if self._is_beside:
             return Session(self._settings, self._layout.relations, "worker beside")
-        brief = self._settings.brief_lock_timeout_s
-        return Session(self._settings, self._layout.relations, "worker", lock_timeout_s=brief)
+        return Session(self._settings, self._layout.relations, is_brief=True)
 
     def _drop_broken(self) -> None:
         """A session that is of no use any more is made anew at the next try."""
@@ -364,36 +370,3 @@ def _asked_again(events: Sequence[Event]) -> list[KeysRequest]:
         KeysRequest(table=table, inbox=inbox, keys=tuple((row,) for row in rows))
         for (table, inbox), rows in asked.items()
     ]
-
-
-class _Attempts:
-    """How often one stretch has failed, and since when."""
-
-    def __init__(self, patience_s: float) -> None:
-        self._patience_s = patience_s
-        self._count = 0
-        self._began = 0.0
-        self._pause = GrowingPause(first=0.05, longest=10.0)
-
-    @property
-    def are_many(self) -> bool:
-        return self._count > 1
-
-    def judge(self, error: Exception, *, is_one: bool) -> Verdict:
-        now = time.monotonic()
-        if not self._count:
-            self._began = now
-        self._count += 1
-        verdict = classify_applying(error)
-        if verdict.action is not Action.RETRY:
-            return verdict
-        tries = _TRIES if is_one else 1
-        is_over = self._count > tries if verdict.fault is Fault.ROW else now >= self._began + self._patience_s
-        return Verdict(Action.PARK, verdict.fault, verdict.advice) if is_over else verdict
-
-    def pause(self) -> float:
-        return self._pause.next()
-
-    def begin_anew(self) -> None:
-        self._count = 0
-        self._pause.reset()

@@ -18,8 +18,10 @@ from consumers.errors import SettingsError
 from consumers.tenants import DEFAULT_POOL
 
 PREFIX = "CONSUMERS_"
-_BRIEF_S = 0.3
+_BRIEF_LOCK_S = 0.3
 """An ordinary transaction of another worker's is over by then, and others' rows are still there within a second."""
+_BRIEF_STATEMENT_S = 10.0
+"""No statement of an ordinary batch takes nearly as long, on a slow machine either."""
 POOL_NAME = re.compile(r"^[A-Za-z0-9._-]{1,100}$")
 
 
@@ -111,7 +113,12 @@ class Settings(BaseSettings):
     @property
     def brief_lock_timeout_s(self) -> float:
         """For a lock that all tenants of a worker would wait for: of its batches, and of its loop."""
-        return min(_BRIEF_S, self.lock_timeout_s)
+        return min(_BRIEF_LOCK_S, self.lock_timeout_s)
+
+    @property
+    def brief_statement_timeout_s(self) -> float:
+        """For a statement that they would wait for."""
+        return min(_BRIEF_STATEMENT_S, self.statement_timeout_s)
 
     @property
     def applier(self) -> str:

@@ -118,8 +118,14 @@ class Ledger:
                 continue
             assert result.reason is not None  # noqa: S101  # as above
             parked = self.parked[result.tenant, partition] = Parked(offset)
-            if result.reason.is_lock:  # its own reading waits for it, from now on
-                log.info("tenant.stands_aside", tenant=result.tenant, partition=partition, offset=offset)
+            if result.reason.is_brief:  # its own reading has the time, from now on
+                log.info(
+                    "tenant.stands_aside",
+                    tenant=result.tenant,
+                    partition=partition,
+                    offset=offset,
+                    error=result.reason.says,
+                )
             else:
                 parked.failed(offset)
                 _tell(parked, (result.tenant, partition), result.reason)

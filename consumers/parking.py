@@ -19,6 +19,8 @@ from consumers.watermark import Place
 
 LOCKED: Final = "55P03"
 """The kind of a reason that is a lock of somebody's (lock_not_available)."""
+BRIEF: Final = frozenset({LOCKED, "57014"})
+"""A lock, or a statement that took too long (query_canceled): whoever is parked for one of them may need nobody."""
 POOL_LOCK: Final = 1229867865
 """The class of the advisory locks on a tenant's pool, as in sql/target."""
 _FIRST_PAUSE_S: Final = 5.0
@@ -82,6 +84,11 @@ class Reason:
     def is_lock(self) -> bool:
         """It passes by itself, and may have passed already."""
         return self.kind == LOCKED
+
+    @property
+    def is_brief(self) -> bool:
+        """Of a batch, which others wait for: the tenant's own reading has more time."""
+        return self.kind in BRIEF
 
     @classmethod
     def of(cls, error: BaseException, verdict: Verdict) -> Reason:

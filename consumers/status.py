@@ -26,7 +26,7 @@ from consumers.lead_columns import LeadColumns
 from consumers.leads import read as read_leads
 from consumers.mapping_admin import Listing, Mapped, Unmapped, read_listing
 from consumers.missing import Missing
-from consumers.parking import LOCKED
+from consumers.parking import BRIEF
 from consumers.rules_file import shipped_rules
 from consumers.session import connect
 from consumers.skipped import Skipped
@@ -52,8 +52,8 @@ class Parked:
 
     @property
     def is_passing(self) -> bool:
-        """It changes pools, or has just stood aside for a lock, which is no fault."""
-        return self.error_class == "pool" or (self.error_class == LOCKED and self.tries == 1)
+        """It changes pools, or has just stood aside so that others need not wait, which is no fault."""
+        return self.error_class == "pool" or (self.error_class in BRIEF and self.tries == 1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

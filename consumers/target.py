@@ -98,16 +98,20 @@ class Session:
         settings: Settings,
         relations: Mapping[str, Relation],
         purpose: str = "worker",
-        lock_timeout_s: float | None = None,
+        *,
+        is_brief: bool = False,
     ) -> None:
-        """`purpose` is shown in pg_stat_activity; `lock_timeout_s`: if not the settings'. Raises psycopg.Error."""
+        """`purpose` is shown in pg_stat_activity; `is_brief`: other tenants wait for it. Raises psycopg.Error."""
         self.relations: Mapping[str, Relation] = {}
         self._order: tuple[str, ...] = ()
         self._load = 0
         self._staged = self._staged_bytes = 0
         self._noted = 0
         self._pool = settings.pool
-        self.connection: Connection[Any] = open_session(settings, purpose, lock_timeout_s=lock_timeout_s)
+        self.connection: Connection[Any] = open_session(settings, purpose, is_brief=is_brief)
+        if is_brief:
+            limit = f"{settings.brief_statement_timeout_s}s"
+            self.connection.execute("SELECT set_config('statement_timeout', %s, false)", [limit])
         for statement in upsert.STAGING:
             self.connection.execute(statement.encode())
         self.use(relations)
@@ -316,9 +320,9 @@ def _tableless(steps: Iterable[Step], relations: Container[str]) -> Counter[str]
 
 
 def open_session(
-    settings: Settings, purpose: str, *, autocommit: bool = True, lock_timeout_s: float | None = None
+    settings: Settings, purpose: str, *, autocommit: bool = True, is_brief: bool = False
 ) -> Connection[Any]:
-    """A connection with everything pinned and limited. Raises psycopg.Error."""
+    """A connection with everything pinned and limited. `is_brief`: others wait while it waits. Raises psycopg.Error."""
     connection = psycopg.connect(
         settings.target_dsn.get_secret_value(),
         autocommit=autocommit,
@@ -332,7 +336,7 @@ def open_session(
     wanted = {
         **_SESSION,
         "search_path": f'"{settings.target_schema}", pg_temp',
-        "lock_timeout": f"{settings.lock_timeout_s if lock_timeout_s is None else lock_timeout_s}s",
+        "lock_timeout": f"{settings.brief_lock_timeout_s if is_brief else settings.lock_timeout_s}s",
         "statement_timeout": f"{settings.statement_timeout_s}s",
     }
     for name, value in wanted.items():

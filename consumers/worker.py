@@ -393,8 +393,7 @@ class Worker:
         """The loop's own connection: progress, mapping, notices. Raises psycopg.Error or TargetRefused."""
         if self._control is None or self._control.broken:
             self._control = None
-            brief = self._settings.brief_lock_timeout_s
-            control = target.open_session(self._settings, "worker control", lock_timeout_s=brief)
+            control = target.open_session(self._settings, "worker control", is_brief=True)
             self._layout.read(control)
             target.refuse_unbound(control, self._layout.relations)
             self._upkeep.listen(control)

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from psycopg import Connection
 
+from consumers import config
 from consumers.apply import Applier, Result
 from consumers.blocking import end_frozen, is_table_locked
 from consumers.errors import VersionUnknown
@@ -137,6 +138,27 @@ def test_a_table_that_is_locked_is_waited_for_and_parks_nobody(
         person.execute("ROLLBACK")
         assert running.result(SECONDS).stuck == {}
     assert applier.waits_for == ""
+
+
+def test_a_slow_statement_is_left_to_the_tenants_own_reading(applied: Applied, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(config, "_BRIEF_STATEMENT_S", 0.3)
+    applied.target.execute(
+        "CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM pg_sleep(0.6); RETURN NEW; END $$;"
+        " CREATE TRIGGER slow BEFORE INSERT ON messages FOR EACH ROW EXECUTE FUNCTION slow()"
+    )
+    try:
+        of_a_batch, own, without_more_time = (
+            Applier(applied.target.settings(statement_timeout_s=limit), layout_of(applied), schema_of, is_beside=beside)
+            for limit, beside in ((30, False), (30, True), (0.3, False))
+        )
+        with closing(of_a_batch), closing(own), closing(without_more_time):
+            stuck = run(of_a_batch, messages(1, 2))
+            assert (stuck.stuck, kind(stuck)) == ({0: 0}, "57014")
+            assert applied.rows(TENANT, "SELECT id FROM messages") == [], "it is not tried by halves"
+            assert run(without_more_time, messages(1)).stuck == {0: 0}
+            assert run(own, messages(1, 2)).stuck == {}
+    finally:
+        applied.target.execute("DROP FUNCTION slow CASCADE")
 
 
 def test_a_lock_that_lets_others_write_is_not_in_everybodys_way(applied: Applied) -> None:
