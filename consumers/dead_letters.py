@@ -96,16 +96,49 @@ def settle(connection: Connection[Any], tenant: int, topic_id: str, letters: Let
         )
 
 
-def spared(connection: Connection[Any], tenant: int, table: str) -> list[int]:
-    """Rows that a sweep leaves alone: what it did not see of them is a dead letter."""
+def spared(connection: Connection[Any], tenant: int, table: str, older: Position) -> list[int]:
+    """Rows that a sweep of what is not beyond `older` leaves alone: its backfill has seen them, and they could not be
+    applied. A row of which only older events are dead letters was not seen any more."""
     return [
         row
         for (row,) in connection.execute(
             "SELECT DISTINCT row_id FROM replication_dead_letters"
-            " WHERE tenant_id = %s AND relation = %s AND row_id IS NOT NULL",
-            [tenant, table],
+            " WHERE tenant_id = %(tenant)s AND relation = %(table)s AND row_id IS NOT NULL"
+            " AND (source_epoch, source_point, source_ordinal)"
+            " > (%(epoch)s::bigint, %(point)s::bigint, %(ordinal)s::bigint)",
+            {"tenant": tenant, "table": table, **_position(older)},
         )
     ]
+
+
+def sweep(
+    connection: Connection[Any],
+    tenant: int,
+    table: str,
+    older: Position,
+    *,
+    inboxes: Sequence[int],
+    spared: Sequence[int],
+    keys: tuple[int, int] | None,
+) -> None:
+    """Closes those of rows that are gone, within a sweep's scope."""
+    first, last = keys if keys is not None else (None, None)
+    connection.execute(
+        "DELETE FROM replication_dead_letters WHERE tenant_id = %(tenant)s AND relation = %(table)s"
+        " AND inbox_id = ANY (%(inboxes)s) AND row_id <> ALL (%(spared)s::bigint[])"
+        " AND (%(first)s::bigint IS NULL OR row_id BETWEEN %(first)s AND %(last)s)"
+        " AND (source_epoch, source_point, source_ordinal)"
+        " <= (%(epoch)s::bigint, %(point)s::bigint, %(ordinal)s::bigint)",
+        {
+            "tenant": tenant,
+            "table": table,
+            "inboxes": list(inboxes),
+            "spared": list(spared),
+            "first": first,
+            "last": last,
+            **_position(older),
+        },
+    )
 
 
 def holders(connection: Connection[Any], table: str, ids: Sequence[int] | None) -> Iterable[tuple[int, int | None]]:

@@ -288,9 +288,11 @@ class Session:
         swept = [name for name in marker.tables if name in self.relations]
         for name in swept:
             start = marker.start_of(name)
-            spared = [*marker.spared.get(name, ()), *dead_letters.spared(self.connection, given["tenant"], name)]
             older = start._replace(ordinal=start.ordinal - 1)
+            scope = self.connection, given["tenant"], name, older
+            spared = [*marker.spared.get(name, ()), *dead_letters.spared(*scope)]
             self._stage_older(self.relations[name], older, given, inboxes, spared, marker.keys)
+            dead_letters.sweep(*scope, inboxes=inboxes, spared=spared, keys=marker.keys)
         gone = self._delete(swept, given)
         # An inbox that still waits after a backfill of some tables waits for another one.
         self._execute(
