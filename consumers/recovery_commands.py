@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import signal
 import sys
 from collections.abc import Iterator
@@ -101,13 +102,21 @@ def compare(
         raise typer.Exit(0 if found.is_equal else 1)
 
 
+def _number(hours: float | None) -> float | None:
+    """No range keeps out what is none."""
+    if hours is not None and math.isnan(hours):
+        raise typer.BadParameter("nan is not a number of hours")
+    return hours
+
+
 def trace(
     conversation: Annotated[int, typer.Option(max=MOST, help="Its id in the source.")],
     tenant: Annotated[
         int | None, typer.Option(max=MOST_OF_TENANTS, help="Look at this tenant only; else at whoever holds it.")
     ] = None,
     hours: Annotated[
-        float | None, typer.Option(min=0, max=_MOST_HOURS, help="How far back the log is read; else all of it.")
+        float | None,
+        typer.Option(min=0, max=_MOST_HOURS, callback=_number, help="How far back the log is read; else all of it."),
     ] = None,
     as_json: AsJson = False,
 ) -> None:

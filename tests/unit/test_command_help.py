@@ -64,6 +64,7 @@ BEYOND = 2**63
         f"replicator backfill --inbox 1 --table messages --key-range 7..{BEYOND}",
         f"consumers trace --conversation {BEYOND}",
         "consumers trace --conversation 1 --hours 1e300",
+        "consumers trace --conversation 1 --hours nan",
         f"consumers dead-letters show {BEYOND}",
         f"consumers map add --inbox 7 --tenant {2**31}",
     ],
