@@ -61,11 +61,11 @@ def test_what_was_not_confirmed_is_published_again_under_the_same_positions(
     for attempt in range(10):  # what is confirmed once a second may just come between the log and the kill
         with started(RUN, environment, tmp_path / f"first{attempt}") as first:
             first.wait_healthy()
-            message = add_message(source, 1, "draft")
+            other, message = add_message(source, 1, "other"), add_message(source, 1, "draft")
             source.execute("UPDATE messages SET content = 'sent' WHERE id = %s", (message,))
             source.execute("UPDATE messages SET inbox_id = 1 + inbox_id %% 6 WHERE id = %s", (message,))
-            source.execute("DELETE FROM messages WHERE id = %s - 1", (message,))
-            gone = partial(replayed.events_of, "messages", message - 1, "d")
+            source.execute("DELETE FROM messages WHERE id = %s", (other,))
+            gone = partial(replayed.events_of, "messages", other, "d")
             replayed.wait_for("the last change", gone)
             first.kill()
         stretch = [event for op in "cdu" for event in replayed.events_of("messages", message, op)] + gone()
