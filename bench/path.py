@@ -32,6 +32,9 @@ class NotMeasured(Exception):
 class Service(Protocol):
     """One of our programs, or a peer: what measuring has to know of it."""
 
+    @property
+    def name(self) -> str: ...
+
     def start(self) -> None: ...
 
     def ask_to_stop(self) -> None: ...
@@ -138,12 +141,16 @@ def wait(service: Service | None, condition: Callable[[], bool], what: str, *, s
 
 def stop(*services: Service) -> None:
     """All at once. Raises NotMeasured if one does not end in order."""
+    if faults := ended(*services):
+        tails = [f"the end of the log of {service.name}:\n{service.tail()}" for service in services]
+        raise NotMeasured("\n".join((*faults, *tails)))
+
+
+def ended(*services: Service) -> list[str]:
+    """Stops all at once; what is to be said of those that did not end in order."""
     for service in services:
         service.ask_to_stop()
-    if faults := [
-        f"{said}; the end of its log:\n{service.tail()}" for service in services if (said := service.stopped())
-    ]:
-        raise NotMeasured("\n".join(faults))
+    return [said for service in services if (said := service.stopped())]
 
 
 def one(connection: psycopg.Connection[Any], query: str, *given: object) -> Any:

@@ -65,13 +65,17 @@ def measure(ground: Ground) -> Part:
     for service, is_ready in ((stream.service, stream.is_ready), (workers[0].service, workers[0].is_ready)):
         service.start()
         path.wait(service, is_ready, "every inbox complete")
-    path.stop(workers[0].service)
     ground.say(f"{most:,} tenants are complete")
+    for fault in path.ended(workers[0].service):
+        ground.say(fault)
     by_name = {case.says: case for group in wanted.values() for case in group}
     for step in ground.journal.steps(by_name):
         case = by_name[step.name]
         _fill(stage.target_dsn, case.before)
-        speed, cpu = _apply(stage, workers[: case.workers], rows, case.tenants)
+        at_work = workers[: case.workers]
+        speed, cpu = _apply(stage, at_work, rows, case.tenants)
+        for fault in path.ended(*(worker.service for worker in at_work)):  # all rows were there before
+            step.remark(f"{case.says}: {fault}")
         step.add(case.says, "rows/s", speed)
         step.add(_cpu_of(case), "µs/row", cpu)
         ground.say(f"{case.says}: {speed:,.0f} rows/s, {cpu:.1f} µs of CPU a row")
@@ -88,6 +92,7 @@ def measure(ground: Ground) -> Part:
             for each in ratio(measured, _cpu_of(largest), _cpu_of(least), AIM, at_most=True)
         ]
         + [each for least, largest in ends for each in ratio(measured, largest.says, least.says)],
+        notes=ground.journal.notes,
     )
 
 
@@ -145,7 +150,6 @@ def _apply(stage: Stage, workers: Sequence[appliers.Ours], rows: int, inboxes: i
     with Watch({worker.service.name: worker.service.pid for worker in workers}) as watch:
         written = changes.insert(stage.source_dsn, rows, tenants=ACCOUNTS, inboxes=inboxes, first_inbox=FIRST_INBOX)
         found = arrived.wait(workers[0].service, workers[0].dsn, written, WRITTEN)
-    path.stop(*(worker.service for worker in workers))
     return found.rows_per_second, 1e6 * watch.cpu(found.first, found.last) / found.later
 
 
