@@ -27,6 +27,10 @@ log = structlog.get_logger(__name__)
 
 SECONDS: Final = 10.0
 """How long Kafka may take for one answer."""
+OUTSIDE_S: Final = 60.0
+"""A member that the group has left out, and that has not come back for so long, is given up for a new one: seen once,
+after a broker had stopped under load, that one never asked to join again. Then twice as long, up to..."""
+MOST_OUTSIDE_S: Final = 600.0
 _TELL_S: Final = 10.0
 """The same trouble is told that often."""
 _LOOK_MS: Final = 1000
@@ -51,8 +55,23 @@ class Inbound:
         on_revoke: Callable[[list[int]], None],
         on_lost: Callable[[list[int]], None],
     ) -> None:
-        self._topic = Topics(settings.topic_prefix).changes
-        self._consumer = clients.consumer(
+        self._settings, self._topic = settings, Topics(settings.topic_prefix).changes
+        self._on_assign, self._on_revoke, self._on_lost = on_assign, on_revoke, on_lost
+        self._paused = False
+        self._told = float("-inf")
+        self._was_connected = True
+        self._lost_at: float | None = None
+        """When the group gave our partitions to others; None: it has given us some since."""
+        self._patience_s = OUTSIDE_S
+        self.waits_for = ""
+        """Why nothing can be read at the moment; empty while a broker answers."""
+        self.gaps: set[int] = set()
+        """Partitions whose log does not have the offset that was asked for."""
+        self._consumer = self._join()
+
+    def _join(self) -> Consumer:
+        settings = self._settings
+        consumer = clients.consumer(
             settings,
             {
                 "enable.auto.commit": False,
@@ -69,23 +88,26 @@ class Inbound:
             },
             _DEFAULTS,
         )
-        self._on_assign, self._on_revoke, self._on_lost = on_assign, on_revoke, on_lost
-        self._paused = False
-        self._told = float("-inf")
-        self._was_connected = True
-        self.waits_for = ""
-        """Why nothing can be read at the moment; empty while a broker answers."""
-        self.gaps: set[int] = set()
-        """Partitions whose log does not have the offset that was asked for."""
-        self._consumer.subscribe([self._topic], on_assign=self._assign, on_revoke=self._revoke, on_lost=self._lose)
+        consumer.subscribe([self._topic], on_assign=self._assign, on_revoke=self._revoke, on_lost=self._lose)
+        return consumer
 
     def take(self, most: int, wait_s: float) -> list[Message]:
         """What has arrived, waiting for the first so long. Serves rebalances. Raises KafkaException if it is fatal."""
+        if self._lost_at is not None and time.monotonic() - self._lost_at > self._patience_s:
+            self._join_anew()
         first = self._consumer.poll(wait_s)
         if first is None:
             return []
         records = [first, *self._consumer.consume(most - 1, timeout=0)] if most > 1 else [first]
         return [message for record in records if (message := self._message(record)) is not None]
+
+    def _join_anew(self) -> None:
+        """As another member: whatever the old one waits for, it waits for alone."""
+        log.warning("group.joined_anew", outside_s=round(self._patience_s))
+        _leave(self._consumer)
+        self._patience_s = min(2 * self._patience_s, MOST_OUTSIDE_S)
+        self._lost_at = time.monotonic()
+        self._consumer = self._join()
 
     def pause(self, paused: bool) -> None:
         """Stops or starts fetching of all partitions; the membership goes on."""
@@ -124,8 +146,7 @@ class Inbound:
 
     def close(self, seconds: float) -> bool:
         """Leaves the group; what was assigned is revoked. False: Kafka has not taken note within that time."""
-        leaving = threading.Thread(target=self._consumer.close, name="leave", daemon=True)
-        leaving.start()
+        leaving = _leave(self._consumer)
         leaving.join(max(0.1, seconds))
         return not leaving.is_alive()
 
@@ -170,6 +191,9 @@ class Inbound:
             log.warning("log.waits", reason=reason, advice="Waiting for Kafka; the target keeps the offsets.")
 
     def _assign(self, consumer: Consumer, places: list[TopicPartition]) -> None:
+        if consumer is not self._consumer:  # one that was left behind
+            return
+        self._lost_at, self._patience_s = None, OUTSIDE_S
         starts = self._on_assign([place.partition for place in places])
         self._take_up([TopicPartition(self._topic, partition, offset) for partition, offset in starts.items()])
 
@@ -179,9 +203,19 @@ class Inbound:
             self._consumer.pause(places)
 
     def _revoke(self, consumer: Consumer, places: list[TopicPartition]) -> None:
-        self._on_revoke([place.partition for place in places])
+        if consumer is self._consumer:
+            self._on_revoke([place.partition for place in places])
         consumer.incremental_unassign(places)
 
     def _lose(self, consumer: Consumer, places: list[TopicPartition]) -> None:
-        self._on_lost([place.partition for place in places])
+        if consumer is self._consumer:
+            self._lost_at = time.monotonic()
+            self._on_lost([place.partition for place in places])
         consumer.incremental_unassign(places)
+
+
+def _leave(consumer: Consumer) -> threading.Thread:
+    """In a thread of its own, which may never end: librdkafka waits for whatever is under way."""
+    leaving = threading.Thread(target=consumer.close, name="leave", daemon=True)
+    leaving.start()
+    return leaving

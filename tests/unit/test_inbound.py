@@ -1,13 +1,16 @@
 """What a worker says of Kafka, as librdkafka tells it."""
 
+import time
 from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
 
 import orjson
 import pytest
 from confluent_kafka import KafkaError
 
 from consumers.config import load
-from consumers.inbound import Inbound
+from consumers.inbound import OUTSIDE_S, Inbound
 
 
 @pytest.fixture
@@ -20,6 +23,31 @@ def inbound() -> Iterator[Inbound]:
     made = Inbound(settings, lambda partitions: {}, lambda partitions: None, lambda partitions: None)
     yield made
     assert made.close(10)
+
+
+def test_a_member_that_does_not_come_back_is_given_up_for_a_new_one(
+    inbound: Inbound, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lost: list[list[int]] = []
+    monkeypatch.setattr(inbound, "_on_lost", lost.append)
+    first = inbound._consumer
+    inbound._lose(first, [])
+    inbound.take(1, 0)
+    assert inbound._consumer is first, "it comes back by itself, as a rule"
+    for patience_s in (OUTSIDE_S, 2 * OUTSIDE_S):
+        before = inbound._consumer
+        inbound._lost_at = time.monotonic() - patience_s + 1
+        inbound.take(1, 0)
+        assert inbound._consumer is before
+        inbound._lost_at = time.monotonic() - patience_s - 1
+        inbound.take(1, 0)
+        assert inbound._consumer is not before
+    left: Any = SimpleNamespace(incremental_unassign=lambda places: None)
+    inbound._lose(left, [])
+    inbound._assign(left, [])
+    assert lost == [[]], "who was left behind has no say any more"
+    inbound._assign(inbound._consumer, [])
+    assert inbound._lost_at is None
 
 
 def looks(inbound: Inbound, *states: str) -> str:
