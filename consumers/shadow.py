@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Sequence
-from typing import Final
+from typing import ClassVar, Final
 
 from consumers import layout, target
 from consumers.config import Settings
@@ -47,6 +47,9 @@ _NOTE_SPARED: Final = (
 
 class Shadow(Session):
     """A session whose tables are the shadow's, and what the stretch says beside rows."""
+
+    _holds_all: ClassVar[bool] = False
+    """A stretch may begin behind the reference by which a row is the tenant's."""
 
     def __init__(self, settings: Settings, tenant: int, inboxes: Collection[int]) -> None:
         """Raises psycopg.Error or TargetRefused."""

@@ -12,7 +12,7 @@ from collections import Counter, defaultdict
 from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import count
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 import orjson
 import psycopg
@@ -92,6 +92,9 @@ class Outcome:
 
 class Session:
     """A connection of its own, with staging tables. Not for two threads at once, but for `cancel`."""
+
+    _holds_all: ClassVar[bool] = True
+    """Whatever refers to a row is in the tables that are written."""
 
     def __init__(
         self,
@@ -234,6 +237,8 @@ class Session:
         for statement in upsert.make_parents(form):
             self._execute(statement, **given)
         if (note := upsert.note_parents_left(form)) is not None:
+            self._noted += self._execute(note, **given)
+        if self._holds_all and (note := upsert.note_unheld(form)) is not None:
             self._noted += self._execute(note, **given)
         written = self._execute(upsert.upsert(form), **given)
         outcome.upserts += written

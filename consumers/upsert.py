@@ -290,6 +290,21 @@ def note_parents_left(form: Form) -> str | None:
     )
 
 
+def note_unheld(form: Form) -> str | None:
+    """Rows of this form that say no inbox: they go again unless something refers to them by the end.
+
+    A row comes after the reference by which it is the tenant's, wherever it was read. So where there is none it has
+    gone meanwhile, though the row was read when it still was there; whatever refers to it later has it read again.
+    """
+    relation = form.relation
+    if relation.inbox or not relation.children:
+        return None
+    return (
+        f"INSERT INTO pg_temp.orphans (relation, id) SELECT {_literal(relation.name)}, s.id"
+        f" FROM pg_temp.staged_rows AS s WHERE {_STAGED}"
+    )
+
+
 def upsert(form: Form) -> str:
     """Writes rows that are newer than what is stored. A partial row that meets no whole one stays a stub."""
     relation = form.relation

@@ -73,16 +73,19 @@ def test_absence_at_one_inbox_never_wipes(log: Applied) -> None:
     assert (log.rows("contacts", "name"), log.stubs("contacts")) == ([(1, 5, "Ana")], [])
 
 
-def test_absence_at_one_inbox_deletes_what_nothing_holds(log: Applied) -> None:
-    log.apply(contact(log, A, 1))
-    log.apply(log.absent("contacts", 5, A, 2))
-    assert log.rows("contacts", "name") == []
+@pytest.mark.parametrize("at_once", [True, False])
+def test_a_row_that_was_read_before_its_last_reference_went_goes_too(log: Applied, at_once: bool) -> None:
+    """Nothing else would ever tell: who deletes a conversation does not say whose it was."""
+    events = [conversation(log, 1, A), log.streamed("d", "conversations", 1, A), contact(log, A, 1)]
+    log.apply(*events) if at_once else log.each(*events)
+    assert (log.rows("contacts", "name"), log.stubs("contacts")) == ([], [])
+    log.each(conversation(log, 2, A), contact(log, A, 2))
+    assert log.rows("contacts", "name") == [(1, 5, "Ana")], "what refers to it later has it read again"
 
 
 def test_an_older_absence_does_not_touch_a_newer_row(log: Applied) -> None:
-    stale = log.absent("contacts", 5, B, 2)
-    log.each(contact(log, A, 2), stale, log.absent("contacts", 5, A, 1))
-    assert log.rows("contacts", "name") == [(1, 5, "Ana")]
+    log.each(link(log, 1, A), contact(log, A, 2), log.absent("contacts", 5, B, 2), *log.nowhere("contacts", 5, 2))
+    assert (log.rows("contacts", "name"), log.stubs("contacts")) == ([(1, 5, "Ana")], [])
 
 
 def test_a_contact_of_one_tenant_that_leaves_one_inbox_then_both(log: Applied) -> None:
