@@ -165,6 +165,8 @@ class CatchingUp:
         self._departures.prepare(control, messages)
         if not self._may_serve(control, reading.place):
             self._drop(reading)
+            if (parked := self._ledger.parked.get(reading.place)) is not None:
+                parked.due = time.monotonic() + _AGAIN_S
             return set()
         if messages:
             reading.end = messages[-1].offset + 1

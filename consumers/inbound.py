@@ -104,10 +104,11 @@ class Inbound:
     def _join_anew(self) -> None:
         """As another member: whatever the old one waits for, it waits for alone."""
         log.warning("group.joined_anew", outside_s=round(self._patience_s))
-        _leave(self._consumer)
         self._patience_s = min(2 * self._patience_s, MOST_OUTSIDE_S)
         self._lost_at = time.monotonic()
-        self._consumer = self._join()
+        # Replaced first: what the old one is still given, while it leaves, is not ours.
+        old, self._consumer = self._consumer, self._join()
+        _leave(old)
 
     def pause(self, paused: bool) -> None:
         """Stops or starts fetching of all partitions; the membership goes on."""

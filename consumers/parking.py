@@ -40,7 +40,7 @@ class Parked:
     from_offset: int
     pause_s: float = _FIRST_PAUSE_S
     due: float = 0.0
-    """On the monotonic clock."""
+    """On the monotonic clock: who has been due for longest is read first, and who is new."""
     is_told: bool = False
     """A person was told of it."""
     follows: bool = False
@@ -62,7 +62,7 @@ class Parked:
     def moved(self, from_offset: int) -> None:
         """A stretch was applied, up to there."""
         self.from_offset, self.follows = from_offset, True
-        self.due, self.pause_s = 0.0, _FIRST_PAUSE_S
+        self.due, self.pause_s = time.monotonic(), _FIRST_PAUSE_S
 
     def waited_in_vain(self) -> None:
         """The pool has gone on without it: it waits less often now, and longer."""
