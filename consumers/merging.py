@@ -76,8 +76,7 @@ def find_extra(relation: Relation) -> str:
     """Notes live rows that staged deletes would take."""
     return (
         f"INSERT INTO pg_temp.replay_found SELECT DISTINCT d.relation, d.id, '{EXTRA}'"
-        f" FROM pg_temp.staged_deletes AS d JOIN {_q(relation.name)} AS t ON {_on_load(upsert.touched(relation))}"
-        f" WHERE t.synced_at IS NOT NULL"
+        f" FROM {upsert.deleted_rows(relation)} WHERE {_on_load(upsert.touched(relation))} AND t.synced_at IS NOT NULL"
     )
 
 
