@@ -88,7 +88,8 @@ class Beside:
         flight.batch, flight.jobs = Batch(), [job]
         self.sent.append(flight)
 
-    def _caught_up(self, _: Any, place: Place, result: Result, end: int) -> None:
+    def _caught_up(self, _: Any, place: Place, result: Result, start: int, end: int) -> None:
+        assert start == self.ledger.parked[place].from_offset
         self.caught_up.append((place, end))
         if result.reason is not None:
             self.ledger.parked[place].failed(end, is_locked=True)
