@@ -53,6 +53,7 @@ class Reading:
     """One stretch of a tenant's."""
 
     place: Place
+    start: int
     end: int
     """The offset that it comes to."""
     read: Future[list[Message]]
@@ -155,6 +156,7 @@ class CatchingUp:
         is_awaited = may_be_awaited and is_near and now >= parked.waited_for_from
         return Reading(
             place,
+            parked.from_offset,
             end,
             self._threads.submit(read, self._settings, place[1], parked.from_offset, end),
             awaited_until=now + parked.wait_s if is_awaited else 0.0,
@@ -192,7 +194,7 @@ class CatchingUp:
             if reading.place in self._ledger.parked:
                 self._ledger.parked[reading.place].due = time.monotonic() + _AGAIN_S
             return torn
-        self._ledger.caught_up(control, reading.place, result, reading.end)
+        self._ledger.caught_up(control, reading.place, result, reading.start, reading.end)
         if 0.0 < reading.awaited_until < time.monotonic() and reading.place in self._ledger.parked:
             parked.waited_in_vain()
         return set()
@@ -202,7 +204,7 @@ class CatchingUp:
             reading.read.result()
         except LogGap:
             if reading.place in self._ledger.parked:
-                self._ledger.missed(control, reading.place)
+                self._ledger.missed(control, reading.place, reading.start)
                 self._mapping.expire()  # for its backfill to be asked for
         return set()
 

@@ -31,6 +31,8 @@ OUTSIDE_S: Final = 60.0
 """A member that the group has left out, and that has not come back for so long, is given up for a new one: seen once,
 after a broker had stopped under load, that one never asked to join again. Then twice as long, up to..."""
 MOST_OUTSIDE_S: Final = 600.0
+MOST_LEAVING: Final = 3
+"""Members that were given up, and that librdkafka is not done with yet: each has threads and a buffer of its own."""
 _TELL_S: Final = 10.0
 """The same trouble is told that often."""
 _LOOK_MS: Final = 1000
@@ -63,6 +65,7 @@ class Inbound:
         self._lost_at: float | None = None
         """When the group gave our partitions to others; None: it has given us some since."""
         self._patience_s = OUTSIDE_S
+        self._leaving: list[threading.Thread] = []
         self.waits_for = ""
         """Why nothing can be read at the moment; empty while a broker answers."""
         self.gaps: set[int] = set()
@@ -103,12 +106,16 @@ class Inbound:
 
     def _join_anew(self) -> None:
         """As another member: whatever the old one waits for, it waits for alone."""
-        log.warning("group.joined_anew", outside_s=round(self._patience_s))
+        outside_s, self._lost_at = round(self._patience_s), time.monotonic()
         self._patience_s = min(2 * self._patience_s, MOST_OUTSIDE_S)
-        self._lost_at = time.monotonic()
+        self._leaving = [thread for thread in self._leaving if thread.is_alive()]
+        if len(self._leaving) >= MOST_LEAVING:
+            log.warning("group.left_out", outside_s=outside_s, advice="Start the worker anew if Kafka is well.")
+            return
+        log.warning("group.joined_anew", outside_s=outside_s)
         # Replaced first: what the old one is still given, while it leaves, is not ours.
         old, self._consumer = self._consumer, self._join()
-        _leave(old)
+        self._leaving.append(_leave(old))
 
     def pause(self, paused: bool) -> None:
         """Stops or starts fetching of all partitions; the membership goes on."""
@@ -146,10 +153,10 @@ class Inbound:
             self._consumer.commit(offsets=places, asynchronous=True)
 
     def close(self, seconds: float) -> bool:
-        """Leaves the group; what was assigned is revoked. False: Kafka has not taken note within that time."""
+        """Leaves the group; what was assigned is revoked. False: something of it is not done within that time."""
         leaving = _leave(self._consumer)
         leaving.join(max(0.1, seconds))
-        return not leaving.is_alive()
+        return not any(thread.is_alive() for thread in (leaving, *self._leaving))
 
     def _message(self, record: Record) -> Message | None:
         error = record.error()

@@ -15,7 +15,7 @@ from psycopg import Connection
 from consumers import parking, watermark
 from consumers.apply import Result
 from consumers.batch import Batch
-from consumers.parking import Parked, Reason
+from consumers.parking import Parked, ParkedRow, Reason
 from consumers.tenants import DEFAULT_POOL, TENANT_LOCK
 from consumers.topic import TopicShape
 from consumers.watermark import Generations, Mark, Place, Progress
@@ -58,16 +58,17 @@ class Ledger:
 
     def read_again(self, connection: Connection[Any], partitions: Iterable[int]) -> None:
         """Watermarks, runs and parked tenants of these partitions."""
-        partitions = list(partitions)
+        partitions, known = list(partitions), self.parked
         self._forget_tenants(partitions)
         self.marks.update(watermark.read_marks(connection, self.topic_id, partitions))
         self.generations.update(watermark.read_generations(connection, self.topic_id, partitions))
-        self.parked.update(parking.read_parked(connection, self._pool, self.topic_id, partitions))
+        found = parking.read_parked(connection, self._pool, self.topic_id, partitions)
+        self.parked.update(_with_pauses(found, known))
 
     def read_parked_again(self, connection: Connection[Any]) -> None:
-        """Who was parked by others meanwhile: a tenant that comes from another pool. Pauses of those known go on."""
+        """Who was parked by others meanwhile: a tenant that comes from another pool."""
         found = parking.read_parked(connection, self._pool, self.topic_id, self.progress)
-        self.parked = {place: self.parked.get(place, parked) for place, parked in found.items()}
+        self.parked = _with_pauses(found, self.parked)
 
     def of_another_topic(self, topic_id: str) -> set[int]:
         """Partitions that are read as those of another topic than this."""
@@ -135,60 +136,51 @@ class Ledger:
         for parked in self.parked.values():
             parked.due = 0.0
 
-    def caught_up(self, connection: Connection[Any], place: Place, result: Result, end: int) -> None:
-        """What a parked tenant's own reading has come to: `end` is the offset after it. Raises Overtaken."""
+    def caught_up(self, connection: Connection[Any], place: Place, result: Result, start: int, end: int) -> None:
+        """What a parked tenant's own reading has come to, from `start` to before `end`. Raises Overtaken."""
         parked = self.parked.get(place)
         if parked is None:  # its partition is another worker's by now
             return
         offset = result.stuck.get(place[1], end)
         if result.reason is not None:
-            with connection.transaction():
-                parking.hold_pools(connection, [place[0]])
-                is_ours = parking.park(connection, self._pool, self.topic_id, place, offset, result.reason)
+            self._row(place, start).failed_again(connection, offset, result.reason)
             parked.failed(offset, is_locked=result.reason.is_lock)
-            if is_ours:
-                _tell(parked, place, result.reason)
+            _tell(parked, place, result.reason)
         elif offset >= self.progress[place[1]].next_offset:
-            is_ours = self._join(connection, place)
-            if is_ours:
-                log.info("tenant.caught_up", tenant=place[0], partition=place[1])
+            self._join(connection, place, start)
+            log.info("tenant.caught_up", tenant=place[0], partition=place[1])
         else:
-            is_ours = parking.move_parked(connection, self._pool, place, offset)
+            self._row(place, start).moved(connection, offset)
             parked.moved(offset)
-        if not is_ours:  # it is another pool's by now
-            self.parked.pop(place, None)
 
-    def _join(self, connection: Connection[Any], place: Place, backfilled: Sequence[int] = ()) -> bool:
-        """The tenant goes on with its pool, these inboxes of it to be backfilled. Raises Overtaken.
+    def missed(self, connection: Connection[Any], place: Place, start: int) -> None:
+        """The log no longer has what a parked tenant is to read from `start` on: its inboxes there are backfilled.
 
-        False: it is not parked in this pool any more.
+        Raises Overtaken.
         """
+        tenant, partition = place
+        self._join(connection, place, start, self._inboxes(connection, partition).get(tenant, ()))
+        log.error(
+            "log.gap",
+            partition=partition,
+            expected=start,
+            tenants=[tenant],
+            advice="The tenants concerned are backfilled from the source.",
+        )
+
+    def _join(self, connection: Connection[Any], place: Place, start: int, backfilled: Sequence[int] = ()) -> None:
+        """The tenant goes on with its pool, these inboxes of it to be backfilled. Raises Overtaken."""
         partition = place[1]
         with connection.transaction():
             if backfilled:
                 _want_backfill(connection, {place[0]: backfilled})
             joined = watermark.join_progress(connection, self._pool, partition, self.progress[partition])
-            is_ours = parking.unpark(connection, self._pool, place)
+            self._row(place, start).joined(connection)
         self.progress[partition] = joined
         self.parked.pop(place, None)
-        return is_ours
 
-    def missed(self, connection: Connection[Any], place: Place) -> None:
-        """The log no longer has what a parked tenant is to read: its inboxes there are backfilled instead.
-
-        Raises Overtaken.
-        """
-        tenant, partition = place
-        parked = self.parked[place]
-        if not self._join(connection, place, self._inboxes(connection, partition).get(tenant, ())):
-            return
-        log.error(
-            "log.gap",
-            partition=partition,
-            expected=parked.from_offset,
-            tenants=[tenant],
-            advice="The tenants concerned are backfilled from the source.",
-        )
+    def _row(self, place: Place, start: int) -> ParkedRow:
+        return ParkedRow(pool=self._pool, topic_id=self.progress[place[1]].topic_id, place=place, from_offset=start)
 
     def _start(
         self, connection: Connection[Any], partition: int, known: Progress | None, start: Progress, high: int
@@ -236,6 +228,14 @@ class Ledger:
         gone = set(partitions)
         self.marks = {place: mark for place, mark in self.marks.items() if place[1] not in gone}
         self.parked = {place: parked for place, parked in self.parked.items() if place[1] not in gone}
+
+
+def _with_pauses(found: Mapping[Place, Parked], known: Mapping[Place, Parked]) -> dict[Place, Parked]:
+    """What was found; who stands where it was known to stand is not tried sooner for it."""
+    return {
+        place: before if (before := known.get(place)) and before.from_offset == parked.from_offset else parked
+        for place, parked in found.items()
+    }
 
 
 def _tell(parked: Parked, place: Place, reason: Reason) -> None:

@@ -13,7 +13,7 @@ from typing import Any, Final
 import psycopg
 from psycopg import Connection
 
-from consumers.errors import TooManyLetters, Verdict, came_from_within
+from consumers.errors import Overtaken, TooManyLetters, Verdict, came_from_within
 from consumers.session import first_line
 from consumers.watermark import Place
 
@@ -136,10 +136,7 @@ def hold_pools(connection: Connection[Any], tenants: Iterable[int]) -> None:
 
 
 def park(connection: Connection[Any], pool: str, topic_id: str, place: Place, from_offset: int, reason: Reason) -> bool:
-    """Durable before the pool's progress passes the tenant. Parked again: one more try.
-
-    False: the tenant is gone, or another pool's.
-    """
+    """Durable before the pool's progress passes the tenant. False: the tenant is gone, or another pool's."""
     parked = connection.execute(
         "INSERT INTO replication_parked AS p"
         " (tenant_id, partition, pool, topic_id, from_offset, error_class, error, advice)"
@@ -153,21 +150,41 @@ def park(connection: Connection[Any], pool: str, topic_id: str, place: Place, fr
     return parked.rowcount == 1
 
 
-def move_parked(connection: Connection[Any], pool: str, place: Place, from_offset: int) -> bool:
-    """Some of what was missed is applied. False: it is not parked in this pool any more."""
-    moved = connection.execute(
-        "UPDATE replication_parked SET from_offset = %s WHERE tenant_id = %s AND partition = %s AND pool = %s",
-        [from_offset, *place, pool],
-    )
-    return moved.rowcount == 1
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ParkedRow:
+    """As it was when the tenant's own reading began. Each change of it raises Overtaken if it is another by now."""
 
+    pool: str
+    topic_id: str
+    place: Place
+    from_offset: int
 
-def unpark(connection: Connection[Any], pool: str, place: Place) -> bool:
-    """The tenant joins its pool. False: it is not parked in this pool any more."""
-    unparked = connection.execute(
-        "DELETE FROM replication_parked WHERE tenant_id = %s AND partition = %s AND pool = %s", [*place, pool]
-    )
-    return unparked.rowcount == 1
+    def failed_again(self, connection: Connection[Any], from_offset: int, reason: Reason) -> None:
+        """Stuck there, after one more try."""
+        self._changed(
+            connection,
+            "UPDATE replication_parked"
+            " SET from_offset = %s, error_class = %s, error = %s, advice = %s, tries = tries + 1",
+            [from_offset, reason.kind, reason.says, reason.advice],
+        )
+
+    def moved(self, connection: Connection[Any], from_offset: int) -> None:
+        """Some of what was missed is applied."""
+        self._changed(connection, "UPDATE replication_parked SET from_offset = %s", [from_offset])
+
+    def joined(self, connection: Connection[Any]) -> None:
+        """It is parked no longer."""
+        self._changed(connection, "DELETE FROM replication_parked", [])
+
+    def _changed(self, connection: Connection[Any], statement: str, values: list[Any]) -> None:
+        done = connection.execute(
+            f"{statement} WHERE tenant_id = %s AND partition = %s AND pool = %s AND topic_id = %s"
+            " AND from_offset = %s".encode(),
+            [*values, *self.place, self.pool, self.topic_id, self.from_offset],
+        )
+        if done.rowcount != 1:
+            tenant, partition = self.place
+            raise Overtaken(f"tenant {tenant} is not parked in partition {partition} as it was")
 
 
 def unpark_all(connection: Connection[Any], pool: str, partition: int) -> None:

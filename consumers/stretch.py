@@ -91,11 +91,11 @@ class LogReader:
         while start < end:
             # No more than there can be: it would be waited for.
             for record in self._consumer.consume(min(_AT_ONCE, most, end - start), timeout=_POLL_S):
-                deadline = time.monotonic() + _SECONDS
                 if (error := record.error()) is not None:
                     if self._is_end(error, partition, start):
                         start = end  # what is left holds no message: offsets of records that Kafka keeps for itself
                     continue
+                deadline = time.monotonic() + _SECONDS
                 start = (record.offset() or 0) + 1
                 if start > end:
                     break

@@ -83,6 +83,29 @@ def test_a_row_that_was_read_before_its_last_reference_went_goes_too(log: Applie
     assert log.rows("contacts", "name") == [(1, 5, "Ana")], "what refers to it later has it read again"
 
 
+def test_a_contact_that_only_a_dead_letter_refers_to_goes_and_is_asked_for_once_that_is_healed(log: Applied) -> None:
+    """Who knows of the contact is not in the tables: were it kept, nothing would tell when it is to go."""
+    unfit = log.streamed("c", "conversations", 1, A, inbox_id=A, contact_id=5, status="no number")
+    log.each(unfit, contact(log, A, 1))
+    assert (log.rows("contacts", "name"), log.stubs("contacts")) == ([], [])
+    log.apply(conversation(log, 1, A))
+    assert log.stubs("contacts") == [(1, 5)]
+    (request,) = Stubs(0.0).overdue(log.control, log.relations["contacts"], 1, [A])
+    assert request.keys == ((5,),)
+    log.apply(contact(log, A, 2))
+    assert log.rows("contacts", "name") == [(1, 5, "Ana")]
+
+
+@pytest.mark.parametrize("table", ["conversations", "contact_inboxes"])
+def test_where_an_adopted_table_lacks_its_foreign_key_what_it_refers_to_stays(log: Applied, table: str) -> None:
+    """It is not known as a child: that nothing refers to the contact can't be told."""
+    log.target.execute(f"ALTER TABLE {table} DROP CONSTRAINT {table}_contact")
+    log.look_again()
+    refers = {"conversations": conversation, "contact_inboxes": link}[table]
+    log.each(refers(log, 1, A), contact(log, A, 1))
+    assert log.rows("contacts", "name") == [(1, 5, "Ana")]
+
+
 def test_an_older_absence_does_not_touch_a_newer_row(log: Applied) -> None:
     log.each(link(log, 1, A), contact(log, A, 2), log.absent("contacts", 5, B, 2), *log.nowhere("contacts", 5, 2))
     assert (log.rows("contacts", "name"), log.stubs("contacts")) == ([(1, 5, "Ana")], [])

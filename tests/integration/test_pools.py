@@ -40,6 +40,7 @@ STANDS = (
     "SELECT partition, pool, topic_id, from_offset, error_class FROM replication_parked WHERE tenant_id = %s ORDER BY 1"
 )
 AWAITED = "SELECT inbox_id FROM inbox_tenant_mapping WHERE backfilled_at IS NULL"
+TURNS = "SELECT partition, turn FROM replication_progress ORDER BY 1"
 READINGS = "SELECT pool, partition, topic_id, next_offset FROM replication_progress ORDER BY 1, 2"
 
 
@@ -103,7 +104,7 @@ def test_who_slept_while_a_tenant_joined_does_not_unpark_it_at_an_older_place(
     frozen, awake = opened(session), opened(session)
     read_on(session, awake, 50)
     with pytest.raises(Overtaken):
-        frozen.caught_up(session, (ONE, 0), Result(ONE), 40)
+        frozen.caught_up(session, (ONE, 0), Result(ONE), 30, 40)
     assert target.rows(STANDS, ONE) == [(0, POOL, TOPIC, 30, "55P03")], (
         "what lies between 40 and 50 is still to be read"
     )
@@ -112,12 +113,41 @@ def test_who_slept_while_a_tenant_joined_does_not_unpark_it_at_an_older_place(
 def test_who_slept_while_a_tenant_joined_reads_nothing_on_without_it(target: Target, session: Connection[Any]) -> None:
     park(session, POOL, TOPIC, (ONE, 0), 30, STUCK)
     frozen, awake = opened(session), opened(session)
-    awake.caught_up(session, (ONE, 0), Result(ONE), 40)
+    awake.caught_up(session, (ONE, 0), Result(ONE), 30, 40)
     assert target.rows(STANDS, ONE) == []
     with pytest.raises(Overtaken):
         read_on(session, frozen, 50)  # sorted out while the tenant was parked: its events are not in it
     read_on(session, awake, 50)
     read_on(session, awake, 60)
+
+
+@pytest.mark.parametrize(
+    ("result", "end"),
+    [(Result(ONE, stuck={0: 35}, reason=STUCK), 40), (Result(ONE), 35), (Result(ONE), 40)],
+    ids=["stuck again", "not through yet", "through"],
+)
+def test_who_slept_while_others_looked_after_a_parked_tenant_leaves_what_they_made_of_it(
+    target: Target, session: Connection[Any], result: Result, end: int
+) -> None:
+    for meanwhile in ("SET topic_id = 'another'", "SET from_offset = 32", None):
+        park(session, POOL, TOPIC, (ONE, 0), 30, STUCK)
+        frozen = opened(session)
+        target.execute(f"UPDATE replication_parked {meanwhile}" if meanwhile else "DELETE FROM replication_parked")
+        stands, turns = target.rows(STANDS, ONE), target.rows(TURNS)
+        with pytest.raises(Overtaken):
+            frozen.caught_up(session, (ONE, 0), result, 30, end)
+        assert (target.rows(STANDS, ONE), target.rows(TURNS)) == (stands, turns)
+
+
+def test_who_slept_while_a_log_was_cut_off_asks_for_no_backfill_of_who_has_joined(
+    target: Target, session: Connection[Any]
+) -> None:
+    park(session, POOL, TOPIC, (ONE, 0), 30, STUCK)
+    frozen = opened(session)
+    target.execute("DELETE FROM replication_parked")
+    with pytest.raises(Overtaken):
+        frozen.missed(session, (ONE, 0), 30)
+    assert not target.rows(AWAITED)
 
 
 def test_who_slept_while_the_log_was_made_anew_finds_another_turn(target: Target, session: Connection[Any]) -> None:
@@ -188,8 +218,8 @@ def test_a_new_pool_begins_where_the_tenant_comes_from(target: Target, session: 
     assert {place: mark.next_offset for place, mark in ledger.marks.items()} == {(ONE, 0): 47, (ONE, 1): 40}
     assert ledger.marks[ONE, 0].position[:2] == (3, 900), "streamed changes that come twice are still known"
     assert not target.rows(AWAITED), "it is no gap"
-    for place in list(ledger.parked):
-        ledger.caught_up(session, place, Result(ONE), 40)
+    for place, parked in list(ledger.parked.items()):
+        ledger.caught_up(session, place, Result(ONE), parked.from_offset, 40)
     assert target.rows(STANDS, ONE) == []
 
 
@@ -223,7 +253,9 @@ def test_a_tenant_that_is_stuck_takes_its_place_and_its_reason_along(target: Tar
     frozen = opened(session)
     assign(target, ONE, HEAVY)
     assert target.rows(STANDS, ONE) == [(0, HEAVY, TOPIC, 30, "55P03"), (1, HEAVY, TOPIC, 40, "pool")]
-    frozen.caught_up(session, (ONE, 0), Result(ONE), 40)
+    with pytest.raises(Overtaken):
+        frozen.caught_up(session, (ONE, 0), Result(ONE), 30, 40)
+    frozen.read_again(session, [0])
     assert (target.rows(STANDS, ONE)[0], frozen.parked) == ((0, HEAVY, TOPIC, 30, "55P03"), {}), "it is not theirs"
 
 
@@ -319,6 +351,20 @@ def test_a_parked_tenant_keeps_its_pauses_when_another_comes(target: Target, ses
     ledger.read_parked_again(session)
     assert ledger.parked.keys() == {(TWO, 0), (ONE, 0), (ONE, 1)}
     assert (ledger.parked[TWO, 0].due, ledger.parked[ONE, 0]) == (due, Parked(40))
+
+
+def test_a_parked_tenant_keeps_its_pauses_when_the_truth_is_read_again_unless_it_was_read_on(
+    target: Target, session: Connection[Any]
+) -> None:
+    for tenant in (ONE, TWO):
+        park(session, POOL, TOPIC, (tenant, 0), 30, STUCK)
+    ledger = opened(session)
+    for tenant in (ONE, TWO):
+        ledger.parked[tenant, 0].failed(30)
+    known = dict(ledger.parked)
+    target.execute("UPDATE replication_parked SET from_offset = 35 WHERE tenant_id = %s", TWO)
+    ledger.read_again(session, [0, 1])
+    assert ledger.parked == {(ONE, 0): known[ONE, 0], (TWO, 0): Parked(35)}
 
 
 # --- the commands

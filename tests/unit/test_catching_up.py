@@ -49,6 +49,7 @@ class Beside:
         self.outcome = Result(0)
         self.torn: set[int] = set()
         """What the truth, read again, comes to."""
+        self.serves = True
         self.ledger = Ledger("default")
         self.ledger.progress = {partition: Progress("topic", 100) for partition in (0, 1)}
         self.ledger.parked = {place: Parked(10) for place in places}
@@ -61,11 +62,14 @@ class Beside:
             settings,
             applier,
             ledger=self.ledger,
-            mapping=cast(Any, SimpleNamespace(serves=lambda _: True, expire=lambda: None)),
+            mapping=cast(Any, SimpleNamespace(serves=lambda _: self.serves, expire=lambda: None)),
             departures=cast(
                 Any,
                 SimpleNamespace(
-                    prepare=lambda *_: None, send_off=self._send_off, read_again=lambda _: self.torn, read_mapping=None
+                    prepare=lambda *_: None,
+                    send_off=self._send_off,
+                    read_again=lambda _: self.torn,
+                    read_mapping=lambda _: None,
                 ),
             ),
             harvest=cast(Any, SimpleNamespace(take=lambda _: None)),
@@ -84,7 +88,8 @@ class Beside:
         flight.batch, flight.jobs = Batch(), [job]
         self.sent.append(flight)
 
-    def _caught_up(self, _: Any, place: Place, result: Result, end: int) -> None:
+    def _caught_up(self, _: Any, place: Place, result: Result, start: int, end: int) -> None:
+        assert start == self.ledger.parked[place].from_offset
         self.caught_up.append((place, end))
         if result.reason is not None:
             self.ledger.parked[place].failed(end, is_locked=True)
@@ -229,6 +234,30 @@ def test_who_is_locked_out_is_tried_again_soon(beside: Callable[..., Beside]) ->
     found.carry_out()
     assert found.it.settle(CONTROL) == {1}, "the truth is read again"
     assert parked.due > time.monotonic()
+
+
+def test_tenants_that_run_after_their_pool_leave_one_that_waits_its_turn(beside: Callable[..., Beside]) -> None:
+    found = beside(A, B, C)
+    found.ledger.parked[C].from_offset = 20
+    for end in (100, 200, 300):
+        found.ledger.progress[0] = Progress("topic", end + 100)
+        found.until(lambda: len(found.it._readings) == MOST_AT_ONCE)
+        found.carry_out()
+        found.it.settle(CONTROL)
+    assert (0, 20, 100) in found.asked
+
+
+def test_a_tenant_that_is_not_known_as_the_pools_own_is_not_read_at_once_again(beside: Callable[..., Beside]) -> None:
+    found = beside(A)
+    found.serves = False
+    found.may_read.release()
+    found.until(lambda: found.asked and not found.it._readings)
+    assert (found.sent, found.caught_up) == ([], [])
+    assert 0 < found.ledger.parked[A].due - time.monotonic() <= 1
+    found.go_on()
+    assert len(found.asked) == 1
+    found.serves, found.ledger.parked[A].due = True, 0.0
+    found.carry_out()
 
 
 def test_what_is_another_workers_by_now_is_not_settled(beside: Callable[..., Beside]) -> None:

@@ -1,5 +1,6 @@
 """What a worker says of Kafka, as librdkafka tells it."""
 
+import threading
 import time
 from collections.abc import Iterator
 from types import SimpleNamespace
@@ -7,10 +8,11 @@ from typing import Any
 
 import orjson
 import pytest
-from confluent_kafka import KafkaError
+from confluent_kafka import Consumer, KafkaError, TopicPartition
 
+from consumers import inbound as module
 from consumers.config import load
-from consumers.inbound import OUTSIDE_S, Inbound
+from consumers.inbound import MOST_LEAVING, OUTSIDE_S, Inbound
 
 
 @pytest.fixture
@@ -48,6 +50,56 @@ def test_a_member_that_does_not_come_back_is_given_up_for_a_new_one(
     assert lost == [[]], "who was left behind has no say any more"
     inbound._assign(inbound._consumer, [])
     assert inbound._lost_at is None
+
+
+def wait_in_vain(inbound: Inbound) -> None:
+    """The group has left us out for longer than we wait for it."""
+    inbound._lost_at = time.monotonic() - inbound._patience_s - 1
+    inbound.take(1, 0)
+
+
+def test_a_member_that_is_given_up_is_given_nothing_while_it_leaves(
+    inbound: Inbound, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[list[int]] = []
+    left: list[Consumer] = []
+    leave = module._leave
+
+    def assigned_meanwhile(member: Consumer) -> threading.Thread:
+        left.append(member)
+        inbound._assign(member, [TopicPartition("changes", 0)])
+        return leave(member)
+
+    monkeypatch.setattr(module, "_leave", assigned_meanwhile)
+    monkeypatch.setattr(inbound, "_on_assign", lambda partitions: given.append(partitions) or {})
+    first = inbound._consumer
+    wait_in_vain(inbound)
+    assert (left, given) == ([first], [])
+
+
+def test_no_more_than_a_few_members_are_left_behind_at_once(inbound: Inbound, monkeypatch: pytest.MonkeyPatch) -> None:
+    may_leave = threading.Event()
+    leaving: list[threading.Thread] = []
+
+    def leave(member: Consumer) -> threading.Thread:
+        def end() -> None:
+            assert may_leave.wait(60)
+            member.close()
+
+        leaving.append(threading.Thread(target=end, daemon=True))
+        leaving[-1].start()
+        return leaving[-1]
+
+    monkeypatch.setattr(module, "_leave", leave)
+    for _ in range(MOST_LEAVING + 2):
+        wait_in_vain(inbound)
+    assert len(leaving) == MOST_LEAVING
+    may_leave.set()
+    for thread in leaving:
+        thread.join(30)
+    last = inbound._consumer
+    wait_in_vain(inbound)
+    assert inbound._consumer is not last, "there is room for one again"
 
 
 def looks(inbound: Inbound, *states: str) -> str:
