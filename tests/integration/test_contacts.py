@@ -83,6 +83,16 @@ def test_a_row_that_was_read_before_its_last_reference_went_goes_too(log: Applie
     assert log.rows("contacts", "name") == [(1, 5, "Ana")], "what refers to it later has it read again"
 
 
+def test_a_row_whose_reference_is_a_dead_letter_is_asked_for_once_that_is_healed(log: Applied) -> None:
+    log.target.execute("ALTER TABLE conversations ADD CONSTRAINT own CHECK (inbox_id <> 1) NOT VALID")
+    log.each(conversation(log, 1, A), contact(log, A, 1))
+    assert log.rows("contacts", "name") == []
+    log.target.execute("ALTER TABLE conversations DROP CONSTRAINT own")
+    log.apply(conversation(log, 1, A, op="u"))
+    (request,) = Stubs(0.0).overdue(log.control, log.relations["contacts"], 1, [A, B])
+    assert (request.table, request.inbox, request.keys) == ("contacts", A, ((5,),))
+
+
 def test_an_older_absence_does_not_touch_a_newer_row(log: Applied) -> None:
     log.each(link(log, 1, A), contact(log, A, 2), log.absent("contacts", 5, B, 2), *log.nowhere("contacts", 5, 2))
     assert (log.rows("contacts", "name"), log.stubs("contacts")) == ([(1, 5, "Ana")], [])
