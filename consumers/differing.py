@@ -88,7 +88,7 @@ class Differing(Shadow):
         self.look_at_live()
         given = {"tenant": self.tenant, "load": self.next_load(), "step": 0}
         columns = self._columns(relation)
-        self._noted = 0
+        self._noted.clear()
         with self.connection.transaction():
             self.connection.execute("SELECT set_config('app.current_tenant_id', %s, true)", [str(self.tenant)])
             tenants.verify(self.connection, self.tenant, inboxes)
@@ -97,8 +97,7 @@ class Differing(Shadow):
             deleted = self._delete([relation.name], given)
             for statement in merging.make_parents(relation):
                 self._execute(statement, **given)
-            if (note := merging.note_parents_left(relation, columns)) is not None:
-                self._noted += self._execute(note, **given)
+            self._note(merging.note_parents_left(relation, columns), relation.parent_names, given)
             written = self._execute(merging.write(relation, columns), **given)
             self._delete_orphans(self.tenant)
         return Merged(table=relation.name, written=written, deleted=deleted)

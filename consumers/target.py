@@ -109,7 +109,8 @@ class Session:
         self._order: tuple[str, ...] = ()
         self._load = 0
         self._staged = self._staged_bytes = 0
-        self._noted = 0
+        self._noted: set[str] = set()
+        """Tables of which rows stand among the orphans."""
         self._pool = settings.pool
         self.connection: Connection[Any] = open_session(settings, purpose, is_brief=is_brief)
         if is_brief:
@@ -129,7 +130,7 @@ class Session:
         """Raises psycopg.Error, Overtaken, LettersMoved, TooManyLetters, BadEvent; then nothing of it is written."""
         forms = self._stage(work, schemas)
         outcome = Outcome(tableless=_tableless(work.steps, self.relations))
-        self._noted = 0
+        self._noted.clear()
         with self.connection.transaction():
             self.connection.execute("SELECT set_config('app.current_tenant_id', %s, true)", [str(work.tenant)])
             self._claim(work)
@@ -218,8 +219,7 @@ class Session:
             if name not in names:
                 continue
             relation = self.relations[name]
-            if (note := upsert.note_parents_of_deleted(relation)) is not None:
-                self._noted += self._execute(note, **given)
+            self._note(upsert.note_parents_of_deleted(relation), relation.parent_names, given)
             gone += self._execute(upsert.delete(relation), **given)
             if (wipe := upsert.wipe(relation)) is not None:
                 self._execute(wipe, **given)
@@ -230,16 +230,23 @@ class Session:
         if not self._noted:
             return
         for name in reversed(self._order):
-            self._execute(upsert.delete_orphans(self.relations[name]), tenant=tenant)
+            if name in self._noted:
+                relation = self.relations[name]
+                self._note(upsert.delete_orphans(relation), relation.parent_names, {"tenant": tenant})
         self._execute("DELETE FROM pg_temp.orphans")
+        self._noted.clear()
+
+    def _note(self, statement: str | None, names: Iterable[str], given: dict[str, Any]) -> None:
+        """A statement that notes rows of these tables, if there are any."""
+        if statement is not None and self._execute(statement, **given):
+            self._noted.update(names)
 
     def _upsert(self, form: Form, given: dict[str, Any], outcome: Outcome) -> None:
         for statement in upsert.make_parents(form):
             self._execute(statement, **given)
-        if (note := upsert.note_parents_left(form)) is not None:
-            self._noted += self._execute(note, **given)
-        if self._holds_all and (note := upsert.note_unheld(form)) is not None:
-            self._noted += self._execute(note, **given)
+        self._note(upsert.note_parents_left(form), form.relation.parent_names, given)
+        if self._holds_all:
+            self._note(upsert.note_unheld(form), (form.relation.name,), given)
         written = self._execute(upsert.upsert(form), **given)
         outcome.upserts += written
         for name, kind in form.skipped if written else ():

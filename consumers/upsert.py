@@ -111,6 +111,10 @@ class Relation:
         return "inbox_id" if "inbox_id" in self.columns else None
 
     @property
+    def parent_names(self) -> frozenset[str]:
+        return frozenset(parent for _, parent in self.parents)
+
+    @property
     def has_leads(self) -> bool:
         """Whether rows have lead signals, which are not written as the event has them, in columns that take ours."""
         return all(fits.fullmatch(self.columns.get(name, "")) for name, fits in _LEAD_TYPES.items())

@@ -125,6 +125,12 @@ def newest_rows(derived: Derived, table: Table, read: Iterable[Sequence[bytes | 
     return [row for _, row in found.values()]
 
 
+def referred(connection: Connection[Any], derived: Derived, column: str, keys: Sequence[int]) -> list[int]:
+    """What the rows of these keys have in a column, each value once."""
+    statement = keyed(derived, sql.SQL("DISTINCT r.{}").format(identifier(column)))
+    return [value for (value,) in connection.execute(statement, [list(keys)]).fetchall() if value is not None]
+
+
 def read(derived: Derived, keys: Sequence[int]) -> tuple[sql.Composed, list[Any]]:
     """The statement that reads these keys."""
     return _read_statement(derived), [list(keys)]

@@ -29,7 +29,7 @@ from replicator.calls import Calls, Ended
 from replicator.candidates import END_OF_TIME, LAST_KEY, appended_after, greatest_key, stamp_of, stamped_after
 from replicator.config import Settings
 from replicator.derivation import Derivation
-from replicator.derived import Derived, expected_keys, keys_within
+from replicator.derived import Derived, expected_keys, keys_within, referred
 from replicator.digest_memory import DigestMemory
 from replicator.errors import SourceBusy, SourceRefused, SourceUnavailable
 from replicator.event import Position
@@ -108,7 +108,7 @@ class Poller(SourceThread):
             calls,
             derivation,
             digests,
-            have_read=self._have_read,
+            have_read=self._have_followed,
             published_upto=lambda lsn: None,  # nobody else publishes
             verified=self._verified,
             keys_per_second=settings.digest_keys_per_second,
@@ -276,7 +276,7 @@ class Poller(SourceThread):
                 found = ask(source.connection, derived, at, limit, CANDIDATES)
             if keys := beyond.unread(found):
                 self.candidates += len(keys)
-                self._have_read(source, name, expected_nowhere(keys))
+                self._have_followed(source, name, expected_nowhere(keys))
             beyond.note(found)
             more = len(found) == CANDIDATES
             at = found[-1] if found else at
@@ -351,6 +351,18 @@ class Poller(SourceThread):
         return self._job_walk[1]
 
     # --- reading
+
+    def _have_followed(self, source: Source, relation: str, keys: Keys) -> None:
+        """Read, and then what they refer to and what says no inbox: it may have been published before these were."""
+        self._have_read(source, relation, keys)
+        for held in self._calls.run(lambda: self._derivation.readable):
+            name, column = held.relation.name, dict(held.relation.held_by).get(relation)
+            derived = self._calls.run(lambda: self._derivation.derived(relation))
+            if column is None or derived is None or self._calls.run(partial(self._is_broken, name)):
+                continue
+            with source.reading():
+                found = referred(source.connection, derived, column, list(keys))
+            self._have_read(source, name, expected_nowhere(found))
 
     def _have_read(self, source: Source, relation: str, keys: Keys) -> None:
         """Read, published and acknowledged; or failed, each key by itself."""

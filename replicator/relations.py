@@ -76,6 +76,9 @@ class DerivedRelation:
     """The column that a writer sets to its clock's time, if there is one: how polling finds most changes."""
     is_appended: bool = False
     """Polling looks for greater keys instead: rows are many, come in the order of their keys, and seldom change."""
+    held_by: tuple[tuple[str, str], ...] = ()
+    """Where rows say no inbox: (table, its column with the key) of what refers to them. A tenant takes a row only while
+    it has a reference to it, so the row is published after each new one. The stream sees to that by the paths."""
 
     def order(self, inbox: int | None) -> tuple[str, ...]:
         """Keys are read in their own order, whatever the scope."""
@@ -153,6 +156,7 @@ CONTACTS: Final = DerivedRelation(
     key=("id",),
     inbox="inbox_id",
     excluded=frozenset({"inbox_id"}),
+    held_by=(("contact_inboxes", "contact_id"), ("conversations", "contact_id")),
 )
 SURVEY_ANSWERS: Final = DerivedRelation(
     name="csat_survey_responses",

@@ -15,6 +15,7 @@ from demo.servers import wait_until
 from demo.source.seed import seed
 from replicator import poller, topics
 from replicator.candidates import stamped_after
+from replicator.derived import Derived
 from replicator.modes import Mode, Standing, Why
 from replicator.polling import Polling
 from replicator.rolling_pass import RollingPass
@@ -241,6 +242,50 @@ def test_rows_that_are_stamped_alike_or_move_on_between_pages_are_all_polled(
         replayed.wait_for("and those stamped last", lambda: run.status["held_back_s"] and pages[-3:] == [[], [], []])
         wait_view(replayed, source)
         assert any(len(page) == 5 for page in pages)
+
+
+def meet(source: Source, contact: int) -> None:
+    """A new contact writes for the first time."""
+    with source.transaction():
+        source.execute(
+            "INSERT INTO contacts (id, name, account_id, created_at, updated_at)"
+            " VALUES (%s, 'new', 1, clock_timestamp() AT TIME ZONE 'UTC', clock_timestamp() AT TIME ZONE 'UTC')",
+            (contact,),
+        )
+        source.execute(
+            "INSERT INTO conversations (account_id, inbox_id, contact_id, created_at, updated_at) VALUES"
+            " (1, 1, %s, clock_timestamp() AT TIME ZONE 'UTC', clock_timestamp() AT TIME ZONE 'UTC')",
+            (contact,),
+        )
+
+
+def test_a_contact_comes_after_what_refers_to_it_though_it_was_found_first(
+    by_tables: dict[str, str], source: Source, source_dsn: str, replayed: Replayed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A tenant keeps no contact that nothing refers to: one that came before would be gone, or a stub for long."""
+    met: list[int] = []
+
+    def watched(connection: psycopg.Connection[Any], derived: Derived, *asked: Any) -> Any:
+        if derived.relation.name == "contacts" and not met:
+            with writer(source_dsn) as other:
+                met.append(90_001)
+                meet(other, 90_001)
+        return stamped_after(connection, derived, *asked)
+
+    def last(table: str, key: str, value: int) -> int:
+        rows = [each for each in replayed.events if each.head.table == table and each.head.op != "d"]
+        return max((each.offset for each in rows if each.body["after"][key] == value and each.inbox == 1), default=-1)
+
+    monkeypatch.setattr(RollingPass, "serve", lambda *_: False)
+    with polling_here(by_tables):
+        wait_all(replayed, source)
+        monkeypatch.setattr(poller, "stamped_after", watched)
+        replayed.wait_for("the conversation", lambda: last("conversations", "contact_id", 90_001) > 0)
+        replayed.wait_for(
+            "the contact after it",
+            lambda: last("contacts", "id", 90_001) > last("conversations", "contact_id", 90_001),
+            15,
+        )
 
 
 def test_a_mark_stands_between_two_stamps(
