@@ -27,7 +27,7 @@ class Outlet:
         self.published = 0
         self.oversized = 0
         self._publisher = publisher
-        self._topics = topics
+        self._changes, self._schemas = topics.changes, topics.schemas
         self._places: dict[int, tuple[int, bytes]] = {}
 
     def change(self, table: Table, routed: Routed, commit_lsn: int, index: int, cause: Cause, batch: Batch) -> None:
@@ -88,12 +88,12 @@ class Outlet:
         """A marker goes to every partition."""
         headers, body = encode_marker(marker, self.run, point)
         for partition in range(self.partitions):
-            self._publisher.send(self._topics.changes, partition, None, body, headers, batch)
+            self._publisher.send(self._changes, partition, None, body, headers, batch)
 
     def schema(self, schema: TableSchema, batch: Batch) -> None:
         """A version of a table's columns. Wait for the batch before sending rows of it."""
         key = f"{schema.table}:{schema.version}".encode()
-        self._publisher.send(self._topics.schemas, 0, key, schema.encode(), [], batch)
+        self._publisher.send(self._schemas, 0, key, schema.encode(), [], batch)
 
     def _send(
         self,
@@ -110,7 +110,7 @@ class Outlet:
         headers = pack_head(head)
         if inbox is None:
             for partition in range(self.partitions):
-                self._publisher.send(self._topics.changes, partition, None, body, headers, batch)
+                self._publisher.send(self._changes, partition, None, body, headers, batch)
         else:
             partition, key = self._places.get(inbox) or self._place(inbox)
             if not self._publisher.fits(key, body, headers):
@@ -118,7 +118,7 @@ class Outlet:
                     self.oversized += 1
                     head = head._replace(error=TOO_LARGE)
                 body, headers = encode(head, table.origin, cause, NULL, NULL, moved_to), pack_head(head)
-            self._publisher.send(self._topics.changes, partition, key, body, headers, batch)
+            self._publisher.send(self._changes, partition, key, body, headers, batch)
         self.published += 1
 
     def _place(self, inbox: int) -> tuple[int, bytes]:

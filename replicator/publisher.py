@@ -47,6 +47,9 @@ GAPLESS: Mapping[str, Any] = {
     "queue.buffering.max.messages": QUEUE_MESSAGES,
 }
 
+Delivered = Callable[[KafkaError | None, Message], None]
+"""Called for a message that arrived, or was refused."""
+
 
 class Publisher:
     """One run's producer."""
@@ -61,6 +64,8 @@ class Publisher:
         self._unreachable_since: float | None = None
         self._heard, self._heard_at = False, time.monotonic()
         self._told: set[int] = set()
+        self._last: tuple[Batch | None, Delivered] = None, self._counting(Batch())
+        """The batch of the last message, and what is called for each of its messages."""
         self._producer = clients.producer(
             {
                 **kafka,
@@ -107,20 +112,19 @@ class Publisher:
         """Queues one message; it counts in `batch`. Raises DeliveryFailed once the producer has failed."""
         if self._failure is not None:
             raise DeliveryFailed(self._failure)
-
-        def delivered(error: KafkaError | None, message: Message) -> None:
-            del message
-            if error is None:
-                batch.acknowledged += 1
-                self._heard = True
-                self._unreachable_since = None
-            elif self._failure is None:
-                self._failure = f"Kafka did not take an event: {error.str()} ({error.name()})"
-
+        last, delivered = self._last
+        if last is not batch:
+            delivered = self._counting(batch)
+            self._last = batch, delivered
         while True:
             try:
                 self._producer.produce(
-                    topic, value, key, partition=partition, headers=list(headers or ()), on_delivery=delivered
+                    topic,
+                    value,
+                    key,
+                    partition=partition,
+                    headers=headers,  # type: ignore[arg-type]  # a list that is only read
+                    on_delivery=delivered,
                 )
             except BufferError:
                 self._producer.poll(0.1)
@@ -131,6 +135,24 @@ class Publisher:
             else:
                 batch.sent += 1
                 return
+
+    def _counting(self, batch: Batch) -> Delivered:
+        """What the producer calls once for each message of a batch.
+
+        One for all: one for each message would be kept as long as the message waits, a hundred thousand of them, and
+        the garbage collector would go through them (a third of a microsecond a message).
+        """
+
+        def delivered(error: KafkaError | None, message: Message) -> None:
+            del message
+            if error is None:
+                batch.acknowledged += 1
+                self._heard = True
+                self._unreachable_since = None
+            elif self._failure is None:
+                self._failure = f"Kafka did not take an event: {error.str()} ({error.name()})"
+
+        return delivered
 
     def poll(self) -> None:
         """Takes in acknowledgements. Raises DeliveryFailed once one came back as refused."""

@@ -1,15 +1,16 @@
-"""What the producer is made of takes every message that the settings allow."""
+"""The producer takes every message that the settings allow, and each counts where it belongs."""
 
 from __future__ import annotations
 
 import socket
+from collections.abc import Callable
 
 import pytest
 from confluent_kafka import KafkaError, KafkaException
 
 from demo.servers import wait_until
 from replicator import clients
-from replicator.errors import LogRefused
+from replicator.errors import DeliveryFailed, LogRefused
 from replicator.progress import Batch
 from replicator.publisher import ENVELOPE_BYTES, NAMES_BYTES, Publisher
 
@@ -89,3 +90,47 @@ def test_an_option_that_librdkafka_refuses_is_said_by_its_setting(option: dict[s
 def test_so_it_is_for_a_reader() -> None:
     with pytest.raises(LogRefused, match="REPLICATOR_KAFKA_OPTIONS: "):
         clients.reader({**NOBODY, "session.timeout.ms": "soon"}, "topic")
+
+
+class _Holding:
+    """A producer that keeps what it is to call, until somebody says that the message arrived."""
+
+    def __init__(self) -> None:
+        self.delivered: list[Callable[[KafkaError | None, None], None]] = []
+
+    def produce(self, *_: object, on_delivery: Callable[[KafkaError | None, None], None], **__: object) -> None:
+        self.delivered.append(on_delivery)
+
+    def poll(self, seconds: float) -> None:
+        """Nothing has come."""
+
+    def __len__(self) -> int:
+        return len(self.delivered)
+
+
+def test_each_message_counts_in_its_own_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    publisher, producer = Publisher(NOBODY, MIB, lambda: None), _Holding()
+    monkeypatch.setattr(publisher, "_producer", producer)
+    batches = [Batch(), Batch()]
+    for n in (0, 1, 0):
+        publisher.send("topic", 0, None, b"x", [], batches[n])
+    assert [batch.sent for batch in batches] == [2, 1]
+    first, second, third = producer.delivered
+    first(None, None)
+    second(None, None)
+    assert [batch.complete for batch in batches] == [False, True]
+    third(None, None)
+    assert all(batch.complete for batch in batches)
+
+
+def test_a_message_that_is_refused_completes_no_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    publisher, producer = Publisher(NOBODY, MIB, lambda: None), _Holding()
+    monkeypatch.setattr(publisher, "_producer", producer)
+    batch = Batch()
+    for _ in range(2):
+        publisher.send("topic", 0, None, b"x", [], batch)
+    producer.delivered[0](KafkaError(KafkaError.MSG_SIZE_TOO_LARGE), None)
+    producer.delivered[1](None, None)
+    assert not batch.complete
+    with pytest.raises(DeliveryFailed, match="MSG_SIZE_TOO_LARGE"):
+        publisher.poll()
