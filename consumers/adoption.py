@@ -16,7 +16,7 @@ from consumers import audit
 from consumers.catalogue import Catalogue, ForeignKey
 from consumers.identifiers import quoted
 from consumers.plan import Finding, finding, note, refusal
-from consumers.upsert import LEAD_COLUMNS
+from consumers.relation import LEAD_COLUMNS
 
 Change = tuple[str, str]
 """What it does, in words, and as SQL."""

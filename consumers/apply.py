@@ -32,9 +32,9 @@ from consumers.lead_columns import LeadColumns
 from consumers.misfits import blame
 from consumers.ordering import Event, steps
 from consumers.parking import Reason
+from consumers.relation import without_inbox
 from consumers.staging import Schemas
 from consumers.target import Outcome, Session, Work
-from consumers.upsert import without_inbox
 from consumers.waiting import Held, Sorted, is_of_one_row, sort
 from consumers.watermark import Mark, Place
 from replicator import KeysRequest

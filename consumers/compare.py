@@ -19,13 +19,13 @@ from consumers.config import Settings
 from consumers.errors import Refused, SettingsError
 from consumers.fence import Fence
 from consumers.ownership import Owned, chosen, owned
+from consumers.relation import LEAD_COLUMNS, Relation
 from consumers.row_comparison import Compared, compare_table
 from consumers.row_text import texts
 from consumers.session import connect
 from consumers.source_rows import SourceRows
 from consumers.source_session import Source, open_source
 from consumers.target_rows import TargetRows
-from consumers.upsert import LEAD_COLUMNS, Relation
 from replicator import PINNED_SETTINGS, REPLICATED, TableSchema
 
 Say = Callable[[str], None]

@@ -23,8 +23,8 @@ from consumers.errors import Refused, SettingsError
 from consumers.identifiers import literal, quoted
 from consumers.live import ANALYTICS
 from consumers.plan import Finding, Plan, Step, refusal
+from consumers.relation import OWN_COLUMNS
 from consumers.session import connect
-from consumers.upsert import OWN_COLUMNS
 
 _PAGES_AT_ONCE: Final = 2_000
 """Of the table; 16 MB: between two, progress is told."""

@@ -19,8 +19,8 @@ from pglast.stream import RawStream
 
 from consumers.identifiers import quoted
 from consumers.migrations import Migration, Statement
+from consumers.relation import OWN_COLUMNS
 from consumers.surroundings import READERS
-from consumers.upsert import OWN_COLUMNS
 from replicator import TableSchema
 
 _INTEGERS: Final = frozenset({"smallint", "integer", "bigint"})

@@ -10,10 +10,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from consumers import merging, tenants, upsert
+from consumers import merging, tenants
 from consumers.merging import DIFFERENT, EXTRA, MISSING, NEWER
+from consumers.relation import Relation, parents_first
 from consumers.shadow import Shadow, rows_in
-from consumers.upsert import Relation
 
 EXAMPLES: Final = 10
 """Keys that are named of each kind."""
@@ -151,6 +151,6 @@ class Differing(Shadow):
             self._staged += self._execute(merging.stage_unknown(relation, of_inboxes=False), **given, **where)
 
 
-def parents_first(shadow: Shadow) -> list[Relation]:
+def one_by_one(shadow: Shadow) -> list[Relation]:
     """The order in which tables can be put right one by one."""
-    return [shadow.relations[name] for name in upsert.parents_first(shadow.relations)]
+    return [shadow.relations[name] for name in parents_first(shadow.relations)]

@@ -17,7 +17,7 @@ from psycopg import Connection
 
 from consumers import target
 from consumers.errors import TargetRefused
-from consumers.upsert import Relation
+from consumers.relation import Relation
 from replicator import REPLICATED
 
 log = structlog.get_logger(__name__)

@@ -17,8 +17,8 @@ import orjson
 
 from consumers.conversation_texts import texts
 from consumers.lead_rules import Rule, RuleSet
+from consumers.relation import LEAD_SIGNALS, MESSAGES
 from consumers.signals import BANDS, Signals, evaluate, label
-from consumers.upsert import LEAD_SIGNALS, MESSAGES
 
 Origin = Literal["source", "rules", "external"]
 """Where a tenant's signals come from. None instead: each is the source's where it says something, else the rules'."""

@@ -20,7 +20,7 @@ from pglast.visitors import Visitor
 
 from consumers.derived import as_expression
 from consumers.identifiers import literal, quoted
-from consumers.upsert import OWN_COLUMNS
+from consumers.relation import OWN_COLUMNS
 from replicator import ClockColumn, TableSchema
 
 ANALYTICS: Final = "conversations_analytics"

@@ -13,7 +13,8 @@ from typing import Final
 
 from consumers import upsert
 from consumers.identifiers import doubled, literal, quoted
-from consumers.upsert import LEAD_COLUMNS, MESSAGES, TENANT, Relation
+from consumers.relation import LEAD_COLUMNS, MESSAGES, Relation
+from consumers.upsert import TENANT
 
 MISSING: Final = "missing"
 EXTRA: Final = "extra"

@@ -18,8 +18,8 @@ from consumers.errors import ConsumersError, Verdict
 from consumers.identifiers import quoted
 from consumers.ordering import UPSERTS, Event
 from consumers.parking import Reason
+from consumers.relation import Relation
 from consumers.staging import Schemas
-from consumers.upsert import Relation
 
 log = structlog.get_logger(__name__)
 

@@ -21,8 +21,8 @@ from consumers.comparison import compare
 from consumers.identifiers import quoted
 from consumers.migrations import Migration, tables
 from consumers.plan import Item, Step, finding, note
+from consumers.relation import LEAD_SIGNALS, OWN_COLUMNS
 from consumers.surroundings import READERS
-from consumers.upsert import LEAD_SIGNALS, OWN_COLUMNS
 from replicator import REPLICATED, TableSchema
 
 _TEXT: Final = "text"

@@ -26,7 +26,8 @@ from consumers.lead_columns import FROM_SOURCE, LAST, LeadColumns
 from consumers.leads import read_origin
 from consumers.live import ANALYTICS
 from consumers.parking import Reason
-from consumers.upsert import LEAD_COLUMNS, LEAD_SIGNALS, TENANT, Relation
+from consumers.relation import LEAD_COLUMNS, LEAD_SIGNALS, Relation
+from consumers.upsert import TENANT
 
 log = structlog.get_logger(__name__)
 

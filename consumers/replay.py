@@ -21,7 +21,7 @@ import psycopg
 from consumers import starts
 from consumers.batch import Message, View, new_marks, sort_out
 from consumers.config import Settings
-from consumers.differing import Differing, Merged, TableDifference, parents_first
+from consumers.differing import Differing, Merged, TableDifference, one_by_one
 from consumers.errors import BadEvent, Fault, Refused, TargetRefused, TargetUnavailable, classify, classify_applying
 from consumers.leads import Leads
 from consumers.ordering import Event, identifier
@@ -174,7 +174,7 @@ class _Replaying:
         """One transaction for each table that differs, parents before their children."""
         unlike = {table.table for table in tables if not table.is_equal}
         merged = []
-        for relation in parents_first(self._shadow):
+        for relation in one_by_one(self._shadow):
             if relation.name not in unlike:
                 continue
             self._hold()

@@ -19,8 +19,8 @@ from psycopg import Connection
 
 from consumers import clients, upsert
 from consumers.config import Settings
+from consumers.relation import Relation
 from consumers.tenants import Owner
-from consumers.upsert import Relation
 from replicator import MOST_INBOXES, BackfillRequest, KeysRequest, Request, Topics, encode_request
 
 log = structlog.get_logger(__name__)

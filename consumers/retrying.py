@@ -37,9 +37,9 @@ from consumers.leads import Leads
 from consumers.misfits import blame
 from consumers.ordering import Event, steps
 from consumers.parking import Reason
+from consumers.relation import without_inbox
 from consumers.staging import Schemas
 from consumers.target import Session, Work
-from consumers.upsert import without_inbox
 from consumers.waiting import Stand
 from replicator import KeysRequest
 from replicator.runtime import GrowingPause

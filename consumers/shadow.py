@@ -20,9 +20,9 @@ from consumers.config import Settings
 from consumers.identifiers import literal, quoted
 from consumers.lead_columns import LeadColumns
 from consumers.ordering import Begin, Event, Step, Sweep, Truncate, steps
+from consumers.relation import Form, Relation
 from consumers.staging import Schemas
 from consumers.target import Outcome, Session, Work
-from consumers.upsert import Form, Relation
 from replicator import Position
 
 _NOTES: Final = (

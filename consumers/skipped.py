@@ -18,7 +18,7 @@ from psycopg import Connection
 from psycopg.rows import class_row
 
 from consumers.identifiers import quoted
-from consumers.upsert import Relation
+from consumers.relation import Relation
 
 log = structlog.get_logger(__name__)
 

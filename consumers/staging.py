@@ -12,11 +12,10 @@ from typing import Any, Final
 
 import orjson
 
-from consumers import upsert
 from consumers.errors import BadEvent
 from consumers.lead_columns import LeadColumns
 from consumers.ordering import Rows, Upsert
-from consumers.upsert import Form, Relation
+from consumers.relation import Form, Relation, form, parents_first
 from replicator import TableSchema
 
 Schemas = Callable[[str, str], TableSchema]
@@ -45,7 +44,7 @@ def pack(
     """
     forms: dict[tuple[str, str, bytes, bool, bool, bool], int] = {}
     found: list[Form] = []
-    for table in upsert.parents_first(relations):
+    for table in parents_first(relations):
         led = leads if relations[table].has_leads else None
         spent = 0.0
         for row in step.upserts.get(table, ()):
@@ -117,7 +116,7 @@ def _form(relation: Relation, row: Upsert, schemas: Schemas, *, with_leads: bool
     absent = _absent(relation, row)
     if not row.body:
         absent = [name for name, _ in schema.columns if name != relation.inbox]
-    return upsert.form(relation, schema, absent, is_lost=row.is_lost, with_leads=with_leads)
+    return form(relation, schema, absent, is_lost=row.is_lost, with_leads=with_leads)
 
 
 def _absent(relation: Relation, row: Upsert) -> list[str]:

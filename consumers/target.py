@@ -25,8 +25,8 @@ from consumers.errors import Overtaken, TargetRefused
 from consumers.lead_columns import LeadColumns
 from consumers.leads import read_origin
 from consumers.ordering import Begin, Rows, Step, Sweep, Truncate
+from consumers.relation import Form, Relation, parents_first
 from consumers.staging import Schemas, pack, readable
-from consumers.upsert import Form, Relation
 from consumers.watermark import Mark, Place
 from replicator import PINNED_SETTINGS, KeysRequest
 
@@ -123,7 +123,7 @@ class Session:
     def use(self, relations: Mapping[str, Relation]) -> None:
         """The tables have been altered, or are looked at for the first time."""
         forget_plans(self.connection)
-        self._order = upsert.parents_first(relations)
+        self._order = parents_first(relations)
         self.relations = relations
 
     def apply(self, work: Work, schemas: Schemas) -> Outcome:

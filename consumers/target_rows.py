@@ -11,8 +11,8 @@ from typing import Any, Final
 from psycopg import Connection
 
 from consumers.identifiers import doubled, quoted
+from consumers.relation import Relation
 from consumers.row_text import Texts
-from consumers.upsert import Relation
 
 PAGE: Final = 5_000
 

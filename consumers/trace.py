@@ -22,10 +22,10 @@ from consumers.config import Settings
 from consumers.errors import Refused
 from consumers.identifiers import quoted
 from consumers.ownership import owned
+from consumers.relation import Relation
 from consumers.session import connect
 from consumers.stretch import LogReader
 from consumers.topic import TopicShape
-from consumers.upsert import Relation
 from replicator import Head, Position, decode, partition_of, unpack_head
 
 TABLES: Final = ("conversations", "conversations_analytics")

@@ -24,11 +24,11 @@ from consumers.ledger import Ledger
 from consumers.live import ANALYTICS
 from consumers.missing import MissingTables
 from consumers.recomputation import Recomputation
+from consumers.relation import Relation
 from consumers.requests import Requests
 from consumers.retrying import Retrying
 from consumers.skipped import SkippedColumns
 from consumers.topic import TopicWatch
-from consumers.upsert import Relation
 from replicator import partition_of
 
 log = structlog.get_logger(__name__)

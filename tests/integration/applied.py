@@ -11,8 +11,8 @@ from psycopg import Connection
 from consumers.batch import ends_of, new_marks
 from consumers.layout import read_relations
 from consumers.ordering import Event, steps
+from consumers.relation import Relation
 from consumers.target import Outcome, Session, Work
-from consumers.upsert import Relation
 from consumers.watermark import Mark, Place
 from tests.histories import schema_of
 from tests.integration.targets import Target, target_of

@@ -23,8 +23,8 @@ from consumers.apply import Applier
 from consumers.batch import Message, View, sort_out
 from consumers.layout import Layout
 from consumers.leads import Leads
+from consumers.relation import Relation
 from consumers.tenants import Mapping
-from consumers.upsert import Relation
 from consumers.watermark import Generations, Mark, Place
 from demo.servers import Servers
 from replicator import BackfillMarker, Head, Position, Run, TableSchema, partition_of

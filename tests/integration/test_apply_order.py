@@ -8,7 +8,7 @@ from typing import Any
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from consumers.upsert import Relation
+from consumers.relation import Relation
 from tests import histories
 from tests.histories import SHAPES, Source
 from tests.integration.applied import Applied

@@ -17,8 +17,8 @@ from consumers.errors import Overtaken
 from consumers.lead_columns import FROM_SOURCE, LeadColumns
 from consumers.leads import Leads
 from consumers.recomputation import _READ, Recomputation, _asked, recompute
+from consumers.relation import LEAD_SIGNALS
 from consumers.target import Session, Work
-from consumers.upsert import LEAD_SIGNALS
 from demo.servers import Servers, wait_until
 from tests.integration.sorted_out import Applied, applied, prepared_target
 from tests.integration.targets import Target

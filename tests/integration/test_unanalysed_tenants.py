@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 import pytest
 
 from consumers import upsert
-from consumers.upsert import Relation
+from consumers.relation import Relation, form
 from replicator import TableSchema
 from tests.integration.applied import Applied
 
@@ -63,11 +63,11 @@ def statements(relation: Relation) -> Iterator[str]:
     """Those that look up rows one by one."""
     columns = tuple((name, relation.columns[name]) for name in (relation.key, *relation.data))
     schema = TableSchema(table=relation.name, columns=columns, key=(relation.key,), inbox="")
-    form = upsert.form(relation, schema, ())
-    yield from upsert.make_parents(form)
+    of_all = form(relation, schema, ())
+    yield from upsert.make_parents(of_all)
     for found in (
-        upsert.note_parents_left(form),
-        upsert.empty(form),
+        upsert.note_parents_left(of_all),
+        upsert.empty(of_all),
         upsert.note_parents_of_deleted(relation),
         upsert.delete(relation),
         upsert.wipe(relation),

@@ -17,7 +17,10 @@ PURE = {
         *("modes", "horizon", "beyond", "time_share", "digests"),
         *(f"lineage.{path.stem}" for path in sorted((ROOT / "replicator" / "lineage").glob("*.py"))),
     ),
-    "consumers": ("identifiers", "ordering", "waiting", "upsert", "conversation_texts", "lead_rules", "signals"),
+    "consumers": (
+        *("identifiers", "relation", "ordering", "waiting", "upsert"),
+        *("conversation_texts", "lead_rules", "signals"),
+    ),
 }
 PURE_MODULES = {f"{package}.{name}".removesuffix(".__init__") for package, names in PURE.items() for name in names}
 HARMLESS = {  # libraries that read and write nothing and say nothing; whatever is not named here is refused

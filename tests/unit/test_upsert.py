@@ -7,7 +7,7 @@ import pytest
 
 from consumers import upsert
 from consumers.identifiers import literal, quoted
-from consumers.upsert import Form, Relation
+from consumers.relation import OWN_COLUMNS, Form, Relation, form, parents_first
 from replicator import TableSchema
 
 AWKWARD = 'odd "name'
@@ -16,7 +16,7 @@ AWKWARD = 'odd "name'
 def relation(
     name: str, *parents: tuple[str, str], children: tuple[tuple[str, str], ...] = (), **columns: str
 ) -> Relation:
-    own = dict.fromkeys(sorted(upsert.OWN_COLUMNS), "bigint")
+    own = dict.fromkeys(sorted(OWN_COLUMNS), "bigint")
     documents = frozenset(column for column, kind in columns.items() if kind in ("json", "jsonb"))
     return Relation(
         name=name,
@@ -91,7 +91,7 @@ def test_parents_stand_before_their_children() -> None:
             relation("contacts", ("company_id", "contacts")),
         )
     }
-    order = upsert.parents_first(graph)
+    order = parents_first(graph)
     assert sorted(order) == sorted(graph)
     for name, each in graph.items():
         for _, parent in each.parents:
@@ -99,28 +99,27 @@ def test_parents_stand_before_their_children() -> None:
 
 
 def test_a_form_carries_what_event_and_target_both_have() -> None:
-    whole = upsert.form(CHILD, schema("id", "inbox_id", "doc", "unheard_of"), [])
+    whole = form(CHILD, schema("id", "inbox_id", "doc", "unheard_of"), [])
     assert (whole.columns, whole.is_partial) == (("inbox_id", "doc"), False)
-    partial = upsert.form(CHILD, schema("id", "inbox_id", "doc"), ["doc"])
+    partial = form(CHILD, schema("id", "inbox_id", "doc"), ["doc"])
     assert (partial.columns, partial.is_partial) == (("inbox_id",), True)
-    assert (whole.parents, upsert.form(CHILD, schema("id", "parent_id"), []).parents) == ((), CHILD.parents)
+    assert (whole.parents, form(CHILD, schema("id", "parent_id"), []).parents) == ((), CHILD.parents)
 
 
 def test_only_carried_columns_are_written() -> None:
-    form = upsert.form(CHILD, schema("id", "inbox_id", "doc", "plain"), ["plain"])
-    text = upsert.upsert(form)
+    text = upsert.upsert(form(CHILD, schema("id", "inbox_id", "doc", "plain"), ["plain"]))
     assert '"doc" = EXCLUDED."doc"' in text
     assert '"plain"' not in text
     assert "parent_id" not in text
 
 
 def test_the_columns_that_the_target_adds_are_never_the_sources() -> None:
-    form = upsert.form(CHILD, schema("id", "tenant_id", "source_epoch", "synced_at", "doc"), [])
-    assert form.columns == ("doc",)
+    own = form(CHILD, schema("id", "tenant_id", "source_epoch", "synced_at", "doc"), [])
+    assert own.columns == ("doc",)
 
 
 def test_columns_that_the_target_lacks_are_named() -> None:
-    assert upsert.form(CHILD, schema("id", "doc", 'x"y'), []).skipped == (('x"y', "text"),)
+    assert form(CHILD, schema("id", "doc", 'x"y'), []).skipped == (('x"y', "text"),)
 
 
 def test_a_table_without_children_wipes_nothing_and_one_without_parents_notes_none() -> None:

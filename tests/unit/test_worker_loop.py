@@ -17,10 +17,10 @@ from consumers.errors import LogUnavailable, TargetRefused
 from consumers.flight import Flight
 from consumers.ordering import Event
 from consumers.parking import Parked
+from consumers.relation import LEAD_COLUMNS, Relation
 from consumers.requests import Requests
 from consumers.schemas import Schemas
 from consumers.tenants import Owner
-from consumers.upsert import LEAD_COLUMNS, Relation
 from consumers.watermark import Progress
 from consumers.worker import Worker
 from replicator import NOWHERE, Request, partition_of
