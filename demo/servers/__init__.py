@@ -95,16 +95,16 @@ def servers(
     elif folder is not None:
         yield _processes(folder, kafka, postgres, postgres_bin, settings, brief)
     else:
-        folder = server_folder()
+        folder = server_folder(in_memory=brief)
         try:
             yield _processes(folder, kafka, postgres, postgres_bin, settings, brief)
         finally:
             folder.close()
 
 
-def server_folder() -> GuardedFolder:
+def server_folder(*, in_memory: bool = False) -> GuardedFolder:
     """A folder that local servers can live in."""
-    return GuardedFolder(open_to_others=unprivileged_user() is not None)
+    return GuardedFolder(open_to_others=unprivileged_user() is not None, in_memory=in_memory)
 
 
 def dsn_variable(name: str) -> str:
