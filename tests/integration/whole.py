@@ -14,7 +14,7 @@ from rich.console import Console
 from demo.compare import TABLES, compare, is_equal, render
 from demo.servers import wait_until
 from demo.stage import GROUP
-from tests.integration.programs import Program, prepare_source, replicator_environment
+from tests.integration.programs import Program, be_prepared, replicator_environment
 from tests.integration.targets import Target
 
 PARTITIONS = 6
@@ -112,5 +112,5 @@ def whole(source_dsn: str, target: Target, kafka: str, prefix: str, folder: Path
     """The source prepared, over a target after setup; everything that was started is gone afterwards."""
     with ExitStack() as stack:
         made = Whole(source_dsn, target, kafka, prefix, folder, stack)
-        prepare_source(made.replicator_environment)
+        be_prepared(made.replicator_environment)
         yield made
