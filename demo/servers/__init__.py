@@ -80,9 +80,9 @@ def servers(
     """The servers, all started at the same time.
 
     `postgres_bin` and `settings` (PostgreSQL parameters over ours) hold for servers that are started here, and so does
-    `brief`: what runs for some minutes under little load is to cost little, not to be fast. `own` passes
-    over given addresses: for whoever wants to stop, freeze or kill them. Local processes live and end with `folder` if
-    one is given (`server_folder()`), else with this context.
+    `brief`: what runs for some minutes under little load is to cost little, not to be fast; its files lie in memory if
+    there is plenty. `own` passes over given addresses: for whoever wants to stop, freeze or kill them. Local processes
+    live and end with `folder` if one is given (`server_folder()`), else with this context.
     """
     given = None if own else _given(kafka, postgres)
     if given is not None:
