@@ -12,6 +12,9 @@ SIZES ?=
 MODE ?=
 SCENARIO ?=
 
+# What hundreds of processes import is compiled once, wherever the environment forbids it.
+unexport PYTHONDONTWRITEBYTECODE
+
 .DEFAULT_GOAL := help
 .PHONY: help demo test soak bench lint format clean
 

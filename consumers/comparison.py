@@ -9,6 +9,7 @@ reads.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from functools import lru_cache
 from typing import Any, Final
 
 import pglast
@@ -336,6 +337,7 @@ class _Plain(Visitor):
         node.name = None
 
 
+@lru_cache(maxsize=512)
 def canonical(expression: str | None) -> str | None:
     """The same text for what is written in our files and what PostgreSQL prints of it."""
     if expression is None:

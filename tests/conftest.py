@@ -67,10 +67,16 @@ def own_servers() -> Iterator[Callable[..., Servers]]:
 
 
 @pytest.fixture
-def source_dsn(servers: Servers, chatwoot_template: str) -> Iterator[str]:
+def source_template(chatwoot_template: str) -> str:
+    """What `source_dsn` is a copy of."""
+    return chatwoot_template
+
+
+@pytest.fixture
+def source_dsn(servers: Servers, source_template: str) -> Iterator[str]:
     """A fresh database with Chatwoot's schema; dropped afterwards with its replication slots."""
     name = f"source_{uuid.uuid4().hex[:12]}"
-    yield servers.source.create_database(name, template=chatwoot_template)
+    yield servers.source.create_database(name, template=source_template)
     servers.source.drop_database(name)
 
 

@@ -80,9 +80,9 @@ def servers(
     """The servers, all started at the same time.
 
     `postgres_bin` and `settings` (PostgreSQL parameters over ours) hold for servers that are started here, and so does
-    `brief`: what runs for some minutes under little load is to cost little, not to be fast. `own` passes
-    over given addresses: for whoever wants to stop, freeze or kill them. Local processes live and end with `folder` if
-    one is given (`server_folder()`), else with this context.
+    `brief`: what runs for some minutes under little load is to cost little, not to be fast; its files lie in memory if
+    there is plenty. `own` passes over given addresses: for whoever wants to stop, freeze or kill them. Local processes
+    live and end with `folder` if one is given (`server_folder()`), else with this context.
     """
     given = None if own else _given(kafka, postgres)
     if given is not None:
@@ -95,16 +95,16 @@ def servers(
     elif folder is not None:
         yield _processes(folder, kafka, postgres, postgres_bin, settings, brief)
     else:
-        folder = server_folder()
+        folder = server_folder(in_memory=brief)
         try:
             yield _processes(folder, kafka, postgres, postgres_bin, settings, brief)
         finally:
             folder.close()
 
 
-def server_folder() -> GuardedFolder:
+def server_folder(*, in_memory: bool = False) -> GuardedFolder:
     """A folder that local servers can live in."""
-    return GuardedFolder(open_to_others=unprivileged_user() is not None)
+    return GuardedFolder(open_to_others=unprivileged_user() is not None, in_memory=in_memory)
 
 
 def dsn_variable(name: str) -> str:

@@ -24,6 +24,8 @@ from pathlib import Path
 import psutil
 
 PREFIX = "inbox-replicator-"
+MEMORY, PLENTY = Path("/dev/shm"), 8 << 30  # noqa: S108 (mkdtemp makes the name inside unguessable)
+"""Where files can be kept in memory, and how many bytes there must be of both: databases and WAL are files too."""
 POLITE_SECONDS = 8.0  # PostgreSQL's postmaster itself kills children that ignore its SIGQUIT for 5 s
 CLOSE_SECONDS = 30.0
 # The gate: the child becomes the server when a line arrives, and ends when its parent died instead.
@@ -31,10 +33,14 @@ GATE = 'read -r _ && exec "$@" </dev/null'
 
 
 class GuardedFolder:
-    """A temporary folder (`path`) and the processes started in it, all gone after `close()` or with this process."""
+    """A temporary folder (`path`) and the processes started in it, all gone after `close()` or with this process.
 
-    def __init__(self, open_to_others: bool = False) -> None:
-        self.path = Path(tempfile.mkdtemp(prefix=PREFIX, dir=_enterable() if open_to_others else None))
+    `in_memory`: for files that come and go by the thousand, if the machine has the memory; else on disk as usual.
+    """
+
+    def __init__(self, open_to_others: bool = False, in_memory: bool = False) -> None:
+        place = MEMORY if in_memory and _is_roomy(MEMORY) else _enterable() if open_to_others else None
+        self.path = Path(tempfile.mkdtemp(prefix=PREFIX, dir=place))
         if open_to_others:
             self.path.chmod(0o711)
         self._lock = threading.Lock()
@@ -101,6 +107,13 @@ class GuardedFolder:
             child.poll()  # reaped, so that nothing is left in the process table
         if code != 0:
             raise RuntimeError(f"the guardian of {self.path} ended with {code}; its processes may still run")
+
+
+def _is_roomy(memory: Path) -> bool:
+    """Containers often have tiny ones, and some systems let no program start from there."""
+    if not memory.is_dir() or os.statvfs(memory).f_flag & os.ST_NOEXEC:
+        return False
+    return min(shutil.disk_usage(memory).free, psutil.virtual_memory().available) >= PLENTY
 
 
 def _enterable() -> Path:

@@ -23,7 +23,7 @@ class ServersUnavailable(Exception):
 def wait_until(condition: Callable[[], T], what: str, timeout: float) -> T:
     """The first true value of `condition`; TimeoutError, naming `what`, when there is none in `timeout` seconds.
 
-    Looks for a third of the time at most: whoever is waited for shares the machine with a look that compares databases.
+    Looks for a fifth of the time at most: whoever is waited for shares the machine with a look that compares databases.
     """
     deadline = time.monotonic() + timeout
     while True:
@@ -34,7 +34,7 @@ def wait_until(condition: Callable[[], T], what: str, timeout: float) -> T:
         now = time.monotonic()
         if now > deadline:
             raise TimeoutError(f"waited {timeout:g} s in vain: {what}")
-        time.sleep(min(max(PAUSE, 2 * (now - began)), LONGEST_PAUSE))
+        time.sleep(min(max(PAUSE, 4 * (now - began)), LONGEST_PAUSE))
 
 
 def free_port() -> int:

@@ -12,17 +12,36 @@ import pytest
 from demo.servers import Servers
 from tests.integration.applied import Applied, applied_to
 from tests.integration.chatwoot import Source, connect
-from tests.integration.programs import make_topics, prepare_source, replicator_environment
+from tests.integration.programs import be_prepared, make_topics, prepare_source, replicator_environment
 from tests.integration.replayed import Replayed
 from tests.integration.targets import Target, copy_of, target_of
 from tests.integration.whole import Whole, whole
+
+
+@pytest.fixture(scope="session")
+def prepared_template(servers: Servers, chatwoot_template: str) -> Iterator[str]:
+    """The name of a source that has all that streaming needs, to be copied."""
+    name = f"prepared_{uuid.uuid4().hex[:12]}"
+    dsn = servers.source.create_database(name, template=chatwoot_template)
+    prepare_source(replicator_environment(dsn, "127.0.0.1:1", name))
+    yield name
+    servers.source.drop_database(name)
+
+
+@pytest.fixture
+def source_template(request: pytest.FixtureRequest, chatwoot_template: str) -> str:
+    """Prepared once for all tests whose source these fixtures would prepare."""
+    if {"environment", "path"}.isdisjoint(request.fixturenames):
+        return chatwoot_template
+    template: str = request.getfixturevalue("prepared_template")
+    return template
 
 
 @pytest.fixture
 def environment(source_dsn: str, kafka_bootstrap: str, topic_prefix: str) -> dict[str, str]:
     """The settings of a replicator whose source has all that streaming needs."""
     environment = replicator_environment(source_dsn, kafka_bootstrap, topic_prefix)
-    prepare_source(environment)
+    be_prepared(environment)
     return environment
 
 

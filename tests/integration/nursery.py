@@ -8,6 +8,7 @@ When the tests end, however they do, their end of the pipe closes, and the child
 
 from __future__ import annotations
 
+import gc
 import os
 import runpy
 import selectors
@@ -28,7 +29,8 @@ IMPORTED = (
     *("replicator.__main__", "replicator.check", "replicator.pipeline"),
     *("consumers.__main__", "consumers.worker"),
 )
-LOOK_SECONDS = 0.02
+LOOK_SECONDS = 0.5
+"""Between two looks of a thread whose news another one may have read."""
 
 
 class Wish(NamedTuple):
@@ -62,6 +64,10 @@ class Nursery:
             self._ends.pop(told, None)  # of an older child with this number
             return Child(told, self)
 
+    def wait_for_news(self, seconds: float) -> None:
+        """Until a child may have ended; no longer than this."""
+        self._pipe.poll(seconds)
+
     def end_of(self, pid: int) -> int | None:
         """The exit code of a child, negative if a signal ended it; None while it runs."""
         with self._lock:
@@ -92,9 +98,10 @@ class Child:
     def wait(self, seconds: float) -> int:
         deadline = time.monotonic() + seconds
         while (code := self.poll()) is None:
-            if time.monotonic() > deadline:
+            left = deadline - time.monotonic()
+            if left <= 0:
                 raise subprocess.TimeoutExpired(f"process {self.pid}", seconds)
-            time.sleep(LOOK_SECONDS)
+            self._parent.wait_for_news(min(left, LOOK_SECONDS))
         return code
 
     def send_signal(self, number: int) -> None:
@@ -117,6 +124,8 @@ def tend() -> None:
         import_module(name)
     for program in ("replicator", "consumers"):
         del sys.modules[f"{program}.__main__"]  # each child runs it anew
+    gc.collect()
+    gc.freeze()  # a child's collector would touch, and so copy, every page that it shares with us
     tests: Connection[int | tuple[int, int], Wish] = Connection(os.dup(0))
     awake, told = os.pipe()
     os.set_blocking(told, False)

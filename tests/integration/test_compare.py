@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 
 from demo import compare as witness
-from demo.compare import Comparison, all_equal, compare, render
+from demo.compare import Comparison, all_equal, compare, is_equal, render
 from demo.leads import Leads
 from demo.source.seed import seed
 from demo.verdict import judge
@@ -124,6 +124,7 @@ def change(dsn: str, *statements: str) -> None:
 def test_equal_sides_are_equal(replicated: tuple[str, str]) -> None:
     results = compare(*replicated)
     assert all_equal(results)
+    assert is_equal(*replicated)
     assert judge(results, LEADS, [10, 20], []).exit_code == 0
     assert [(result.tenant, result.table) for result in results] == [(t, table) for t in (10, 20) for table in TABLES]
     assert one(results, 10, "messages").equal > 100
@@ -153,6 +154,7 @@ def test_a_missing_an_extra_and_a_different_row_are_seen(replicated: tuple[str, 
     assert found.equal == len(expected_ids(source)) - 2
     assert [result for result in results if not result.same] == [found]
     assert not all_equal(results)
+    assert not is_equal(source, target)
     verdict = judge(results, LEADS, [10, 20], [])
     assert verdict.exit_code == 1
     assert verdict.reasons == ("messages of tenant 10: 1 missing, 1 extra, 1 different",)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import closing
@@ -291,7 +292,7 @@ def test_rows_are_not_made_anew_for_a_tenant_that_was_given_to_others(log: Appli
 def test_a_round_of_many_rows_stops_where_nobody_wants_it_any_more(
     log: Applied, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    leads, turns = log.leads.of(log.control, 1), []
+    leads, turns, unwanted = log.leads.of(log.control, 1), [], threading.Event()
     assert leads is not None
     wanted = {1: (leads, log.relations[TABLE])}
     with closing(Recomputation(log.target.settings())) as recomputation:
@@ -302,13 +303,16 @@ def test_a_round_of_many_rows_stops_where_nobody_wants_it_any_more(
                 recomputation.want({2: wanted[1]})
             if len(turns) == 6:
                 recomputation.want({})
+                unwanted.set()
             return len(turns), 1
 
         monkeypatch.setattr("consumers.recomputation.recompute", turn)
         recomputation.want(wanted)
-        wait_until(lambda: len(turns) >= 6, "the turns", 10.0)
-        time.sleep(0.2)
-    assert turns == [1, 1, 1, 2, 2, 2]
+        assert unwanted.wait(10.0)
+        recomputation.want({3: wanted[1]})  # its turn comes with the next round: the one before has ended
+        wait_until(lambda: 3 in turns, "the next round", 10.0)
+    assert turns[:6] == [1, 1, 1, 2, 2, 2]
+    assert set(turns[6:]) == {3}
 
 
 @pytest.mark.parametrize("back_to", [None, "rules"])

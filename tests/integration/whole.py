@@ -11,10 +11,10 @@ from typing import Any
 import psycopg
 from rich.console import Console
 
-from demo.compare import TABLES, all_equal, compare, render
+from demo.compare import TABLES, compare, is_equal, render
 from demo.servers import wait_until
 from demo.stage import GROUP
-from tests.integration.programs import Program, prepare_source, replicator_environment
+from tests.integration.programs import Program, be_prepared, replicator_environment
 from tests.integration.targets import Target
 
 PARTITIONS = 6
@@ -80,15 +80,15 @@ class Whole:
         """Until every mapped inbox is backfilled and both sides hold the same rows."""
         try:
             wait_until(self.backfilled, "all inboxes backfilled", seconds)
-            wait_until(lambda: all_equal(self._compared(tables)), "source and target the same", seconds)
+            wait_until(lambda: self.is_equal(tables), "source and target the same", seconds)
         except BaseException:
-            Console().print(render(self._compared(tables)))
+            Console().print(render(compare(self.source_dsn, self.target.superuser_dsn, tables=tables)))
             print(self.target.rows("SELECT * FROM inbox_tenant_mapping ORDER BY inbox_id"))
             print(self.target.rows("SELECT * FROM replication_parked"))
             raise
 
-    def is_equal(self) -> bool:
-        return all_equal(self._compared())
+    def is_equal(self, tables: Sequence[str] = TABLES) -> bool:
+        return is_equal(self.source_dsn, self.target.superuser_dsn, tables=tables)
 
     def stubs(self, table: str) -> list[tuple[int, int]]:
         """(tenant, id) of rows that stand only for their children."""
@@ -99,9 +99,6 @@ class Whole:
 
     def backfilled(self) -> bool:
         return not self.target.rows("SELECT 1 FROM inbox_tenant_mapping WHERE is_active AND backfilled_at IS NULL")
-
-    def _compared(self, tables: Sequence[str] = TABLES) -> list[Any]:
-        return compare(self.source_dsn, self.target.superuser_dsn, tables=tables)
 
     def _start(self, arguments: list[str], environment: Mapping[str, str]) -> Program:
         program = Program(arguments, environment, self._folder / f"{len(self.programs) + 1}-{arguments[0]}.log")
@@ -115,5 +112,5 @@ def whole(source_dsn: str, target: Target, kafka: str, prefix: str, folder: Path
     """The source prepared, over a target after setup; everything that was started is gone afterwards."""
     with ExitStack() as stack:
         made = Whole(source_dsn, target, kafka, prefix, folder, stack)
-        prepare_source(made.replicator_environment)
+        be_prepared(made.replicator_environment)
         yield made
