@@ -23,7 +23,7 @@ import structlog
 from consumers import dead_letters
 from consumers.attempts import Attempts
 from consumers.batch import ends_of, new_marks
-from consumers.blocking import end_frozen, is_table_locked
+from consumers.blocking import end_frozen, is_peer_at_work, is_table_locked
 from consumers.config import Settings
 from consumers.dead_letters import Letter, Letters
 from consumers.errors import Action, ConsumersError, Fault, LettersMoved, Overtaken, Verdict
@@ -45,6 +45,9 @@ _RIGHTS: Final = "42501"
 """A right that a trigger of the target lacks is no row's fault, though it is met at a row."""
 _PATIENCE: Final = 2
 """Lock time-outs since the first failure, before what is no row's fault parks the tenant: the others wait for it."""
+_PEERS_S: Final = 2.0
+"""For so long the others wait, at most, while a peer's batches of the tenant are before ours. Stood aside, the tenant
+would have its log read twice; and its readings hold its lock for longer, so that the peer would stand aside in turn."""
 _LOCK_PAUSE_S: Final = 1.0
 """Between tries at a lock that all wait for, so that they go on soon after it is gone."""
 _TELL_S: Final = 10.0
@@ -156,7 +159,7 @@ class Applier:
         stretch, verdict = stretches[0], attempts.judge(error, is_one=len(stretches[0].events) == 1)
         self._drop_broken()
         if not ended.is_set():
-            verdict = self._as_others_see_it(result.tenant, error, verdict)
+            verdict = self._as_others_see_it(result.tenant, error, verdict, attempts)
         is_final = verdict.action is Action.PARK and not _may_be_halved(stretch, verdict)
         if (is_final or verdict.action is Action.STOP) and self._is_outdated(error):
             return True
@@ -176,10 +179,11 @@ class Applier:
                 self._wait(result.tenant, error, verdict, attempts, ended)
         return True
 
-    def _as_others_see_it(self, tenant: int, error: Exception, verdict: Verdict) -> Verdict:
+    def _as_others_see_it(self, tenant: int, error: Exception, verdict: Verdict, attempts: Attempts) -> Verdict:
         """What others would wait for is left to the tenant's own reading, which has more time."""
         if isinstance(error, psycopg.errors.LockNotAvailable):
-            is_waited_for = self._end_frozen(tenant) or self._is_everybodys_lock()
+            is_soon_ours = attempts.lasted_s < _PEERS_S and self._is_peer_at_work(tenant)
+            is_waited_for = self._end_frozen(tenant) or is_soon_ours or self._is_everybodys_lock()
             return replace(verdict, action=Action.RETRY if is_waited_for else Action.PARK)
         has_more_time = self._settings.brief_statement_timeout_s < self._settings.statement_timeout_s
         if isinstance(error, psycopg.errors.QueryCanceled) and has_more_time and not self._is_beside:
@@ -293,6 +297,15 @@ class Applier:
                 self._told_at = time.monotonic()
         if is_due:
             log.warning("target.waits", tenant=tenant, reason=reason.says, advice=reason.advice)
+
+    def _is_peer_at_work(self, tenant: int) -> bool:
+        if self._is_beside:
+            return False
+        try:
+            return is_peer_at_work(self._session().connection, tenant)
+        except psycopg.Error as error:
+            log.warning("target.peer_not_found", tenant=tenant, error=type(error).__name__)
+            return False
 
     def _is_everybodys_lock(self) -> bool:
         try:

@@ -28,6 +28,11 @@ class Attempts:
     def are_many(self) -> bool:
         return self._count > 1
 
+    @property
+    def lasted_s(self) -> float:
+        """Since the first failure."""
+        return time.monotonic() - self._began if self._count else 0.0
+
     def judge(self, error: Exception, *, is_one: bool) -> Verdict:
         now = time.monotonic()
         if not self._count:

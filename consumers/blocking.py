@@ -1,4 +1,4 @@
-"""Whose session is in the way of a tenant's transaction: one that is frozen, or one that is in everybody's way.
+"""Whose session is in the way of a tenant's transaction: a frozen one, a peer's at work, or one in everybody's way.
 
 Asked after a lock time-out, on the session that met it: the answer is of the moment after. Never waits for a lock.
 """
@@ -25,6 +25,19 @@ def end_frozen(connection: Connection[Any], tenant: int) -> list[int]:
         [TENANT_LOCK, tenant],
     )
     return [pid for (pid,) in found]
+
+
+def is_peer_at_work(connection: Connection[Any], tenant: int) -> bool:
+    """Whether another worker holds the tenant's lock for a live batch: it is as brief as our own."""
+    found = connection.execute(
+        "SELECT FROM pg_locks AS l JOIN pg_stat_activity AS a ON a.pid = l.pid"
+        " WHERE l.locktype = 'advisory' AND l.classid = %s AND l.objid = %s AND l.objsubid = 2 AND l.granted"
+        " AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())"
+        " AND a.usename = current_user AND a.pid <> pg_backend_pid()"
+        " AND a.application_name = current_setting('application_name') LIMIT 1",
+        [TENANT_LOCK, tenant],
+    )
+    return found.fetchone() is not None
 
 
 def is_table_locked(connection: Connection[Any]) -> bool:

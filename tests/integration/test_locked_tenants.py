@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from random import Random
 
+import psycopg
 import pytest
 from psycopg import Connection
 
@@ -141,6 +143,33 @@ def test_a_worker_that_is_killed_while_a_tenant_catches_up_loses_and_doubles_not
         place.wait_joined()
     path.wait_equal()
     assert [place.written.ops(message) for message in news] == ["i"] * len(news)
+    assert place.worker.stop() == 0
+
+
+def test_another_worker_that_is_at_work_for_the_tenant_is_waited_for(path: Whole, source: Source) -> None:
+    place = Place(path, source)
+    waits: set[object] = set()
+
+    def is_tried_again() -> bool:
+        waiting = "SELECT waitstart FROM pg_locks WHERE locktype = 'advisory' AND objid = %s AND NOT granted"
+        waits.update(began for (began,) in path.target.rows(waiting, LOCKED) if began is not None)
+        return len(waits) > 2  # the first time-out may have told of the trigger that notes writes
+
+    with path.target.connected("applier") as peer, ThreadPoolExecutor(1) as threads:
+        peer.execute("SET application_name = 'inbox-replicator worker'")
+        batch = threads.submit(
+            peer.execute,
+            "SELECT pg_sleep(15) FROM (SELECT pg_advisory_xact_lock(%s, %s) OFFSET 0)",
+            [TENANT_LOCK, LOCKED],
+        )
+        wait_until(lambda: path.target.rows("SELECT FROM pg_locks WHERE objid = %s", LOCKED), "the peer is at work", 10)
+        news = place.change()
+        wait_until(is_tried_again, "the worker waits for it once more", 10)
+        peer.cancel_safe(timeout=5)
+        assert isinstance(batch.exception(10), psycopg.errors.QueryCanceled)
+    path.wait_equal()
+    assert [place.written.ops(message) for message in news] == ["i"] * len(news)
+    assert place.worker.logged("tenant.stands_aside") == []
     assert place.worker.stop() == 0
 
 
