@@ -271,9 +271,10 @@ class Session:
         inboxes: list[int] | None = None,
         spared: list[int] | None = None,
         keys: tuple[int, int] | None = None,
+        read: Mapping[str, tuple[int, int, int]] | None = None,
     ) -> None:
         epoch, point, ordinal = position
-        statement = upsert.stage_older(relation, of_inboxes=inboxes is not None, of_keys=keys is not None)
+        statement = upsert.stage_older(relation, of_inboxes=inboxes is not None, of_keys=keys is not None, read=read)
         self._staged += self._execute(
             statement,
             **given,
@@ -298,12 +299,12 @@ class Session:
         if not inboxes:
             return 0
         swept = [name for name in marker.tables if name in self.relations]
-        for name in swept:
-            start = marker.start_of(name)
-            older = start._replace(ordinal=start.ordinal - 1)
+        ends = {name: start._replace(ordinal=start.ordinal - 1) for name in swept for start in [marker.start_of(name)]}
+        for name, older in ends.items():
             scope = self.connection, given["tenant"], name, older
             spared = [*marker.spared.get(name, ()), *dead_letters.spared(*scope)]
-            self._stage_older(self.relations[name], older, given, inboxes, spared, marker.keys)
+            read = {} if marker.keys else ends
+            self._stage_older(self.relations[name], older, given, inboxes, spared, marker.keys, read)
             dead_letters.sweep(*scope, inboxes=inboxes, spared=spared, keys=marker.keys)
         gone = self._delete(swept, given)
         # An inbox that still waits after a backfill of some tables waits for another one.

@@ -13,7 +13,7 @@ Pure: knows the shape of the target's tables, never a connection.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Final
 
 from consumers.identifiers import doubled, literal, quoted
@@ -118,11 +118,20 @@ def wipe(relation: Relation) -> str | None:
     )
 
 
-def stage_older(relation: Relation, *, of_inboxes: bool, of_keys: bool = False) -> str:
+def stage_older(
+    relation: Relation,
+    *,
+    of_inboxes: bool,
+    of_keys: bool = False,
+    read: Mapping[str, tuple[int, int, int]] | None = None,
+) -> str:
     """Stages the delete of rows not beyond (%(epoch)s, %(point)s, %(ordinal)s): all, or synced ones of %(inboxes)s but
     those of %(spared)s, perhaps only those with keys from %(first)s to %(last)s.
+
+    `read`: tables of which all rows of these inboxes were read, with the last position that is too old for one.
     """
-    scope = f" AND {_within(relation)} AND t.synced_at IS NOT NULL AND {_key(relation)} <> ALL (%(spared)s::bigint[])"
+    scope = f" AND {_within(relation, read)} AND t.synced_at IS NOT NULL"
+    scope += f" AND {_key(relation)} <> ALL (%(spared)s::bigint[])"
     if of_keys:
         scope += f" AND {_key(relation)} BETWEEN %(first)s AND %(last)s"
     return (
@@ -306,24 +315,30 @@ def _hits(relation: Relation, *, wiping: bool = False) -> str:
     )
 
 
-def _within(relation: Relation) -> str:
-    """A row `t` that only %(inboxes)s can hold.
+def _within(relation: Relation, read: Mapping[str, tuple[int, int, int]] | None = None) -> str:
+    """A row `t` that only %(inboxes)s can hold, or that they would have brought.
 
     A sweep speaks for the inboxes of one partition: those of the tenant's others are swept, and their rows read, at
     other times. So a row without an inbox is within if nothing of another inbox refers to it. Then it was read with
     these inboxes, or it is not there any more: for what a reference of another partition brings, its row comes after
     that reference.
+
+    It is within, too, if one of these inboxes refers to it by what was `read`, or came since: it would have come with
+    that, or will. Else a row that is gone, while inboxes of two partitions refer to it, would be left to each other.
     """
     if relation.inbox:
         return f"{_inbox(relation)} = ANY (%(inboxes)s)"
     if not relation.children:
         return _no_inbox_but("ALL (%(inboxes)s)")
-    return " AND ".join(
-        f"NOT EXISTS (SELECT FROM {_quoted(child)} AS c"
-        f" WHERE c.tenant_id = {TENANT} AND c.{_quoted(column)} = {_key(relation)}"
-        f"{_elsewhere(relation.child_inboxes.get(child, 'inbox_id'))} {_EACH})"
-        for child, column in relation.children
-    )
+    held, brought = [], ""
+    for child, column in relation.children:
+        inbox = relation.child_inboxes.get(child, "inbox_id")
+        refers = f"FROM {_quoted(child)} AS c WHERE c.tenant_id = {TENANT} AND c.{_quoted(column)} = {_key(relation)}"
+        held.append(f"NOT EXISTS (SELECT {refers}{_elsewhere(inbox)} {_EACH})")
+        if inbox and (older := (read or {}).get(child)) is not None:
+            newer = f"(c.source_epoch, c.source_point, c.source_ordinal) > ({', '.join(map(str, older))})"
+            brought += f" OR EXISTS (SELECT {refers} AND c.{_quoted(inbox)} = ANY (%(inboxes)s) AND {newer} {_EACH})"
+    return f"({' AND '.join(held)}{brought})"
 
 
 def _elsewhere(inbox: str) -> str:

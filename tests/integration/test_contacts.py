@@ -208,6 +208,23 @@ def test_a_sweep_keeps_what_was_read_again(log: Applied) -> None:
     assert log.rows("contacts", "name") == [(1, 5, "read again")]
 
 
+@pytest.mark.parametrize("first", [A, B])
+def test_a_contact_that_is_gone_though_two_partitions_refer_to_it_is_left_to_neither(log: Applied, first: int) -> None:
+    """A's conversation still names it, B's link is a ghost: whichever is swept first."""
+    log.apply(conversation(log, 1, A), link(log, 2, B), contact(log, A, 1), contact(log, B, 1))
+    for inbox in (first, A + B - first):
+        log.apply(log.marker("begin", inbox, 10, TABLES))
+        log.apply(*([conversation(log, 1, A, op="u")] if inbox == A else []), log.marker("end", inbox, 10, TABLES))
+    assert (log.rows("contacts", "name"), log.stubs("contacts")) == ([], [(1, 5)])
+    assert log.target.rows("SELECT 1 FROM contact_inboxes") == []
+
+
+def test_a_ghost_of_a_reference_says_nothing_of_a_contact_that_another_partition_holds(log: Applied) -> None:
+    at_two_inboxes(log)
+    backfill(log, A, 10)
+    assert log.rows("contacts", "name") == [(1, 5, "Ana")]
+
+
 def test_a_sweep_wipes_an_old_contact_that_a_live_conversation_refers_to(log: Applied) -> None:
     log.apply(conversation(log, 1, A), contact(log, A, 1))
     log.apply(log.marker("begin", A, 10, ("contacts",)))
