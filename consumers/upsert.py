@@ -265,10 +265,11 @@ def delete_orphans(relation: Relation) -> str:
 def stubs(relation: Relation) -> str:
     """Up to %(limit)s stubs after %(after)s, as (id, inbox).
 
-    Of rows without an inbox those that nothing was ever heard of: an absence was read, and whatever comes after it is
-    told.
+    Of rows without an inbox not those whose absence was read (its ordinals are even): whatever comes after it is told.
+    A sweep only infers it, from a reading in which a reference may have gone that the target still had; and a row that
+    was too large may fit by now.
     """
-    unheard = "" if relation.inbox else " AND t.source_epoch = 0"
+    unheard = "" if relation.inbox else " AND (t.source_epoch = 0 OR t.source_ordinal & 1 = 1)"
     return (
         f"SELECT {_key(relation)}, {_inbox(relation)} FROM {_quoted(relation.name)} AS t WHERE t.tenant_id = {TENANT}"
         f" AND t.synced_at IS NULL{unheard} AND {_key(relation)} > %(after)s ORDER BY 1 LIMIT %(limit)s"
@@ -325,6 +326,7 @@ def _within(relation: Relation, read: Mapping[str, tuple[int, int, int]] | None 
 
     It is within, too, if one of these inboxes refers to it by what was `read`, or came since: it would have come with
     that, or will. Else a row that is gone, while inboxes of two partitions refer to it, would be left to each other.
+    Where the source had lost that reference by the time the row was looked for, it is wiped though it lives: `stubs`.
     """
     if relation.inbox:
         return f"{_inbox(relation)} = ANY (%(inboxes)s)"

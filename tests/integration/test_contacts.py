@@ -219,6 +219,31 @@ def test_a_contact_that_is_gone_though_two_partitions_refer_to_it_is_left_to_nei
     assert log.target.rows("SELECT 1 FROM contact_inboxes") == []
 
 
+def swept_while_a_reference_goes(log: Applied) -> None:
+    """When the backfill looked for A's contacts the source had its conversation no more. The stream tells it later, and
+    not whose it was; B's link is as alive as ever, and no backfill reads it."""
+    log.apply(conversation(log, 1, A), link(log, 2, B), contact(log, A, 1), contact(log, B, 1))
+    log.apply(log.marker("begin", A, 10, TABLES, (A,)))
+    log.apply(conversation(log, 1, A, op="u"), log.marker("end", A, 10, TABLES, (A,)))
+    log.apply(log.streamed("d", "conversations", 1, A))
+    assert log.stubs("contacts") == [(1, 5)]
+
+
+def test_a_contact_that_a_sweep_took_for_gone_is_asked_for_and_comes_back(log: Applied) -> None:
+    swept_while_a_reference_goes(log)
+    (request,) = Stubs(0.0).overdue(log.control, log.relations["contacts"], 1, [A])
+    assert (request.table, request.inbox, request.keys) == ("contacts", A, ((5,),))
+    log.apply(log.absent("contacts", 5, A, 12), contact(log, B, 12))
+    assert (log.rows("contacts", "name"), log.stubs("contacts")) == ([(1, 5, "Ana")], [])
+
+
+def test_a_contact_that_a_sweep_took_for_gone_is_asked_for_no_more_once_it_is_known_to_be(log: Applied) -> None:
+    swept_while_a_reference_goes(log)
+    log.apply(*log.nowhere("contacts", 5, 12))
+    assert log.stubs("contacts") == [(1, 5)]
+    assert list(Stubs(0.0).overdue(log.control, log.relations["contacts"], 1, [A])) == []
+
+
 def test_a_ghost_of_a_reference_says_nothing_of_a_contact_that_another_partition_holds(log: Applied) -> None:
     at_two_inboxes(log)
     backfill(log, A, 10)
