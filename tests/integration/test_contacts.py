@@ -56,6 +56,8 @@ def test_a_row_too_large_for_the_topic_is_a_stub_until_a_later_one_fills_it(log:
     at_two_inboxes(log)
     log.apply(log.too_large("contacts", 5, A, 2))
     assert log.stubs("contacts") == [(1, 5)]
+    (request,) = Stubs(0.0).overdue(log.control, log.relations["contacts"], 1, [A])
+    assert request.keys == ((5,),), "it may fit by now"
     log.apply(contact(log, B, 3, "Eva"))
     assert (log.rows("contacts", "name"), log.stubs("contacts")) == ([(1, 5, "Eva")], [])
 
