@@ -51,10 +51,14 @@ def find_unlike(relation: Relation, columns: Iterable[str]) -> str:
 
 def stage_deleted(relation: Relation) -> str:
     """Stages what the stretch deleted, and the shadow does not know as written again."""
+    again = f"{_position('s')} > (r.epoch, r.point, r.ordinal)"
+    if not relation.inbox:
+        # A sweep (its ordinals are odd) saw no reference of partitions that the shadow was to read later.
+        again = f"({again} OR (s.synced_at IS NOT NULL AND r.inbox IS NULL AND r.ordinal & 1 = 1))"
     return (
         f"INSERT INTO pg_temp.staged_deletes SELECT %(load)s, 0, r.* FROM pg_temp.replay_deletes AS r"
         f" WHERE r.relation = {doubled(literal(relation.name))} AND NOT EXISTS (SELECT FROM {_shadow(relation)} AS s"
-        f" WHERE s.{_q(relation.key)} = r.id AND {_position('s')} > (r.epoch, r.point, r.ordinal))"
+        f" WHERE s.{_q(relation.key)} = r.id AND {again})"
         " AND NOT EXISTS (SELECT FROM pg_temp.replay_spared AS p WHERE p.relation = r.relation AND p.id = r.id)"
     )
 

@@ -21,9 +21,10 @@ from psycopg.conninfo import conninfo_to_dict
 from consumers import target as applying
 from consumers.apply import Applier
 from consumers.batch import Message, View, sort_out
+from consumers.differing import Differing
 from consumers.layout import Layout
 from consumers.leads import Leads
-from consumers.relation import Relation
+from consumers.relation import Relation, without_inbox
 from consumers.tenants import Mapping
 from consumers.watermark import Generations, Mark, Place
 from demo.servers import Servers
@@ -198,6 +199,29 @@ class Applied:
         """Each in a batch of its own."""
         for message in messages:
             self.apply(message)
+
+    def replayed(self, tenant: int, *messages: Message) -> dict[str, TableMapping[str, tuple[int, ...]]]:
+        """By table the keys of each kind that a replay of these messages, in this order, finds unlike."""
+        mapping = Mapping(60)
+        mapping.read(self.control)
+        owners = {inbox: owner for inbox, owner in mapping.owners.items() if owner.tenant == tenant}
+        view = View(
+            owners=owners,
+            marks={},
+            generations=defaultdict(Generations),
+            partitions=PARTITIONS,
+            parked=(),
+            only=tenant,
+            holders=lambda _, ids: dict.fromkeys(ids or (None,), (tenant,)),
+        )
+        with closing(Differing(self.target.settings(), tenant, owners)) as shadow:
+            shadow.look_at_shadow()
+            for event in sort_out(messages, view).events[tenant]:
+                shadow.write([event], lambda *named: self._schemas[named], None, without_inbox(self.relations))
+            with shadow.connection.transaction():
+                shadow.connection.execute("SELECT set_config('app.current_tenant_id', %s, true)", [str(tenant)])
+                shadow.find()
+            return {each.table: each.examples for each in shadow.found(frozenset(owners)) if not each.is_equal}
 
     # --- what came of it
 

@@ -246,6 +246,20 @@ def test_a_contact_that_a_sweep_took_for_gone_is_asked_for_no_more_once_it_is_kn
     assert list(Stubs(0.0).overdue(log.control, log.relations["contacts"], 1, [A])) == []
 
 
+def test_a_replay_does_not_take_for_gone_what_a_partition_that_it_reads_later_holds(log: Applied) -> None:
+    """The conversation is older than the stretch, and gone when A alone is read again."""
+    log.apply(conversation(log, 1, A))
+    at_a = [contact(log, A, 1), log.streamed("d", "conversations", 1, A)]
+    at_a += [log.marker(boundary, A, 10, TABLES, (A,)) for boundary in ("begin", "end")]
+    at_b = [link(log, 2, B), contact(log, B, 1)]
+    log.each(*at_b, *at_a)
+    assert log.rows("contacts", "name") == [(1, 5, "Ana")]
+    assert log.replayed(1, *at_a, *at_b) == {}
+    at_b += [log.marker(boundary, B, 11, TABLES, (B,)) for boundary in ("begin", "end")]
+    gone = {"contacts": {"extra": (5,)}, "contact_inboxes": {"extra": (2,)}}
+    assert log.replayed(1, *at_a, *at_b) == gone, "B was read again too"
+
+
 def test_a_ghost_of_a_reference_says_nothing_of_a_contact_that_another_partition_holds(log: Applied) -> None:
     at_two_inboxes(log)
     backfill(log, A, 10)
