@@ -182,8 +182,10 @@ class Applier:
     def _as_others_see_it(self, tenant: int, error: Exception, verdict: Verdict, attempts: Attempts) -> Verdict:
         """What others would wait for is left to the tenant's own reading, which has more time."""
         if isinstance(error, psycopg.errors.LockNotAvailable):
+            if is_everybodys := self._is_everybodys_lock():
+                attempts.begin_later()  # once it is gone, what waited for it comes at once
             is_soon_ours = attempts.lasted_s < _PEERS_S and self._is_peer_at_work(tenant)
-            is_waited_for = self._end_frozen(tenant) or is_soon_ours or self._is_everybodys_lock()
+            is_waited_for = self._end_frozen(tenant) or is_everybodys or is_soon_ours
             return replace(verdict, action=Action.RETRY if is_waited_for else Action.PARK)
         has_more_time = self._settings.brief_statement_timeout_s < self._settings.statement_timeout_s
         if isinstance(error, psycopg.errors.QueryCanceled) and has_more_time and not self._is_beside:

@@ -33,6 +33,10 @@ class Attempts:
         """Since the first failure."""
         return time.monotonic() - self._began if self._count else 0.0
 
+    def begin_later(self) -> None:
+        """What everybody waits for takes none of its time."""
+        self._began = time.monotonic()
+
     def judge(self, error: Exception, *, is_one: bool) -> Verdict:
         now = time.monotonic()
         if not self._count:

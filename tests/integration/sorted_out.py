@@ -50,7 +50,7 @@ class Applied:
         self._layout = Layout()
         self._layout.read(self.control)
         self._schemas: dict[tuple[str, str], TableSchema] = {}
-        self._applier = Applier(target.settings(), self._layout, lambda *named: self._schemas[named])
+        self.applier = Applier(target.settings(), self._layout, lambda *named: self._schemas[named])
         self.leads = Leads(60)
         self._offsets: dict[int, int] = defaultdict(int)
         self._marks: dict[Place, Mark] = {}
@@ -68,7 +68,7 @@ class Applied:
         self._layout.read(self.control)
 
     def close(self) -> None:
-        self._applier.close()
+        self.applier.close()
         self.control.close()
 
     # --- messages
@@ -189,7 +189,7 @@ class Applied:
         assert not batch.counts.unmapped
         for tenant, events in batch.events.items():
             leads = self.leads.of(self.control, tenant)
-            result = self._applier.run(tenant, "topic", events, self._marks, threading.Event(), leads=leads)
+            result = self.applier.run(tenant, "topic", events, self._marks, threading.Event(), leads=leads)
             assert result.reason is None, result.reason
             assert not result.overtaken
             self._marks.update(result.marks)
