@@ -14,6 +14,7 @@ from tests.integration.applied import Applied, applied_to
 from tests.integration.chatwoot import Source, connect
 from tests.integration.programs import be_prepared, make_topics, prepare_source, replicator_environment
 from tests.integration.replayed import Replayed
+from tests.integration.sorted_out import prepared_target
 from tests.integration.targets import Target, copy_of, target_of
 from tests.integration.whole import Whole, whole
 
@@ -26,6 +27,13 @@ def prepared_template(servers: Servers, chatwoot_template: str) -> Iterator[str]
     prepare_source(replicator_environment(dsn, "127.0.0.1:1", name))
     yield name
     servers.source.drop_database(name)
+
+
+@pytest.fixture(scope="session")
+def prepared(servers: Servers) -> Iterator[Target]:
+    """A target that is set up, to be copied by `applied`."""
+    with prepared_target(servers) as target:
+        yield target
 
 
 @pytest.fixture

@@ -8,18 +8,12 @@ import pytest
 
 from consumers.requests import Stubs
 from demo.servers import Servers
-from tests.integration.sorted_out import Applied, Message, applied, prepared_target
+from tests.integration.sorted_out import Applied, Message, applied
 from tests.integration.targets import Target
 
 A, B, BESIDE_A, OF_ANOTHER = 1, 2, 7, 4
 """Inboxes of one tenant in two partitions, one in A's own, and one of another tenant."""
 TABLES = ("conversations", "contact_inboxes", "contacts")
-
-
-@pytest.fixture(scope="module")
-def prepared(servers: Servers) -> Iterator[Target]:
-    with prepared_target(servers) as target:
-        yield target
 
 
 @pytest.fixture

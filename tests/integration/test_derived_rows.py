@@ -10,7 +10,7 @@ import pytest
 
 from consumers.live import LOCAL_ONLY
 from demo.servers import Servers
-from tests.integration.sorted_out import Applied, Message, applied, prepared_target
+from tests.integration.sorted_out import Applied, Message, applied
 from tests.integration.targets import Target
 
 A, B, OF_ANOTHER = 1, 2, 4
@@ -29,12 +29,6 @@ CLOCK = {
     "is_this_year": "date_trunc('year', conversation_created_at) = date_trunc('year', CURRENT_DATE::timestamp)",
 }
 """As the reference view has them: right in a session whose TimeZone is UTC."""
-
-
-@pytest.fixture(scope="module")
-def prepared(servers: Servers) -> Iterator[Target]:
-    with prepared_target(servers) as target:
-        yield target
 
 
 @pytest.fixture

@@ -21,7 +21,7 @@ from consumers.recomputation import _READ, Recomputation, _asked, recompute
 from consumers.relation import LEAD_SIGNALS
 from consumers.target import Session, Work
 from demo.servers import Servers, wait_until
-from tests.integration.sorted_out import Applied, applied, prepared_target
+from tests.integration.sorted_out import Applied, applied
 from tests.integration.targets import Target
 from tests.lead_conversations import conversations
 
@@ -32,12 +32,6 @@ SILENT = [{"message_id": 8, "text": "Gostam de capivaras?", "message_type": 0}]
 LEAD_BY_PRICE = (True, False, False, "Baixo", 20)
 NO_LEAD = (False, False, False, "Nenhum", 0)
 OWN = "INSERT INTO lead_rules (tenant_id, name, signal, speaker, weight, pattern) VALUES (%s, %s, %s, %s, %s, %s)"
-
-
-@pytest.fixture(scope="module")
-def prepared(servers: Servers) -> Iterator[Target]:
-    with prepared_target(servers) as target:
-        yield target
 
 
 @pytest.fixture

@@ -11,17 +11,11 @@ from typer.testing import CliRunner
 
 from consumers.__main__ import app
 from demo.servers import Servers
-from tests.integration.sorted_out import Applied, applied, prepared_target
+from tests.integration.sorted_out import Applied, applied
 from tests.integration.targets import Target
 
 INBOX, OTHER = 1, 2
 """Of tenant 1."""
-
-
-@pytest.fixture(scope="module")
-def prepared(servers: Servers) -> Iterator[Target]:
-    with prepared_target(servers) as target:
-        yield target
 
 
 @pytest.fixture

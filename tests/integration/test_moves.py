@@ -12,7 +12,7 @@ import pytest
 from consumers import mapping_moves
 from demo.servers import Servers
 from tests.integration import batch_etl
-from tests.integration.sorted_out import Applied, applied, prepared_target
+from tests.integration.sorted_out import Applied, applied
 from tests.integration.targets import Target, target_of
 
 MOVES, STAYS, OF_ANOTHER = 1, 2, 4
@@ -20,12 +20,6 @@ MOVES, STAYS, OF_ANOTHER = 1, 2, 4
 ROWS = ("inboxes", "conversations", "messages", "contact_inboxes", "contacts")
 ANALYTICS = "conversations_analytics"
 KEPT = "nivel_interesse, score_prioridade"
-
-
-@pytest.fixture(scope="module")
-def prepared(servers: Servers) -> Iterator[Target]:
-    with prepared_target(servers) as target:
-        yield target
 
 
 @pytest.fixture

@@ -10,18 +10,12 @@ import pytest
 
 from consumers.tenants import TENANT_LOCK
 from demo.servers import Servers, wait_until
-from tests.integration.sorted_out import Applied, applied, prepared_target
+from tests.integration.sorted_out import Applied, applied
 from tests.integration.targets import Target
 
 TENANT, INBOX = 1, 1
 PEERS_S, PAUSE_S = 1.2, 0.1
 """The first is longer than a pause and a time-out of a lock."""
-
-
-@pytest.fixture(scope="module")
-def prepared(servers: Servers) -> Iterator[Target]:
-    with prepared_target(servers) as target:
-        yield target
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from consumers.__main__ import app
 from consumers.status import Status, gather
 from demo.servers import Servers, wait_until
 from tests.integration.chatwoot import Source, add_message, fill
-from tests.integration.sorted_out import Applied, applied, prepared_target
+from tests.integration.sorted_out import Applied, applied
 from tests.integration.targets import Target
 from tests.integration.test_lead_signals import ASKS, put, recomputed
 from tests.integration.whole import Whole
@@ -26,12 +26,6 @@ animal = '(capivaras?|antas?)'
 [visit.client]
 animais = { weight = 70, pattern = '\\b<animal>\\b' }
 """
-
-
-@pytest.fixture(scope="module")
-def prepared(servers: Servers) -> Iterator[Target]:
-    with prepared_target(servers) as target:
-        yield target
 
 
 @pytest.fixture
