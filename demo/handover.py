@@ -16,7 +16,8 @@ COMMANDS = ("replicator check", "replicator status", "consumers status", "consum
 def write_environment(stage: Stage, folder: Path) -> Path:
     """A file of settings for the product's commands; readable by its owner alone, because passwords are in it."""
     path = folder / "demo.env"
-    settings = {**stage.replicator, **stage.consumers, **stage.owner}
+    comparing = {"CONSUMERS_SOURCE_DSN": stage.replicator["REPLICATOR_SOURCE_DSN"]}
+    settings = {**stage.replicator, **stage.consumers, **stage.owner, **comparing}
     with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
         file.writelines(f"{name}={shlex.quote(value)}\n" for name, value in settings.items())
     return path

@@ -24,7 +24,7 @@ def inbound() -> Iterator[Inbound]:
     )
     made = Inbound(settings, lambda partitions: {}, lambda partitions: None, lambda partitions: None)
     yield made
-    assert made.close(10)
+    assert made.close(60)
 
 
 def test_a_member_that_does_not_come_back_is_given_up_for_a_new_one(
