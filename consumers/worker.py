@@ -50,6 +50,8 @@ from replicator.runtime import GrowingPause, Health, Stop
 log = structlog.get_logger(__name__)
 
 POLL_S: Final = 0.02
+BRISK_S: Final = 0.002
+"""The longest wait for messages while some wait for their turn, which comes with the clock or with a batch's end."""
 GROUP_S: Final = 2.0
 """How long Kafka may take to note that a worker leaves: milliseconds, or it is away."""
 REVOKE_S: Final = 5.0
@@ -244,7 +246,7 @@ class Worker:
             return
         room = self._ahead.room
         self._inbound.pause(not room)
-        taken = self._inbound.take(max(1, room), POLL_S)
+        taken = self._inbound.take(max(1, room), BRISK_S if len(self._ahead) else POLL_S)
         if self._inbound.gaps:
             self._recover |= self._inbound.gaps & self._ledger.progress.keys()
         self._ahead.add([message for message in taken if message.partition in self._ledger.progress])

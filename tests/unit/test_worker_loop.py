@@ -163,6 +163,23 @@ def test_a_batch_that_does_not_begin_where_the_last_one_ended_is_read_again(sett
     assert loop._recover == {0}
 
 
+def test_what_waits_for_its_turn_is_not_kept_waiting_by_a_silent_log(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waits: list[float] = []
+
+    def take(_: int, wait_s: float) -> list[Message]:
+        waits.append(wait_s)
+        return messages(0, [5]) if len(waits) == 1 else []
+
+    loop = Worker(settings, Stop())
+    loop._ledger.progress = {0: Progress("topic", 5)}
+    monkeypatch.setattr(loop, "_inbound", SimpleNamespace(pause=lambda _: None, gaps=set(), take=take))
+    loop._read()
+    loop._read()
+    assert waits == [worker.POLL_S, worker.BRISK_S]
+
+
 def test_a_batch_that_could_not_be_sent_off_is_not_taken_as_applied(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
