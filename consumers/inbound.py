@@ -44,6 +44,17 @@ _DEFAULTS: Final = {
     "heartbeat.interval.ms": 2_000,
     "topic.metadata.refresh.interval.ms": 30_000,  # a topic that went, and is there again, is joined then
 }
+_FETCHED: Final = {
+    # What is fetched ahead waits uncompressed, in blocks that stay as long as one message of theirs. `ReadAhead` holds
+    # a batch besides.
+    "fetch.message.max.bytes": 1 << 20,
+    "fetch.max.bytes": 1 << 20,
+    "queued.max.messages.kbytes": 4 << 10,
+    # librdkafka looks again after so long whether there is room, by default a second: this much is gone before.
+    "fetch.queue.backoff.ms": 20,
+}
+"""Bounds of librdkafka's own memory (https://github.com/confluentinc/librdkafka/blob/master/CONFIGURATION.md). What is
+larger comes all the same, alone."""
 _GAPS: Final = frozenset({KafkaError.OFFSET_OUT_OF_RANGE, KafkaError._AUTO_OFFSET_RESET})
 
 
@@ -81,8 +92,7 @@ class Inbound:
                 "auto.offset.reset": "error",
                 "isolation.level": "read_committed",
                 "fetch.wait.max.ms": 20,
-                "fetch.message.max.bytes": 4 << 20,
-                "queued.max.messages.kbytes": 16 << 10,
+                **_FETCHED,
                 "group.id": f"{settings.topic_prefix}.{settings.pool}",
                 "partition.assignment.strategy": "cooperative-sticky",
                 "error_cb": self._on_error,
