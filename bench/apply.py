@@ -59,7 +59,7 @@ def measure(ground: Ground) -> Part:
     both, notes = pairs.set_up(ground, stage)
     rows = ground.options.rows or ROWS
     contenders: list[Contender] = [*map(Applied, both), _Subscription(ground), Copy(ground)]
-    race(ground, stage, both, contenders, rows, ground.rounds)
+    race(ground, stage, both, contenders, rows, ground.long_rounds)
     measured = ground.journal.measured
     ours, theirs = appliers.OURS, appliers.DEBEZIUM
     return Part(

@@ -27,8 +27,8 @@ def measure(ground: Ground) -> Part:
     stage = path.stage(ground, 100, 2)
     both, notes = pairs.set_up(ground, stage)
     rows, so_far = ground.options.rows or ROWS, None
-    for step in ground.journal.steps(ground.rounds):
-        for pair in both:
+    for step in ground.journal.steps(ground.long_rounds):
+        for pair in reversed(both):  # who is faster catches up with the other
             pair.start()
             if so_far is not None:
                 arrived.wait(pair.applier.service, pair.applier.dsn, so_far, WRITTEN)

@@ -19,7 +19,7 @@ def parse(arguments: Sequence[str], parts: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--messages", type=_count, default=12, help="of each conversation, on average")
     parser.add_argument("--rows", type=_count, help="row changes of each round")
     parser.add_argument("--before", type=_count, default=5_000_000, help="rows that the target has at most, for scale")
-    parser.add_argument("--rounds", type=_count, default=3, help="of whatever takes turns")
+    parser.add_argument("--rounds", type=_count, default=3, help="of turns; a third where each takes minutes")
     parser.add_argument("--seconds", type=float, default=60.0, help="at each rate, at rest, without Kafka")
     parser.add_argument("--samples", type=_count, default=100, help="of each kind of write, for freshness")
     parser.add_argument("--rate", type=_count, default=100, help="row changes per second meanwhile, for freshness")

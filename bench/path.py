@@ -65,6 +65,11 @@ class Ground:
         """The names of their steps."""
         return [f"round {number}" for number in range(1, self.options.rounds + 1)]
 
+    @property
+    def long_rounds(self) -> list[str]:
+        """A third of them, for a part that takes minutes for each."""
+        return self.rounds[: max(1, self.options.rounds // 3)]
+
 
 def stage(ground: Ground, conversations: int, messages: int, *, tenants: int = 3) -> Stage:
     """A source with a history, and a target that knows its tenants."""
