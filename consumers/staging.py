@@ -6,6 +6,7 @@ here, before a transaction begins. Pure, but for the time that lead signals take
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Final
@@ -16,7 +17,7 @@ from consumers.errors import BadEvent
 from consumers.lead_columns import LeadColumns
 from consumers.ordering import Rows, Upsert
 from consumers.relation import Form, Relation, form, parents_first
-from replicator import TableSchema
+from replicator import TableSchema, row_of
 
 Schemas = Callable[[str, str], TableSchema]
 """(table, version) → its columns."""
@@ -24,6 +25,7 @@ Schemas = Callable[[str, str], TableSchema]
 _ESCAPES: Final = ((b"\\", b"\\\\"), (b"\n", b"\\n"), (b"\r", b"\\r"), (b"\t", b"\\t"))
 """What stands for itself nowhere in COPY's text format."""
 _NULL: Final = b"\\N"
+_NO_PARENT: Final = b"null"
 _PIECE_BYTES: Final = 1 << 20
 LEADS_S: Final = 2.0
 """For the lead signals of one step: a tenant's rules must not hold up the others'. What is left is made later, by the
@@ -44,6 +46,7 @@ def pack(
     """
     forms: dict[tuple[str, str, bytes, bool, bool, bool], int] = {}
     found: list[Form] = []
+    naming: list[list[re.Pattern[bytes]]] = []
     for table in parents_first(relations):
         led = leads if relations[table].has_leads else None
         spent = 0.0
@@ -58,11 +61,13 @@ def pack(
             if index is None:
                 index = forms[kind] = len(found)
                 found.append(_form(relations[table], row, schemas, with_leads=lead is not None))
+                naming.append([_naming(column) for column, _ in found[-1].parents])
             epoch, point, ordinal = row.position
             whole = b"f" if row.absent or row.is_lost else b"t"
-            body = row.body or orjson.dumps({"after": {relations[table].inbox or "": row.inbox}})
+            doc = _row(table, row) if row.body else orjson.dumps({relations[table].inbox or "": row.inbox})
+            parents = b",".join([named[1] if (named := names.search(doc)) else _NO_PARENT for names in naming[index]])
             packed.append(
-                b"%b\t%d\t%d\t%d\t%d\t%d\t%b\t%b\t%b\n"
+                b"%b\t%d\t%d\t%d\t%d\t%d\t%b\t{%b}\t%b\t%b\n"
                 % (
                     place,
                     index,
@@ -71,7 +76,8 @@ def pack(
                     point,
                     ordinal,
                     whole,
-                    _escaped(body),
+                    _escaped(parents),
+                    _escaped(doc),
                     _escaped(lead) if lead else _NULL,
                 )
             )
@@ -84,12 +90,28 @@ def _escaped(text: bytes) -> bytes:
     return text
 
 
+def _row(table: str, row: Upsert) -> bytes:
+    try:
+        return row_of(row.body)
+    except ValueError:
+        raise BadEvent(f"an event of {table} has no row") from None
+
+
+def _naming(column: str) -> re.Pattern[bytes]:
+    """Finds a column's value in a row: a number, alone or in a string, or null. What else there is the server refuses.
+
+    A quote inside a string is escaped: what stands between two that are not, before a colon, is a column's name.
+    """
+    name = re.escape(orjson.dumps(column))  # looked at backwards too, and not only so: its first letters are found fast
+    return re.compile(rb'%b(?<!\\%b)\s*:\s*"?([^",}\s]*)' % (name, name))
+
+
 def _lead(table: str, row: Upsert, leads: LeadColumns, *, in_time: bool) -> bytes | None:
     try:
-        after = orjson.loads(row.body)["after"]
-    except (ValueError, KeyError, TypeError):
+        columns = orjson.loads(_row(table, row))
+    except ValueError:
         raise BadEvent(f"an event of {table} has no row") from None
-    return leads.of(after, in_time=in_time) if isinstance(after, dict) else None
+    return leads.of(columns, in_time=in_time)
 
 
 def readable(lines: Iterable[bytes]) -> Iterator[bytes]:

@@ -15,6 +15,7 @@ from replicator.event import (
     Topics,
     decode,
     decode_marker,
+    row_of,
     unpack_head,
 )
 from replicator.partitioner import partition_of
@@ -50,5 +51,6 @@ __all__ = [
     "decode_marker",
     "encode_request",
     "partition_of",
+    "row_of",
     "unpack_head",
 ]

@@ -140,7 +140,7 @@ def poison(number: int, point: int) -> tuple[Event, str]:
         (row(source_id="nobody"), "23503"),
         (row(content="trigger"), "P0001"),
         (row(content="\0"), "22P05"),
-        (unreadable._replace(body=b'{"after":'), "22P02"),
+        (unreadable._replace(body=b'{"before":null,"after":{"content":},"op":"c"}'), "22P02"),
         (unreadable._replace(body=b'{"after":{"content":"\xff"}}'), "BadEvent"),
         (unreadable._replace(absent=b"{"), "BadEvent"),
     ][number]

@@ -8,9 +8,11 @@ from collections.abc import Callable, Iterator, Sequence
 import pytest
 
 from consumers import upsert
+from consumers.ordering import Event
 from consumers.relation import Relation, form
 from replicator import TableSchema
 from tests.integration.applied import Applied
+from tests.integration.test_apply_rules import change
 
 KNOWN, NEW, INBOX = 20, 1, 11
 Stage = Callable[[str, int], None]
@@ -113,3 +115,26 @@ def test_what_is_staged_is_read_once_and_not_for_each_row_that_the_tenant_has(
         read += len(times)
         assert max(times, default=0) <= 1, statement
     assert read >= 3
+
+
+def test_parents_of_many_rows_are_looked_up_by_key_by_a_session_that_began_with_few(applied: Applied) -> None:
+    load(applied, (), 0)
+    applied.apply(NEW, [child(row, row % 9) for row in range(1, 1 + ROWS)])
+    before = looked_at(applied)
+    for first in (10_000, 20_000):
+        applied.apply(NEW, [child(row, row) for row in range(first, first + ROWS)])
+    read = looked_at(applied) - before
+    assert read < 2 * ROWS * FEW, "a table of a few rows may be read through, for each of ours; not one of thousands"
+
+
+def child(row: int, conversation: int) -> Event:
+    """A message whose conversation nobody has brought."""
+    return change("c", "messages", row, row, INBOX, conversation_id=conversation)
+
+
+def looked_at(applied: Applied) -> int:
+    """Index entries of conversations that were read so far."""
+    applied.session.connection.execute("SELECT pg_stat_force_next_flush()")
+    query = "SELECT sum(idx_tup_read)::bigint FROM pg_stat_user_indexes WHERE relname = 'conversations'"
+    ((read,),) = applied.target.rows(query)
+    return int(read)

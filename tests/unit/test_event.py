@@ -38,6 +38,7 @@ from replicator.event import (
     encode_marker,
     pack_head,
     pack_key,
+    row_of,
     unpack_head,
 )
 from replicator.request import BackfillRequest, CancelRequest, KeysRequest, Request, decode_request, encode_request
@@ -270,6 +271,25 @@ REQUESTS = (
 @given(HEADS)
 def test_any_head_comes_back(any_head: Head) -> None:
     assert unpack_head(pack_head(any_head)) == any_head
+
+
+AWKWARD = st.sampled_from(["after", "op", "before", ',"after":{', '},"op":"', '"', "\\", "\\\\", '{"op":"u"},'])
+COLUMNS = st.dictionaries(NAMES | AWKWARD, NAMES | AWKWARD | INTS | st.booleans() | st.none(), max_size=6)
+
+
+@given(HEADS, st.none() | COLUMNS, COLUMNS)
+def test_a_row_is_cut_out_of_any_body(any_head: Head, before: dict[str, Any] | None, after: dict[str, Any]) -> None:
+    assert row_of(encode(any_head, ORIGIN, CAUSE, orjson.dumps(before), orjson.dumps(after))) == orjson.dumps(after)
+
+
+def test_a_row_is_found_in_a_body_that_another_hand_made() -> None:
+    assert row_of(b'{ "op": "u", "after": {"id": 1} }') == b'{"id":1}'
+
+
+@pytest.mark.parametrize("body", [b"", b"[]", b"{}", b'{"after":', b'{"after":null}', b'{"before":{"after":{}}}'])
+def test_a_body_without_a_row_has_none(body: bytes) -> None:
+    with pytest.raises(ValueError):
+        row_of(body)
 
 
 @given(POSITIONS, POSITIONS)
