@@ -52,11 +52,11 @@ def run(
     """A worker: apply events until SIGTERM."""
     with faults():
         settings = load() if pool is None else load(pool=pool)
-        from consumers.allocator import share_one_heap
+        from consumers import process_memory
         from consumers.worker import run as work
         from replicator.runtime import configure_logging
 
-        share_one_heap()
+        process_memory.settle()
         configure_logging(settings.log_level)
         raise typer.Exit(work(settings))
 

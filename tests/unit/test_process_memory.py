@@ -1,4 +1,4 @@
-"""glibc keeps one heap for all threads once it is told to."""
+"""glibc keeps one heap for all threads once a worker has settled."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ import pytest
 
 _ALLOCATES_IN_THREADS = """
 import ctypes, sys, threading
-from consumers.allocator import share_one_heap
+from consumers.process_memory import settle
 if sys.argv[2] == "one":
-    share_one_heap()
+    settle()
 libc = ctypes.CDLL(None)
 libc.fopen.restype = ctypes.c_void_p
 both_there = threading.Barrier(2)
@@ -32,7 +32,7 @@ libc.fclose(file)
 
 
 @pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "malloc_info"), reason="the C library is not glibc")
-def test_threads_share_one_heap(tmp_path: Path) -> None:
+def test_threads_settle(tmp_path: Path) -> None:
     def heaps(how: str) -> int:
         info = tmp_path / how
         subprocess.run([sys.executable, "-c", _ALLOCATES_IN_THREADS, info, how], check=True, timeout=60)
