@@ -154,8 +154,10 @@ class _Holding:
     def __init__(self) -> None:
         self.delivered: list[Callable[[KafkaError | None, None], None]] = []
 
-    def produce(self, *_: object, on_delivery: Callable[[KafkaError | None, None], None], **__: object) -> None:
-        self.delivered.append(on_delivery)
+    def produce(
+        self, topic: str, value: bytes, key: bytes, partition: int, callback: Callable[..., None], *_: object
+    ) -> None:
+        self.delivered.append(callback)
 
     def poll(self, seconds: float) -> None:
         """Nothing has come."""
