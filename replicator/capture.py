@@ -189,7 +189,7 @@ class Capture:
         name = table.relation.name
         commit_lsn = self._begun().commit_lsn
         batch = self._progress.batch
-        window = self._open_window(name)
+        window = self._open_window(name) if self.window is not None else None
         for routed in events:
             if window is not None:
                 window.mark(routed.key, bool(routed.absent))

@@ -191,53 +191,10 @@ class Cause(NamedTuple):
     seen_ms: int
 
 
-def encode(
-    head: Head,
-    origin: bytes,
-    cause: Cause,
-    before: bytes,
-    after: bytes,
-    moved_to: int | None = None,
-) -> bytes:
-    """The body of a change event.
-
-    `origin` is `Origin.render()`; `before` and `after` are JSON objects, or `b"null"`. The bytes are assembled, not
-    serialised: a backfill renders its rows before it knows their position.
-    """
-    extra = b""
-    if head.absent:
-        extra += b',"absent":' + head.absent
-    if moved_to is not None:
-        extra += b',"moved_to":%d' % moved_to
-    if head.error:
-        extra += b',"error":' + orjson.dumps(head.error)
-    return (
-        b'{"before":%b,"after":%b,"op":"%b","ts_ms":%d,'
-        b'"source":%b,"txId":%d,"lsn":%d,"ts_ms":%d,"snapshot":"%b"},'
-        b'"replication":{"epoch":%d,"generation":%d,"point":%d,"ordinal":%d,"schema":"%b"%b}}'
-    ) % (
-        before,
-        after,
-        head.op.encode(),
-        cause.seen_ms,
-        origin,
-        cause.xid,
-        cause.lsn,
-        cause.committed_ms,
-        b"incremental" if head.is_read else b"false",
-        head.position.epoch,
-        head.generation,
-        head.position.point,
-        head.position.ordinal,
-        head.schema.encode(),
-        extra,
-    )
-
-
 def row_of(body: bytes) -> bytes:
     """The JSON object that is a change event's `after`. Raises ValueError if it has none.
 
-    Cut out, not parsed, where the body is as `encode` assembles it: `before` and `after` hold no objects, and a quote
+    Cut out, not parsed, where the body is as `envelope` assembles it: `before` and `after` hold no objects, and a quote
     inside a string is escaped, so that both marks stand nowhere else.
     """
     begin, end = body.find(_BEFORE_ROW), body.rfind(_AFTER_ROW)

@@ -112,6 +112,10 @@ def _reader(kafka: Mapping[str, Any], topic: str, options: Mapping[str, Any]) ->
     return clients.reader({**kafka, "auto.offset.reset": "error", **options}, topic)
 
 
+def _headers(run: Run) -> Headers:
+    return [("run", b"%d:%d" % run)]
+
+
 def _run_of(message: Message) -> Run:
     packed = dict(message.headers() or []).get("run")
     if not isinstance(packed, bytes):
@@ -129,7 +133,7 @@ class Succession:
 
     def __init__(self, kafka: Mapping[str, Any], topics: Topics, run: Run, end: int) -> None:
         """`end`: where `read_memory` found the end."""
-        self._run = run
+        self._run, self._own = run, _headers(run)
         self._consumer = _reader(kafka, topics.state, {"queued.max.messages.kbytes": 1024})
         self._consumer.assign([TopicPartition(topics.state, 0, end)])
 
@@ -139,7 +143,8 @@ class Succession:
         for _ in range(MOST_FETCHES):
             messages = self._consumer.consume(1000, timeout=0)
             for message in messages:
-                if message.error() is not None:
+                # Nearly all is what this run wrote itself: under load, owed keys by the thousand.
+                if message.error() is not None or message.headers() == self._own:
                     continue
                 run = _run_of(message)
                 if run > self._run:
@@ -161,7 +166,7 @@ class Memory:
         self._publisher = publisher
         self._topic = topics.state
         self.run = run
-        self._headers: Headers = [("run", b"%d:%d" % run)]
+        self._headers = _headers(run)
         self.records = records
 
     def write(self, key: str, content: Content, batch: Batch) -> None:

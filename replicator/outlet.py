@@ -7,7 +7,8 @@ row that the topic cannot take by an event without a body, so that it holds up n
 from __future__ import annotations
 
 from replicator.changes import RenderedRow, Table
-from replicator.event import Cause, Head, Marker, Position, Run, TableSchema, Topics, encode, encode_marker, pack_head
+from replicator.envelope import Envelope
+from replicator.event import Cause, Head, Marker, Op, Position, Run, TableSchema, Topics, encode_marker
 from replicator.partitioner import partition_of
 from replicator.progress import Batch
 from replicator.publisher import Publisher
@@ -16,6 +17,8 @@ from replicator.routing import NULL, Routed, ordinal
 TOO_LARGE = "too-large"
 READ_ORDINAL = 1
 """Of every backfilled row: its point alone tells it from others of its key."""
+MOST_ENVELOPES = 1_000
+"""Kept: a few for each version of a table's columns."""
 
 
 class Outlet:
@@ -29,60 +32,35 @@ class Outlet:
         self._publisher = publisher
         self._changes, self._schemas = topics.changes, topics.schemas
         self._places: dict[int, tuple[int, bytes]] = {}
+        self._envelopes: dict[tuple[str, Op, str, bool], Envelope] = {}
 
     def change(self, table: Table, routed: Routed, commit_lsn: int, index: int, cause: Cause, batch: Batch) -> None:
         """One half of a streamed row change."""
-        position = Position(self.run.epoch, commit_lsn, ordinal(index, routed.leaving))
-        head = Head(
-            routed.op,
-            table.relation.name,
-            routed.key,
-            position,
-            self.run.generation,
-            table.version if routed.after is not NULL else "",
-            routed.absent,
-            False,
-            "",
-        )
-        self._send(table, head, cause, routed.before, routed.after, routed.moved_to, routed.inbox, batch)
+        self._send(table, routed, commit_lsn, ordinal(index, routed.leaving), cause, batch)
 
     def truncate(self, table: Table, commit_lsn: int, index: int, cause: Cause, batch: Batch) -> None:
         """The table was emptied: a broadcast."""
-        position = Position(self.run.epoch, commit_lsn, ordinal(index, leaving=False))
-        head = Head("t", table.relation.name, b"", position, self.run.generation, "", b"", False, "")
-        self._send(table, head, cause, NULL, NULL, None, None, batch)
+        emptied = Routed(None, "t", False, b"", NULL, NULL, b"", None, False)
+        self._send(table, emptied, commit_lsn, ordinal(index, leaving=False), cause, batch)
 
     def row(self, table: Table, row: RenderedRow, high_lsn: int, cause: Cause, batch: Batch) -> None:
         """A row of a backfill's chunk. One without an inbox concerns no tenant."""
-        if row.inbox is None:
-            return
-        position = Position(self.run.epoch, high_lsn - 1, READ_ORDINAL)
-        head = Head(
-            "r", table.relation.name, row.key, position, self.run.generation, table.version, row.absent, True, ""
-        )
-        self._send(table, head, cause, NULL, row.json, None, row.inbox, batch)
+        if row.inbox is not None:
+            self._send(table, _read(row), high_lsn - 1, READ_ORDINAL, cause, batch, is_read=True)
 
     def absence(self, table: Table, key: bytes, inbox: int, high_lsn: int, cause: Cause, batch: Batch) -> None:
         """A key that was asked for and does not exist."""
-        position = Position(self.run.epoch, high_lsn - 1, READ_ORDINAL)
-        head = Head("d", table.relation.name, key, position, self.run.generation, "", b"", True, "")
-        self._send(table, head, cause, NULL, NULL, None, inbox, batch)
+        self._send(table, _absent(key, inbox), high_lsn - 1, READ_ORDINAL, cause, batch, is_read=True)
 
     def derived_row(self, table: Table, row: RenderedRow, read: int, cause: Cause, batch: Batch) -> None:
         """A row of a derived relation, from this run's so manieth read."""
-        position = Position(self.run.epoch, self.run.generation, 2 * read + 1)
-        head = Head(
-            "r", table.relation.name, row.key, position, self.run.generation, table.version, row.absent, True, ""
-        )
-        self._send(table, head, cause, NULL, row.json, None, row.inbox, batch)
+        self._send(table, _read(row), self.run.generation, 2 * read + 1, cause, batch, is_read=True)
 
     def derived_absence(
         self, table: Table, key: bytes, inbox: int | None, read: int, cause: Cause, batch: Batch
     ) -> None:
         """A key that gave no row, at an inbox where it was expected, or (None) at any."""
-        position = Position(self.run.epoch, self.run.generation, 2 * read)
-        head = Head("d", table.relation.name, key, position, self.run.generation, "", b"", True, "")
-        self._send(table, head, cause, NULL, NULL, None, inbox, batch)
+        self._send(table, _absent(key, inbox), self.run.generation, 2 * read, cause, batch, is_read=True)
 
     def marker(self, marker: Marker, point: int, batch: Batch) -> None:
         """A marker goes to every partition."""
@@ -98,30 +76,52 @@ class Outlet:
     def _send(
         self,
         table: Table,
-        head: Head,
+        routed: Routed,
+        point: int,
+        ordinal: int,
         cause: Cause,
-        before: bytes,
-        after: bytes,
-        moved_to: int | None,
-        inbox: int | None,
         batch: Batch,
+        *,
+        is_read: bool = False,
     ) -> None:
-        body = encode(head, table.origin, cause, before, after, moved_to)
-        headers = pack_head(head)
+        inbox, op, _, key, before, after, absent, moved_to, _ = routed
+        version = table.version if after is not NULL else ""
+        of = (table.relation.name, op, version, is_read)
+        envelope = self._envelopes.get(of) or self._envelope(table, of)
+        body = envelope.body(cause, before, after, point, ordinal, absent, moved_to)
+        headers = envelope.headers(key, point, ordinal, absent)
         if inbox is None:
             for partition in range(self.partitions):
                 self._publisher.send(self._changes, partition, None, body, headers, batch)
         else:
-            partition, key = self._places.get(inbox) or self._place(inbox)
-            if not self._publisher.fits(key, body, headers):
-                if after is not NULL:  # a delete says all it has to say without its old row
+            partition, name = self._places.get(inbox) or self._place(inbox)
+            if not self._publisher.fits(name, body, headers):
+                error = ""
+                if version:  # a delete says all it has to say without its old row
                     self.oversized += 1
-                    head = head._replace(error=TOO_LARGE)
-                body, headers = encode(head, table.origin, cause, NULL, NULL, moved_to), pack_head(head)
-            self._publisher.send(self._changes, partition, key, body, headers, batch)
+                    error = TOO_LARGE
+                body = envelope.body(cause, NULL, NULL, point, ordinal, absent, moved_to, error)
+                headers = envelope.headers(key, point, ordinal, absent, error)
+            self._publisher.send(self._changes, partition, name, body, headers, batch)
         self.published += 1
+
+    def _envelope(self, table: Table, of: tuple[str, Op, str, bool]) -> Envelope:
+        name, op, version, is_read = of
+        if len(self._envelopes) >= MOST_ENVELOPES:
+            self._envelopes.clear()
+        head = Head(op, name, b"", Position(self.run.epoch, 0, 0), self.run.generation, version, b"", is_read, "")
+        envelope = self._envelopes[of] = Envelope(head, table.origin)
+        return envelope
 
     def _place(self, inbox: int) -> tuple[int, bytes]:
         place = partition_of(inbox, self.partitions), b"%d" % inbox
         self._places[inbox] = place
         return place
+
+
+def _read(row: RenderedRow) -> Routed:
+    return Routed(row.inbox, "r", False, row.key, NULL, row.json, row.absent, None, False)
+
+
+def _absent(key: bytes, inbox: int | None) -> Routed:
+    return Routed(inbox, "d", False, key, NULL, NULL, b"", None, False)

@@ -136,7 +136,14 @@ def decode_frame(frame: bytes) -> Message | Keepalive:
     kind = frame[:1]
     try:
         if kind == b"w":
-            return _decode_message(frame, _XLOG_HEADER.size)
+            reader = _READERS.get(frame[_XLOG_HEADER.size])
+            if reader is None:
+                raise ProtocolError(f"unknown message {_where(frame)}")
+            message, end = reader(frame, _XLOG_HEADER.size + 1)
+            if end == len(frame):
+                return message
+            left = len(frame) - end
+            raise ProtocolError(f"{left} bytes are left after (or missing from) the message {_where(frame)}")
         if kind == b"k":
             _, wal_end, sent, reply = _KEEPALIVE.unpack(frame)
             return Keepalive(wal_end, sent + POSTGRES_EPOCH_US, bool(reply))
@@ -153,16 +160,6 @@ def encode_feedback(received: int, confirmed: int, now_us: int, *, ask_reply: bo
 def _where(frame: bytes) -> str:
     start = _XLOG_HEADER.unpack_from(frame)[1] if len(frame) >= _XLOG_HEADER.size else 0
     return f"of type {frame[_XLOG_HEADER.size : _XLOG_HEADER.size + 1]!r} at {format_lsn(start)}"
-
-
-def _decode_message(frame: bytes, at: int) -> Message:
-    reader = _READERS.get(frame[at])
-    if reader is None:
-        raise ProtocolError(f"unknown message {_where(frame)}")
-    message, end = reader(frame, at + 1)
-    if end != len(frame):
-        raise ProtocolError(f"{len(frame) - end} bytes are left after (or missing from) the message {_where(frame)}")
-    return message
 
 
 def _read_string(data: bytes, at: int) -> tuple[str, int]:

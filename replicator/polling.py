@@ -170,6 +170,7 @@ class Polling(Run):
             self._look_for_others()
         if self._every_status.due(now):
             self._write_status()
+        self._publisher.hasten()
         select.select([self._calls.wake], [], [], WAIT_S)
 
     def _heartbeat(self) -> None:
@@ -201,6 +202,7 @@ class Polling(Run):
         self._poller.stop()
         deadline = time.monotonic() + DRAIN_S
         while self._publisher.waiting and time.monotonic() < deadline:
+            self._publisher.hasten()
             self._publisher.poll()
             self._calls.serve()
             time.sleep(0.005)

@@ -6,7 +6,7 @@ A turn of the loop, in this order of priority:
 2. acknowledgements from Kafka;
 3. what threads that read ask for;
 4. what is due by the clock: a sample of the source, the confirmed LSN, feedback, heartbeats, requests, status;
-5. if nothing arrived: wait for the source, briefly.
+5. if nothing arrived: send what is queued, then wait for the source, briefly.
 
 A run ends by a stop, or by a fault; `ACTIONS` says what comes next.
 """
@@ -259,6 +259,7 @@ class Streaming(Run):
                 raise reader.error
         self._on_the_clock(replication)
         if not arrived:
+            self._publisher.hasten()
             replication.wait(WAIT_S, self._calls.wake)
 
     def _take_frames(self, replication: Replication) -> int:
@@ -440,6 +441,7 @@ class Streaming(Run):
 
     def _until(self, done: Callable[[], bool], deadline: float, replication: Replication) -> None:
         while not done() and time.monotonic() < deadline:
+            self._publisher.hasten()
             self._publisher.poll()
             self._finish_confirming(replication)
             time.sleep(0.005)

@@ -29,7 +29,8 @@ from consumers.tenants import Mapping
 from consumers.watermark import Generations, Mark, Place
 from demo.servers import Servers
 from replicator import BackfillMarker, Head, Position, Run, TableSchema, partition_of
-from replicator.event import Cause, Origin, encode, encode_marker, pack_head, pack_key
+from replicator.envelope import encode
+from replicator.event import Cause, Origin, encode_marker, pack_head, pack_key
 from replicator.outlet import TOO_LARGE
 from tests.integration.targets import Target, target_of
 

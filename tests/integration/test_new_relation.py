@@ -12,7 +12,8 @@ from confluent_kafka.admin import AdminClient, NewTopic  # type: ignore[attr-def
 from consumers.status import gather
 from demo.servers import wait_until
 from replicator import BackfillMarker, Head, Position, Run, TableSchema, Topics, partition_of
-from replicator.event import Cause, Origin, encode, encode_marker, pack_head, pack_key
+from replicator.envelope import encode
+from replicator.event import Cause, Origin, encode_marker, pack_head, pack_key
 from tests.integration.programs import started
 from tests.integration.targets import Target, target_of
 

@@ -12,7 +12,8 @@ from bench.backfill import Change, change_of
 from bench.measured import Part, Ratio
 from bench.peers import debezium
 from bench.scale import Case
-from replicator.event import Cause, Head, Origin, Position, encode, pack_head
+from replicator.envelope import encode
+from replicator.event import Cause, Head, Origin, Position, pack_head
 
 ORIGIN = Origin(topic_prefix="p", database="d", schema="public", table="messages").render()
 OURS = Ratio(what="replicator / pg_recvlogical", value=0.5)

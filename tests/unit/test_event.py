@@ -16,6 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from replicator.envelope import Envelope, encode
 from replicator.event import (
     NOWHERE,
     VERSION,
@@ -34,7 +35,6 @@ from replicator.event import (
     Topics,
     decode,
     decode_marker,
-    encode,
     encode_marker,
     pack_head,
     pack_key,
@@ -83,7 +83,9 @@ def head(op: str, **fields: Any) -> Head:
 
 
 def change(of: Head, before: bytes, after: bytes, moved_to: int | None = None) -> tuple[Headers, bytes]:
-    return pack_head(of), encode(of, ORIGIN, CAUSE, before, after, moved_to)
+    _, point, ordinal = of.position
+    headers = Envelope(of, ORIGIN).headers(of.key, point, ordinal, of.absent, of.error)
+    return headers, encode(of, ORIGIN, CAUSE, before, after, moved_to)
 
 
 BACKFILL = BackfillMarker(
@@ -290,6 +292,25 @@ def test_a_row_is_found_in_a_body_that_another_hand_made() -> None:
 def test_a_body_without_a_row_has_none(body: bytes) -> None:
     with pytest.raises(ValueError):
         row_of(body)
+
+
+@given(HEADS, HEADS)
+def test_an_envelope_serves_every_row_of_its_kind(one: Head, other: Head) -> None:
+    """Nothing of the event that it was made for is left in it, and its headers are the contract's."""
+    alike = one._replace(key=other.key, absent=other.absent, error=other.error)
+    alike = alike._replace(position=other.position._replace(epoch=one.position.epoch))
+    _, point, ordinal = alike.position
+    assert Envelope(one, ORIGIN).headers(alike.key, point, ordinal, alike.absent, alike.error) == pack_head(alike)
+    said = (CAUSE, NULL, NULL, point, ordinal)
+    bodies = [Envelope(head, ORIGIN).body(*said, alike.absent, 8, alike.error) for head in (one, alike)]
+    assert bodies[0] == bodies[1]
+
+
+@given(st.text())
+def test_a_database_may_have_any_name(name: str) -> None:
+    origin = Origin(topic_prefix=name, database=name, schema=name, table="messages").render()
+    source = decode(encode(head("c"), origin, CAUSE, NULL, ROW))["source"]
+    assert (source["name"], source["db"], source["schema"]) == (name, name, name)
 
 
 @given(POSITIONS, POSITIONS)

@@ -14,7 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from replicator.changes import Table
-from replicator.event import Cause, Head, Origin, Position, TableSchema, decode, encode, pack_head, unpack_head
+from replicator.envelope import encode
+from replicator.event import Cause, Head, Origin, Position, TableSchema, decode, pack_head, unpack_head
 from replicator.pgoutput import ABSENT, Column, Insert, RawRow, Relation, decode_frame
 from replicator.relations import STREAMED_BY_NAME
 

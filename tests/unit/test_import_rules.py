@@ -13,7 +13,7 @@ PACKAGES = ("replicator", "consumers")
 PURE = {
     "replicator": (
         *("lsn", "values", "partitioner", "event", "relations", "pgoutput", "changes", "routing", "progress"),
-        *("history", "course", "window", "backfill_job", "request", "dirty", "causes", "view_facts"),
+        *("envelope", "history", "course", "window", "backfill_job", "request", "dirty", "causes", "view_facts"),
         *("modes", "horizon", "beyond", "time_share", "digests"),
         *(f"lineage.{path.stem}" for path in sorted((ROOT / "replicator" / "lineage").glob("*.py"))),
     ),

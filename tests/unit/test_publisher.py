@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 from confluent_kafka import KafkaError, KafkaException
@@ -12,7 +12,7 @@ from demo.servers import wait_until
 from replicator import clients
 from replicator.errors import DeliveryFailed, LogRefused
 from replicator.progress import Batch
-from replicator.publisher import ENVELOPE_BYTES, NAMES_BYTES, Publisher
+from replicator.publisher import ENVELOPE_BYTES, GAPLESS, NAMES_BYTES, Publisher
 
 NOBODY = {"bootstrap.servers": "127.0.0.1:1"}
 LARGEST = 256 << 20
@@ -59,16 +59,56 @@ def test_a_broker_that_takes_the_connection_and_says_nothing_is_missed(monkeypat
         made.close(0)
 
 
+@pytest.fixture
+def lingering(monkeypatch: pytest.MonkeyPatch) -> Iterator[Publisher]:
+    """One that gathers events for a quarter of an hour, before librdkafka's own broker."""
+    monkeypatch.setattr("replicator.publisher.GAPLESS", {**GAPLESS, "linger.ms": 900_000})
+    publisher = Publisher({**NOBODY, "test.mock.num.brokers": 1, "log_level": 0}, MIB, lambda: None)
+    yield publisher
+    publisher.close(0)
+
+
+def test_what_is_hastened_does_not_linger(lingering: Publisher) -> None:
+    batch = Batch()
+    lingering.send("topic", 0, None, b"x", [], batch)
+
+    def is_acknowledged() -> bool:
+        lingering.hasten()
+        return batch.complete
+
+    wait_until(is_acknowledged, "the event is acknowledged", 10)
+
+
+def test_what_is_waited_for_does_not_linger(lingering: Publisher) -> None:
+    batch = Batch()
+    lingering.send("topic", 0, None, b"x", [], batch)
+    lingering.wait_for(batch, 10)
+    assert batch.complete
+
+
+def test_haste_with_nothing_to_send_costs_no_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    publisher, producer = Publisher(NOBODY, MIB, lambda: None), _Failed()
+    monkeypatch.setattr(publisher, "_producer", producer)
+    producer.left = 0
+    publisher.hasten()
+    assert producer.flushed == 0
+
+
 class _Failed:
     """A producer of which messages were in flight when they were dropped."""
 
-    purged = 0
+    purged = flushed = 0
+    left = 7
 
     def __len__(self) -> int:
-        return 7
+        return self.left
 
     def flush(self, seconds: float) -> int:
+        self.flushed += 1
         raise KafkaException(KafkaError(KafkaError._GAPLESS_GUARANTEE))
+
+    def poll(self, seconds: float) -> int:
+        return self.flush(seconds)
 
     def purge(self) -> None:
         self.purged += 1
@@ -79,6 +119,22 @@ def test_a_producer_that_has_failed_can_be_left(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(made, "_producer", failed)
     made.close(0)
     assert failed.purged == 1
+
+
+@pytest.mark.parametrize("take_in", [Publisher.poll, Publisher.hasten, lambda made: made.wait_for(waiting(), 1)])
+def test_a_producer_that_has_failed_ends_the_run(
+    monkeypatch: pytest.MonkeyPatch, take_in: Callable[[Publisher], None]
+) -> None:
+    made = Publisher(NOBODY, LARGEST, lambda: None)
+    monkeypatch.setattr(made, "_producer", _Failed())
+    with pytest.raises(DeliveryFailed, match="Gap-less"):
+        take_in(made)
+
+
+def waiting() -> Batch:
+    batch = Batch()
+    batch.sent = 1
+    return batch
 
 
 @pytest.mark.parametrize("option", [{"max.in.flight": 10}, {"no.such": 1}, {"acks": "some"}])
@@ -98,8 +154,10 @@ class _Holding:
     def __init__(self) -> None:
         self.delivered: list[Callable[[KafkaError | None, None], None]] = []
 
-    def produce(self, *_: object, on_delivery: Callable[[KafkaError | None, None], None], **__: object) -> None:
-        self.delivered.append(on_delivery)
+    def produce(
+        self, topic: str, value: bytes, key: bytes, partition: int, callback: Callable[..., None], *_: object
+    ) -> None:
+        self.delivered.append(callback)
 
     def poll(self, seconds: float) -> None:
         """Nothing has come."""

@@ -67,6 +67,19 @@ def test_a_walsender_that_does_not_answer_is_left(run: Any) -> None:
         run._turn(replication)
 
 
+def test_what_is_queued_leaves_once_nothing_more_has_arrived(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    done: list[str] = []
+    run._publisher = SimpleNamespace(poll=lambda: None, hasten=lambda: done.append("hasten"))
+    run._calls = SimpleNamespace(serve=lambda: None, wake=None)
+    run._readers = ()
+    replication = SimpleNamespace(silent_s=0.0, wait=lambda *_: done.append("wait"))
+    monkeypatch.setattr(run, "_on_the_clock", lambda _: None)
+    for arrived, expected in ((1, []), (0, ["hasten", "wait"])):
+        monkeypatch.setattr(run, "_take_frames", lambda _, arrived=arrived: arrived)
+        run._turn(replication)
+        assert done == expected
+
+
 def test_one_that_is_silent_again_and_again_is_waited_for_longer() -> None:
     """It may be busy with a transaction that every new one begins anew."""
     silent, away = SourceSilent(""), SourceUnavailable("")
