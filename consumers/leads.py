@@ -15,9 +15,11 @@ import psycopg
 import structlog
 from psycopg import Connection
 
+from consumers.errors import Overtaken
 from consumers.lead_columns import LeadColumns, Origin
 from consumers.lead_rules import RULES, Rule
 from consumers.rules_file import shipped_rules
+from consumers.script import Answer, Script
 from consumers.tenant_rules import Own, tenant_rules
 
 log = structlog.get_logger(__name__)
@@ -108,6 +110,16 @@ def read_own(connection: Connection[Any], tenant: int) -> tuple[Own, dict[str, s
     ).fetchall()
     own = {name: Rule(name, *rule) if rule[0] is not None else None for name, *rule, _ in found}
     return own, {name: refused for name, *_, refused in found if refused is not None}
+
+
+def expect_origin(script: Script, tenant: int, origin: Origin | None) -> None:
+    """Sending it raises Overtaken if the tenant's signals come from elsewhere by now."""
+
+    def check(answer: Answer) -> None:
+        if (answer.rows[0][0] if answer.rows else None) != origin:
+            raise Overtaken(f"where the lead signals of tenant {tenant} come from has changed")
+
+    script.ask("SELECT lead_signals FROM tenant_settings WHERE tenant_id = %(tenant)s", {"tenant": tenant}, check)
 
 
 def read_origin(connection: Connection[Any], tenant: int) -> Origin | None:

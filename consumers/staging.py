@@ -7,19 +7,15 @@ here, before a transaction begins. Pure, but for the time that lead signals take
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any, Final
+from collections.abc import Iterable, Iterator
+from typing import Final
 
 import orjson
 
 from consumers.errors import BadEvent
+from consumers.forms import Forms, Schemas, Writing
 from consumers.lead_columns import LeadColumns
 from consumers.ordering import Rows, Upsert
-from consumers.relation import Form, Relation, form, parents_first
-from replicator import TableSchema
-
-Schemas = Callable[[str, str], TableSchema]
-"""(table, version) → its columns."""
 
 _ESCAPES: Final = ((b"\\", b"\\\\"), (b"\n", b"\\n"), (b"\r", b"\\r"), (b"\t", b"\\t"))
 """What stands for itself nowhere in COPY's text format."""
@@ -33,19 +29,19 @@ recomputation."""
 def pack(
     step: Rows,
     place: bytes,
-    relations: Mapping[str, Relation],
+    forms: Forms,
     schemas: Schemas,
     leads: LeadColumns | None,
     packed: list[bytes],
-) -> list[Form]:
+) -> list[Writing]:
     """Adds the lines to `packed`, whose forms are numbered, parents before children. Raises BadEvent.
 
     `place`: the first two columns. `leads`: how the tenant's lead columns are made; None: they stay as they are.
     """
-    forms: dict[tuple[str, str, bytes, bool, bool, bool], int] = {}
-    found: list[Form] = []
-    for table in parents_first(relations):
-        led = leads if relations[table].has_leads else None
+    numbers: dict[tuple[str, str, bytes, bool, bool, bool], int] = {}
+    found: list[Writing] = []
+    for table in forms.order:
+        led = leads if table in forms.led else None
         spent = 0.0
         for row in step.upserts.get(table, ()):
             lead = None
@@ -54,13 +50,13 @@ def pack(
                 lead = _lead(table, row, led, in_time=spent < LEADS_S)
                 spent += time.perf_counter() - began
             kind = (table, row.schema, row.absent, row.is_lost, not row.body, lead is not None)
-            index = forms.get(kind)
+            index = numbers.get(kind)
             if index is None:
-                index = forms[kind] = len(found)
-                found.append(_form(relations[table], row, schemas, with_leads=lead is not None))
+                index = numbers[kind] = len(found)
+                found.append(forms.writing(table, row, schemas, with_leads=lead is not None))
             epoch, point, ordinal = row.position
             whole = b"f" if row.absent or row.is_lost else b"t"
-            body = row.body or orjson.dumps({"after": {relations[table].inbox or "": row.inbox}})
+            body = row.body or orjson.dumps({"after": {forms.relations[table].inbox or "": row.inbox}})
             packed.append(
                 b"%b\t%d\t%d\t%d\t%d\t%d\t%b\t%b\t%b\n"
                 % (
@@ -109,21 +105,3 @@ def readable(lines: Iterable[bytes]) -> Iterator[bytes]:
             yield b"".join(piece)
             piece, size = [], 0
     yield b"".join(piece)
-
-
-def _form(relation: Relation, row: Upsert, schemas: Schemas, *, with_leads: bool) -> Form:
-    schema = schemas(relation.name, row.schema)
-    absent = _absent(relation, row)
-    if not row.body:
-        absent = [name for name, _ in schema.columns if name != relation.inbox]
-    return form(relation, schema, absent, is_lost=row.is_lost, with_leads=with_leads)
-
-
-def _absent(relation: Relation, row: Upsert) -> list[str]:
-    try:
-        absent: Any = orjson.loads(row.absent) if row.absent else []
-    except ValueError:
-        absent = None
-    if not isinstance(absent, list) or not all(isinstance(name, str) for name in absent):
-        raise BadEvent(f"an event of {relation.name} names its absent columns wrongly")
-    return absent
