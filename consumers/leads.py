@@ -29,6 +29,8 @@ CHANNEL: Final = "lead_rules"
 _LIMITS: Final = {"lock_timeout": "200ms", "statement_timeout": "2s"}
 _AGAIN_S: Final = 5.0
 """After so long locked rules are asked for again: as many tenants as there are would else wait one after the other."""
+_READ_AT_ONCE: Final = 50
+"""Tenants; the loop waits for them: seven messages for each."""
 _NAMED: Final = 10
 """Refused rules that a line of the log names."""
 
@@ -72,6 +74,12 @@ class Leads:
         if found is not None:  # whose they are is no rule, and nobody may write a tenant's that was given away
             found = replace(found, origin=read_origin(connection, tenant))
         return found
+
+    def of_many(self, connection: Connection[Any], tenants: Collection[int]) -> dict[int, LeadColumns | None]:
+        """Some of these are read again, in turn; the others as they were last read, who never was is left out."""
+        aged = sorted(tenants, key=lambda tenant: self._known[tenant][0] if tenant in self._known else float("-inf"))
+        found = {tenant: self.of(connection, tenant) for tenant in aged[:_READ_AT_ONCE]}
+        return found | {tenant: self._known[tenant][1] for tenant in aged[_READ_AT_ONCE:] if tenant in self._known}
 
     def _read(self, connection: Connection[Any], tenant: int) -> LeadColumns:
         with connection.transaction():
