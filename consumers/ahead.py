@@ -18,16 +18,21 @@ log = structlog.get_logger(__name__)
 
 MOST_BYTES: Final = 16 << 20
 """Of a batch, and of what is read ahead of it."""
+_MANY: Final = 250
+"""Inboxes. A batch of more is larger in proportion, for a transaction of a few rows costs as much as the rows."""
+_LARGEST: Final = 4
+"""Times as large as one of few inboxes."""
 
 
 class ReadAhead:
     """Messages of several partitions, in the order of reading."""
 
     def __init__(self, most: int, wait_ms: int) -> None:
-        """A batch has at most so many messages, and waits so long for more."""
+        """A batch has at most so many messages, more where they are of many inboxes, and waits so long for more."""
         self._most, self._wait_ms = most, wait_ms
         self._messages: list[Message] = []
         self._bytes = 0
+        self._inboxes: set[bytes | None] = set()
         self._since = 0.0
         self._holes: dict[int, tuple[int, int]] = {}
         """By partition: offsets, the one that was due and the one that came."""
@@ -38,7 +43,7 @@ class ReadAhead:
     @property
     def room(self) -> int:
         """Messages that may still come; 0: what is there is a whole batch."""
-        return max(0, self._most - len(self._messages)) if self._bytes < MOST_BYTES else 0
+        return max(0, self._size - len(self._messages)) if self._bytes < MOST_BYTES else 0
 
     @property
     def is_ripe(self) -> bool:
@@ -46,11 +51,17 @@ class ReadAhead:
         waited_ms = (time.monotonic() - self._since) * 1000
         return bool(self._messages) and (not self.room or waited_ms >= self._wait_ms)
 
+    @property
+    def _size(self) -> int:
+        """Messages of a batch."""
+        return self._most * min(max(len(self._inboxes), _MANY), _LARGEST * _MANY) // _MANY
+
     def add(self, messages: Sequence[Message]) -> None:
         if messages and not self._messages:
             self._since = time.monotonic()
         self._messages.extend(messages)
         self._bytes += size_of(messages)
+        self._inboxes.update(message.key for message in messages)
 
     def drop(self, partitions: Iterable[int]) -> None:
         """They are another worker's, or are read again."""
@@ -62,8 +73,9 @@ class ReadAhead:
 
         `due`: by partition, the offset that comes next.
         """
-        messages = self._messages[: self._most]
-        self._keep(self._messages[self._most :])
+        size = self._size
+        messages = self._messages[:size]
+        self._keep(self._messages[size:])
         # After a seek some of what was fetched before may still come.
         messages = [each for each in messages if each.offset >= due[each.partition]]
         torn = self._torn_off(messages, due)
@@ -83,6 +95,7 @@ class ReadAhead:
 
     def _keep(self, messages: list[Message]) -> None:
         self._messages, self._bytes = messages, size_of(messages)
+        self._inboxes = {message.key for message in messages}
 
 
 def size_of(messages: Iterable[Message]) -> int:

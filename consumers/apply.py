@@ -27,13 +27,13 @@ from consumers.blocking import end_frozen, is_peer_at_work, is_table_locked
 from consumers.config import Settings
 from consumers.dead_letters import Letter, Letters
 from consumers.errors import Action, ConsumersError, Fault, LettersMoved, Overtaken, Verdict
+from consumers.forms import Schemas
 from consumers.layout import Layout
 from consumers.lead_columns import LeadColumns
 from consumers.misfits import blame
 from consumers.ordering import Event, steps
 from consumers.parking import Reason
 from consumers.relation import without_inbox
-from consumers.staging import Schemas
 from consumers.target import Outcome, Session, Work
 from consumers.waiting import Held, Sorted, is_of_one_row, sort
 from consumers.watermark import Mark, Place

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import time
 import uuid
-from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import psycopg
 import structlog
@@ -41,12 +40,13 @@ _AGAIN_S: Final = 60.0
 """After a time-out (somebody locks the table) the loop is not held up again for so long."""
 
 
-@dataclass(slots=True)
-class _Run:
+class _Run(NamedTuple):
     row: int
     upserts: int = 0
     deletes: int = 0
-    changed: bool = False
+
+    def plus(self, upserts: int, deletes: int) -> _Run:
+        return self._replace(upserts=self.upserts + upserts, deletes=self.deletes + deletes)
 
 
 class Audit:
@@ -68,55 +68,65 @@ class Audit:
         """The counts so far; `finished` when the worker stops. Raises psycopg.Error if the connection is lost."""
         if time.monotonic() < self._not_before:
             return
-        for tenant in {*self._pending, *self._runs}:
-            try:
-                self._write(connection, tenant, finished=finished)
-            except psycopg.Error as error:
-                if connection.broken:
-                    raise
-                self._tell(error)
-                if isinstance(error, psycopg.OperationalError):
-                    self._not_before = time.monotonic() + _AGAIN_S
-                    return
+        tenants = sorted({*self._pending, *(self._runs if finished else ())})
+        if tenants and not self._try(connection, tenants, finished=finished):
+            for tenant in tenants:  # which of them is refused?
+                if time.monotonic() >= self._not_before:
+                    self._try(connection, [tenant], finished=finished, is_told=True)
 
-    def _write(self, connection: Connection[Any], tenant: int, *, finished: bool) -> None:
-        run = self._runs.get(tenant) or self._begin(connection, tenant)
-        if run is None:
-            del self._pending[tenant]
-            return
-        if tenant in self._pending:
-            upserts, deletes = self._pending.pop(tenant)
-            run.upserts += upserts
-            run.deletes += deletes
-            run.changed = True
-        if run.changed or finished:
-            self._update(connection, run, finished=finished)
-            run.changed = False
+    def _try(self, connection: Connection[Any], tenants: list[int], *, finished: bool, is_told: bool = False) -> bool:
+        """Whether they are written, all or none. Raises psycopg.Error if the connection is lost."""
+        try:
+            with connection.transaction():
+                begun = self._begin(connection, [tenant for tenant in tenants if tenant not in self._runs])
+                runs = {**{tenant: self._runs[tenant] for tenant in tenants if tenant in self._runs}, **begun}
+                counted = {tenant: run.plus(*self._pending.get(tenant, (0, 0))) for tenant, run in runs.items()}
+                self._update(connection, list(counted.values()), finished=finished)
+        except psycopg.Error as error:
+            if connection.broken:
+                raise
+            is_late = isinstance(error, psycopg.OperationalError)
+            if is_late:
+                self._not_before = time.monotonic() + _AGAIN_S
+            if is_late or is_told:
+                self._tell(error)
+            return is_late
+        self._runs.update(counted)
+        for tenant in tenants:  # one that is gone is forgotten, with all that was written for it
+            self._pending.pop(tenant, None)
+        return True
 
     def _tell(self, error: psycopg.Error) -> None:
         if error.sqlstate not in self._told:
             self._told.add(error.sqlstate)
             log.warning("audit.not_written", reason=Reason.of(error, classify(error)).says)
 
-    def _begin(self, connection: Connection[Any], tenant: int) -> _Run | None:
-        """None: the tenant is gone, with all that was written for it."""
+    def _begin(self, connection: Connection[Any], tenants: list[int]) -> dict[int, _Run]:
+        """Without tenants that are gone."""
+        if not tenants:
+            return {}
         found = connection.execute(
             f"INSERT INTO etl_control ({', '.join(GIVEN)})"
             " SELECT t.id, %s, now() AT TIME ZONE 'UTC', 'stream', false, 'running', 'worker', 'chatwoot', %s, 0, 0, 0"
-            " FROM tenants AS t WHERE t.id = %s RETURNING id".encode(),
-            [self._execution, VERSION, tenant],
-        ).fetchone()
-        if found is None:
-            return None
-        self._runs[tenant] = _Run(found[0])
-        return self._runs[tenant]
+            " FROM tenants AS t WHERE t.id = ANY (%s) RETURNING tenant_id, id".encode(),
+            [self._execution, VERSION, tenants],
+        )
+        return {tenant: _Run(row) for tenant, row in found}
 
-    def _update(self, connection: Connection[Any], run: _Run, *, finished: bool) -> None:
+    def _update(self, connection: Connection[Any], runs: list[_Run], *, finished: bool) -> None:
         connection.execute(
-            "UPDATE etl_control SET records_extracted = least(%s, 2147483647), records_updated = least(%s, 2147483647),"
-            " error_details = jsonb_build_object('deleted', %s::bigint)"
-            " , status = CASE WHEN %s THEN 'success' ELSE status END,"
-            " finished_at = CASE WHEN %s THEN now() AT TIME ZONE 'UTC' END,"
-            " duration_seconds = EXTRACT(epoch FROM now() AT TIME ZONE 'UTC' - started_at) WHERE id = %s",
-            [run.upserts + run.deletes, run.upserts, run.deletes, finished, finished, run.row],
+            "UPDATE etl_control AS e SET records_extracted = least(r.upserts + r.deletes, 2147483647),"
+            " records_updated = least(r.upserts, 2147483647),"
+            " error_details = jsonb_build_object('deleted', r.deletes),"
+            " status = CASE WHEN %(finished)s THEN 'success' ELSE e.status END,"
+            " finished_at = CASE WHEN %(finished)s THEN now() AT TIME ZONE 'UTC' END,"
+            " duration_seconds = EXTRACT(epoch FROM now() AT TIME ZONE 'UTC' - e.started_at)"
+            " FROM unnest(%(rows)s::bigint[], %(upserts)s::bigint[], %(deletes)s::bigint[]) AS r (id, upserts, deletes)"
+            " WHERE e.id = r.id",
+            {
+                "finished": finished,
+                "rows": [run.row for run in runs],
+                "upserts": [run.upserts for run in runs],
+                "deletes": [run.deletes for run in runs],
+            },
         )

@@ -90,6 +90,7 @@ class Settings(BaseSettings):
     """Any librdkafka option (TLS, SASL), as a JSON object."""
 
     batch_messages: Annotated[int, Field(ge=1, le=100_000)] = 5000
+    """At the most, of few inboxes."""
     batch_wait_ms: Annotated[int, Field(ge=0, le=60_000)] = 2
     """How long an incomplete batch waits for more, unless one is under way: then it waits for its end."""
     connections: Annotated[int, Field(ge=1, le=100)] = 4

@@ -20,6 +20,7 @@ from consumers.batch import UNKNOWN, Message, event_of
 from consumers.errors import BadEvent, LettersMoved, TooManyLetters
 from consumers.ordering import Event, identifier
 from consumers.parking import Reason
+from consumers.script import Answer, Script
 from consumers.waiting import Closing, Held, Kept, Row, Stand, is_whole
 from replicator import Position, unpack_head
 
@@ -73,10 +74,18 @@ def read(connection: Connection[Any], tenant: int) -> Held:
     return Held(Stand(count, latest), rows)
 
 
+def expect(script: Script, tenant: int, known: Stand) -> None:
+    """In the tenant's transaction, under its lock. Sending it raises LettersMoved."""
+
+    def check(answer: Answer) -> None:
+        if [Stand(int(letters or 0), int(latest or 0)) for letters, latest in answer.rows] != [known]:
+            raise LettersMoved(f"the dead letters of tenant {tenant} have changed")
+
+    script.ask(_STAND, {"tenant": tenant}, check)
+
+
 def settle(connection: Connection[Any], tenant: int, topic_id: str, letters: Letters) -> None:
-    """In the tenant's transaction, under its lock. Raises LettersMoved or TooManyLetters."""
-    if stand(connection, tenant) != letters.stand:
-        raise LettersMoved(f"the dead letters of tenant {tenant} have changed")
+    """In the tenant's transaction, under its lock, after `expect`. Raises TooManyLetters."""
     for closing in letters.closings:
         _close(connection, tenant, closing)
     if letters.healed:
@@ -155,10 +164,11 @@ def holders(connection: Connection[Any], table: str, ids: Sequence[int] | None) 
 
 def stand(connection: Connection[Any], tenant: int) -> Stand:
     """To be read before anything else of them is."""
-    found = connection.execute(
-        "SELECT count(*), COALESCE(max(id), 0) FROM replication_dead_letters WHERE tenant_id = %s", [tenant]
-    ).fetchone()
+    found = connection.execute(_STAND, {"tenant": tenant}).fetchone()
     return Stand(*found) if found else Stand(0, 0)
+
+
+_STAND: Final = "SELECT count(*), COALESCE(max(id), 0) FROM replication_dead_letters WHERE tenant_id = %(tenant)s"
 
 
 def _close(connection: Connection[Any], tenant: int, closing: Closing) -> None:

@@ -14,6 +14,7 @@ from consumers import merging, tenants
 from consumers.merging import DIFFERENT, EXTRA, MISSING, NEWER
 from consumers.relation import Relation, parents_first
 from consumers.shadow import Shadow, rows_in
+from consumers.target import Outcome
 
 EXAMPLES: Final = 10
 """Keys that are named of each kind."""
@@ -69,7 +70,7 @@ class Differing(Shadow):
         self.look_at_live()
         for name, value in _COMPARING.items():
             self.connection.execute("SELECT set_config(%s, %s, true)", [name, value])
-        for name in self._order:
+        for name in self._forms.order:
             self._find(self.relations[name])
 
     def forget(self, table: str, ids: Sequence[int] | None) -> None:
@@ -81,7 +82,7 @@ class Differing(Shadow):
         """What was noted, counted."""
         with self.connection.transaction():
             self.connection.execute("SELECT set_config('app.current_tenant_id', %s, true)", [str(self.tenant)])
-            return [self._counted(self.relations[name], inboxes) for name in self._order]
+            return [self._counted(self.relations[name], inboxes) for name in self._forms.order]
 
     def merge(self, relation: Relation, inboxes: frozenset[int]) -> Merged:
         """One table, in one transaction. The tenant is locked. Raises Overtaken if an inbox is not the tenant's."""
@@ -89,18 +90,20 @@ class Differing(Shadow):
         given = {"tenant": self.tenant, "load": self.next_load(), "step": 0}
         columns = self._columns(relation)
         self._noted.clear()
+        outcome = Outcome()
         with self.connection.transaction():
             self.connection.execute("SELECT set_config('app.current_tenant_id', %s, true)", [str(self.tenant)])
             tenants.verify(self.connection, self.tenant, inboxes)
             self._stage_gone(relation, given)
             self._execute(merging.keep_found(), **given)
-            deleted = self._delete([relation.name], given)
+            self._delete([relation.name], given, outcome)
             for statement in merging.make_parents(relation):
                 self._execute(statement, **given)
             self._note(merging.note_parents_left(relation, columns), relation.parent_names, given)
             written = self._execute(merging.write(relation, columns), **given)
             self._delete_orphans(self.tenant)
-        return Merged(table=relation.name, written=written, deleted=deleted)
+            self._script.send()
+        return Merged(table=relation.name, written=written, deleted=outcome.deletes)
 
     def _find(self, relation: Relation) -> None:
         given = {"tenant": self.tenant, "load": self.next_load()}

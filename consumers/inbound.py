@@ -164,9 +164,11 @@ class Inbound:
 
     def close(self, seconds: float) -> bool:
         """Leaves the group; what was assigned is revoked. False: something of it is not done within that time."""
-        leaving = _leave(self._consumer)
-        leaving.join(max(0.1, seconds))
-        return not any(thread.is_alive() for thread in (leaving, *self._leaving))
+        deadline = time.monotonic() + seconds
+        leaving = [_leave(self._consumer), *self._leaving]
+        for thread in leaving:
+            thread.join(max(0.1, deadline - time.monotonic()))
+        return not any(thread.is_alive() for thread in leaving)
 
     def _message(self, record: Record) -> Message | None:
         error = record.error()

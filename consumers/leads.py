@@ -15,9 +15,11 @@ import psycopg
 import structlog
 from psycopg import Connection
 
+from consumers.errors import Overtaken
 from consumers.lead_columns import LeadColumns, Origin
 from consumers.lead_rules import RULES, Rule
 from consumers.rules_file import shipped_rules
+from consumers.script import Answer, Script
 from consumers.tenant_rules import Own, tenant_rules
 
 log = structlog.get_logger(__name__)
@@ -27,6 +29,8 @@ CHANNEL: Final = "lead_rules"
 _LIMITS: Final = {"lock_timeout": "200ms", "statement_timeout": "2s"}
 _AGAIN_S: Final = 5.0
 """After so long locked rules are asked for again: as many tenants as there are would else wait one after the other."""
+_READ_AT_ONCE: Final = 50
+"""Tenants; the loop waits for them: seven messages for each."""
 _NAMED: Final = 10
 """Refused rules that a line of the log names."""
 
@@ -71,6 +75,12 @@ class Leads:
             found = replace(found, origin=read_origin(connection, tenant))
         return found
 
+    def of_many(self, connection: Connection[Any], tenants: Collection[int]) -> dict[int, LeadColumns | None]:
+        """Some of these are read again, in turn; the others as they were last read, who never was is left out."""
+        aged = sorted(tenants, key=lambda tenant: self._known[tenant][0] if tenant in self._known else float("-inf"))
+        found = {tenant: self.of(connection, tenant) for tenant in aged[:_READ_AT_ONCE]}
+        return found | {tenant: self._known[tenant][1] for tenant in aged[_READ_AT_ONCE:] if tenant in self._known}
+
     def _read(self, connection: Connection[Any], tenant: int) -> LeadColumns:
         with connection.transaction():
             for limit in ("lock_timeout", "statement_timeout"):
@@ -108,6 +118,16 @@ def read_own(connection: Connection[Any], tenant: int) -> tuple[Own, dict[str, s
     ).fetchall()
     own = {name: Rule(name, *rule) if rule[0] is not None else None for name, *rule, _ in found}
     return own, {name: refused for name, *_, refused in found if refused is not None}
+
+
+def expect_origin(script: Script, tenant: int, origin: Origin | None) -> None:
+    """Sending it raises Overtaken if the tenant's signals come from elsewhere by now."""
+
+    def check(answer: Answer) -> None:
+        if (answer.rows[0][0] if answer.rows else None) != origin:
+            raise Overtaken(f"where the lead signals of tenant {tenant} come from has changed")
+
+    script.ask("SELECT lead_signals FROM tenant_settings WHERE tenant_id = %(tenant)s", {"tenant": tenant}, check)
 
 
 def read_origin(connection: Connection[Any], tenant: int) -> Origin | None:

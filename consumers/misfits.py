@@ -15,11 +15,11 @@ from psycopg import Connection
 
 from consumers import upsert
 from consumers.errors import ConsumersError, Verdict
+from consumers.forms import Schemas
 from consumers.identifiers import quoted
 from consumers.ordering import UPSERTS, Event
 from consumers.parking import Reason
 from consumers.relation import Relation
-from consumers.staging import Schemas
 
 log = structlog.get_logger(__name__)
 

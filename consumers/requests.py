@@ -49,6 +49,8 @@ class _Awaited:
 
 
 _STUBS_AT_ONCE: Final = 500
+_TENANTS_AT_ONCE: Final = 25
+"""The loop waits for them: four messages for each table."""
 _BEFORE_ALL: Final = -(2**63)
 """No key comes before: ids may be negative."""
 _LONGEST_PAUSE_S: Final = 3600.0
@@ -66,6 +68,7 @@ class Requests:
         )
         self._backfills: dict[int, _Asking] = {}
         self._stubs = Stubs(settings.stub_patience_s)
+        self._last_tenant = _BEFORE_ALL
 
     def send(self, request: Request) -> None:
         """Leaves it to librdkafka."""
@@ -108,16 +111,25 @@ class Requests:
         relations: Mapping[str, Relation],
         owners: Mapping[int, Owner],
         served: Iterable[int],
-    ) -> None:
-        """Rows that have been stubs for longer than the settings' patience, some at a time."""
+    ) -> bool:
+        """Rows that have been stubs for longer than the settings' patience: some of some tenants, in turn.
+
+        Whether each tenant has had its turn.
+        """
         inboxes: dict[int, list[int]] = defaultdict(list)
         for inbox in sorted(served):
             if inbox in owners:
                 inboxes[owners[inbox].tenant].append(inbox)
-        for tenant, own in inboxes.items():
+        left = sorted(tenant for tenant in inboxes if tenant > self._last_tenant)
+        for tenant in left[:_TENANTS_AT_ONCE]:
             for relation in relations.values():
-                for request in self._stubs.overdue(connection, relation, tenant, own):
+                for request in self._stubs.overdue(connection, relation, tenant, inboxes[tenant]):
                     self.send(request)
+            self._last_tenant = tenant
+        is_over = len(left) <= _TENANTS_AT_ONCE
+        if is_over:
+            self._last_tenant = _BEFORE_ALL
+        return is_over
 
     def close(self) -> None:
         """What is still queued has some seconds."""

@@ -32,13 +32,13 @@ from consumers.errors import (
     classify,
     classify_applying,
 )
+from consumers.forms import Schemas
 from consumers.layout import Layout
 from consumers.leads import Leads
 from consumers.misfits import blame
 from consumers.ordering import Event, steps
 from consumers.parking import Reason
 from consumers.relation import without_inbox
-from consumers.staging import Schemas
 from consumers.target import Session, Work
 from consumers.waiting import Stand
 from replicator import KeysRequest

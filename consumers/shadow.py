@@ -17,11 +17,11 @@ from typing import ClassVar, Final
 
 from consumers import layout, target
 from consumers.config import Settings
+from consumers.forms import Schemas, Writing
 from consumers.identifiers import literal, quoted
 from consumers.lead_columns import LeadColumns
 from consumers.ordering import Begin, Event, Step, Sweep, Truncate, steps
-from consumers.relation import Form, Relation
-from consumers.staging import Schemas
+from consumers.relation import Relation
 from consumers.target import Outcome, Session, Work
 from replicator import Position
 
@@ -114,9 +114,9 @@ class Shadow(Session):
     def _claim(self, work: Work) -> None:
         """Nobody else can write the shadow."""
 
-    def _carry_out(self, tenant: int, number: int, step: Step, forms: list[Form], outcome: Outcome) -> None:
+    def _carry_out(self, tenant: int, number: int, step: Step, forms: list[Writing], outcome: Outcome) -> None:
         super()._carry_out(tenant, number, step, forms, outcome)
-        for form in forms:
+        for form in (each.form for each in forms):
             self.compared[form.relation.name].update(form.columns)
         self._execute(_NOTE_DELETES, load=self._load, step=number)
         match step:

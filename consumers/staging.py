@@ -6,21 +6,17 @@ here, before a transaction begins. Pure, but for the time that lead signals take
 
 from __future__ import annotations
 
-import re
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any, Final
+from collections.abc import Iterable, Iterator
+from typing import Final
 
 import orjson
 
 from consumers.errors import BadEvent
+from consumers.forms import Forms, Schemas, Writing
 from consumers.lead_columns import LeadColumns
 from consumers.ordering import Rows, Upsert
-from consumers.relation import Form, Relation, form, parents_first
-from replicator import TableSchema, row_of
-
-Schemas = Callable[[str, str], TableSchema]
-"""(table, version) → its columns."""
+from replicator import row_of
 
 _ESCAPES: Final = ((b"\\", b"\\\\"), (b"\n", b"\\n"), (b"\r", b"\\r"), (b"\t", b"\\t"))
 """What stands for itself nowhere in COPY's text format."""
@@ -35,20 +31,19 @@ recomputation."""
 def pack(
     step: Rows,
     place: bytes,
-    relations: Mapping[str, Relation],
+    forms: Forms,
     schemas: Schemas,
     leads: LeadColumns | None,
     packed: list[bytes],
-) -> list[Form]:
+) -> list[Writing]:
     """Adds the lines to `packed`, whose forms are numbered, parents before children. Raises BadEvent.
 
     `place`: the first two columns. `leads`: how the tenant's lead columns are made; None: they stay as they are.
     """
-    forms: dict[tuple[str, str, bytes, bool, bool, bool], int] = {}
-    found: list[Form] = []
-    naming: list[list[re.Pattern[bytes]]] = []
-    for table in parents_first(relations):
-        led = leads if relations[table].has_leads else None
+    numbers: dict[tuple[str, str, bytes, bool, bool, bool], int] = {}
+    found: list[Writing] = []
+    for table in forms.order:
+        led = leads if table in forms.led else None
         spent = 0.0
         for row in step.upserts.get(table, ()):
             lead = None
@@ -57,15 +52,14 @@ def pack(
                 lead = _lead(table, row, led, in_time=spent < LEADS_S)
                 spent += time.perf_counter() - began
             kind = (table, row.schema, row.absent, row.is_lost, not row.body, lead is not None)
-            index = forms.get(kind)
+            index = numbers.get(kind)
             if index is None:
-                index = forms[kind] = len(found)
-                found.append(_form(relations[table], row, schemas, with_leads=lead is not None))
-                naming.append([_naming(column) for column, _ in found[-1].parents])
+                index = numbers[kind] = len(found)
+                found.append(forms.writing(table, row, schemas, with_leads=lead is not None))
             epoch, point, ordinal = row.position
             whole = b"f" if row.absent or row.is_lost else b"t"
-            doc = _row(table, row) if row.body else orjson.dumps({relations[table].inbox or "": row.inbox})
-            parents = b",".join([named[1] if (named := names.search(doc)) else _NO_PARENT for names in naming[index]])
+            doc = _row(table, row) if row.body else orjson.dumps({forms.relations[table].inbox or "": row.inbox})
+            parents = [named[1] if (named := ids.search(doc)) else _NO_PARENT for ids in found[index].parents]
             packed.append(
                 b"%b\t%d\t%d\t%d\t%d\t%d\t%b\t{%b}\t%b\t%b\n"
                 % (
@@ -76,7 +70,7 @@ def pack(
                     point,
                     ordinal,
                     whole,
-                    _escaped(parents),
+                    _escaped(b",".join(parents)),
                     _escaped(doc),
                     _escaped(lead) if lead else _NULL,
                 )
@@ -95,15 +89,6 @@ def _row(table: str, row: Upsert) -> bytes:
         return row_of(row.body)
     except ValueError:
         raise BadEvent(f"an event of {table} has no row") from None
-
-
-def _naming(column: str) -> re.Pattern[bytes]:
-    """Finds a column's value in a row: a number, alone or in a string, or null. What else there is the server refuses.
-
-    A quote inside a string is escaped: what stands between two that are not, before a colon, is a column's name.
-    """
-    name = re.escape(orjson.dumps(column))  # looked at backwards too, and not only so: its first letters are found fast
-    return re.compile(rb'%b(?<!\\%b)\s*:\s*"?([^",}\s]*)' % (name, name))
 
 
 def _lead(table: str, row: Upsert, leads: LeadColumns, *, in_time: bool) -> bytes | None:
@@ -131,21 +116,3 @@ def readable(lines: Iterable[bytes]) -> Iterator[bytes]:
             yield b"".join(piece)
             piece, size = [], 0
     yield b"".join(piece)
-
-
-def _form(relation: Relation, row: Upsert, schemas: Schemas, *, with_leads: bool) -> Form:
-    schema = schemas(relation.name, row.schema)
-    absent = _absent(relation, row)
-    if not row.body:
-        absent = [name for name, _ in schema.columns if name != relation.inbox]
-    return form(relation, schema, absent, is_lost=row.is_lost, with_leads=with_leads)
-
-
-def _absent(relation: Relation, row: Upsert) -> list[str]:
-    try:
-        absent: Any = orjson.loads(row.absent) if row.absent else []
-    except ValueError:
-        absent = None
-    if not isinstance(absent, list) or not all(isinstance(name, str) for name in absent):
-        raise BadEvent(f"an event of {relation.name} names its absent columns wrongly")
-    return absent

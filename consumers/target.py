@@ -8,37 +8,43 @@ every statement that touches rows. Never decides what to do about an error: psyc
 
 from __future__ import annotations
 
+import time
 from collections import Counter, defaultdict
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from itertools import count
 from typing import Any, ClassVar, Final
 
 import orjson
 import psycopg
-from psycopg import Connection, Cursor
+from psycopg import Connection
 
-from consumers import dead_letters, tenants, upsert, watermark
+from consumers import dead_letters, leads, tenants, upsert, watermark
 from consumers.config import Settings
 from consumers.dead_letters import Letters
-from consumers.errors import Overtaken, TargetRefused
+from consumers.errors import TargetRefused
+from consumers.forms import Forms, Schemas, Writing
 from consumers.lead_columns import LeadColumns
-from consumers.leads import read_origin
 from consumers.ordering import Begin, Rows, Step, Sweep, Truncate
-from consumers.relation import Form, Relation, parents_first
-from consumers.staging import Schemas, pack, readable
+from consumers.relation import Relation
+from consumers.script import Answer, Script
+from consumers.staging import pack, readable
 from consumers.watermark import Mark, Place
 from replicator import PINNED_SETTINGS, KeysRequest
 
 _MOST_STAGED: Final = 5_000
 _MOST_STAGED_BYTES: Final = 32 << 20
-"""After so many rows, or bytes of them, the staging tables are emptied: what was left in them is read over by every
-statement (1 ms more for 5000 rows, 15 ms for 20000), and each emptying writes to the catalogue."""
+"""After so many rows, or bytes of them, the staging tables are emptied: deletes that were left are read over by every
+statement (1 ms more for 5000, 15 ms for 20000), and each emptying writes to the catalogue and takes milliseconds."""
 
-_BULK: Final = 500
-"""From so many rows on the plans that check their foreign keys are kept. Made anew for each row, as `_SESSION` has it,
-they are a quarter of what an insert costs (15 of 62 us). Kept since a table was empty they would look up each parent
-among all that the tenant has (measured: 99 us): so they are kept for one step, and made when its rows are there."""
+_FEW: Final = 200
+"""Rows that cost less to write than to plan for (measured at ten: 1.7 ms for our statements, 0.4 for what foreign keys
+ask; half of all): their plans are kept, and do not know them. For more rows all are made anew in each step, and kept
+for it: what foreign keys ask would else be planned for each row, a quarter of what an insert costs (15 of 62 us)."""
+_PLANS_S: Final = 1.0
+"""How long plans for few rows are kept. One from when a table was empty may look up rows by tenant alone: so it does
+that among what a second has written. Making all of them anew takes milliseconds."""
 
 _times: Final = count(1)
 
@@ -55,7 +61,8 @@ _SESSION: Final = {
     "enable_mergejoin": "off",
     "enable_seqscan": "off",
     "jit": "off",
-    # A plan kept from when a table was empty would look up rows by tenant alone (measured: 30 s instead of 0.1).
+    # A plan kept from when a table was empty would look up rows by tenant alone (measured: 30 s instead of 0.1). Where
+    # rows are few it is kept, for a second.
     "plan_cache_mode": "force_custom_plan",
     "default_transaction_isolation": "read committed",
     "idle_in_transaction_session_timeout": f"{_IDLE_LIMIT_S}s",
@@ -110,15 +117,17 @@ class Session:
         is_brief: bool = False,
     ) -> None:
         """`purpose` is shown in pg_stat_activity; `is_brief`: other tenants wait for it. Raises psycopg.Error."""
-        self.relations: Mapping[str, Relation] = {}
-        self._order: tuple[str, ...] = ()
+        self._forms = Forms({})
         self._load = 0
         self._staged = self._staged_bytes = 0
-        self._is_bulk = False
+        self._has_few = False
+        self._planned_at = time.monotonic()
         self._noted: set[str] = set()
         """Tables of which rows stand among the orphans."""
         self._pool = settings.pool
-        self.connection: Connection[Any] = open_session(settings, purpose, is_brief=is_brief)
+        # What psycopg had prepared it would let go after a rollback, and ours with it.
+        self.connection: Connection[Any] = open_session(settings, purpose, is_brief=is_brief, prepares=False)
+        self._script = Script(self.connection)
         if is_brief:
             limit = f"{settings.brief_statement_timeout_s}s"
             self.connection.execute("SELECT set_config('statement_timeout', %s, false)", [limit])
@@ -128,17 +137,22 @@ class Session:
 
     def use(self, relations: Mapping[str, Relation]) -> None:
         """The tables have been altered, or are looked at for the first time."""
-        forget_plans(self.connection)
-        self._order = parents_first(relations)
-        self.relations = relations
+        self._forget_plans()
+        self._forms = Forms(relations)
+
+    @property
+    def relations(self) -> Mapping[str, Relation]:
+        """The tables as this session knows them."""
+        return self._forms.relations
 
     def apply(self, work: Work, schemas: Schemas) -> Outcome:
         """Raises psycopg.Error, Overtaken, LettersMoved, TooManyLetters, BadEvent; then nothing of it is written."""
+        if self._script.is_full:
+            self._forget_plans()
         forms = self._stage(work, schemas)
         outcome = Outcome(tableless=_tableless(work.steps, self.relations))
         self._noted.clear()
-        with self.connection.transaction():
-            self.connection.execute("SELECT set_config('app.current_tenant_id', %s, true)", [str(work.tenant)])
+        with self._transaction(work.tenant):
             self._claim(work)
             for number, step in enumerate(work.steps):
                 self._carry_out(work.tenant, number, step, forms[number], outcome)
@@ -152,38 +166,62 @@ class Session:
     def close(self) -> None:
         self.connection.close()
 
+    @contextmanager
+    def _transaction(self, tenant: int) -> Iterator[None]:
+        """Begins with the first message that is sent."""
+        if time.monotonic() > self._planned_at + _PLANS_S:
+            self._planned_at = time.monotonic()
+            self._script.say("DISCARD PLANS")
+        self._script.say("BEGIN")
+        if self._has_few:
+            self._script.say("SET LOCAL plan_cache_mode = force_generic_plan")
+        self._script.say(f"SELECT set_config('app.current_tenant_id', '{tenant}', true)")
+        try:
+            yield
+            self._script.send()
+            self.connection.commit()
+        except BaseException:
+            self._script.drop()
+            with suppress(psycopg.Error):  # a connection that is lost has rolled back
+                self.connection.rollback()
+            raise
+
     def _claim(self, work: Work) -> None:
         """From here on nobody else writes the tenant's rows, and what the caller knew of it holds. Raises Overtaken."""
-        self.connection.execute("SELECT pg_advisory_xact_lock(%s, %s)", [tenants.TENANT_LOCK, work.tenant])
-        tenants.verify(self.connection, work.tenant, work.inboxes, self._pool)
-        if work.leads is not None and read_origin(self.connection, work.tenant) != work.leads.origin:
-            raise Overtaken(f"where the lead signals of tenant {work.tenant} come from has changed")
+        script, tenant = self._script, work.tenant
+        script.say(f"SELECT pg_advisory_xact_lock({tenants.TENANT_LOCK}, {tenant})")
+        tenants.look_again(script, tenant, work.inboxes, self._pool)
+        if work.leads is not None:
+            leads.expect_origin(script, tenant, work.leads.origin)
         for place, (expected, mark, source_ms) in sorted(work.marks.items(), key=lambda item: item[0]):
-            watermark.advance_mark(self.connection, work.topic_id, place, expected, mark, source_ms)
+            watermark.advance_mark(script, work.topic_id, place, expected, mark, source_ms)
         if work.letters is not None:
-            dead_letters.settle(self.connection, work.tenant, work.topic_id, work.letters)
+            dead_letters.expect(script, tenant, work.letters.stand)
+        script.send()
+        if work.letters is not None:
+            dead_letters.settle(self.connection, tenant, work.topic_id, work.letters)
 
-    def _stage(self, work: Work, schemas: Schemas) -> list[list[Form]]:
+    def _stage(self, work: Work, schemas: Schemas) -> list[list[Writing]]:
         """Sends the rows of every step; the forms of each step by number."""
         if self._staged > _MOST_STAGED or self._staged_bytes > _MOST_STAGED_BYTES:
             self._execute("TRUNCATE pg_temp.staged_rows, pg_temp.staged_deletes, pg_temp.orphans")
             self._staged = self._staged_bytes = 0
         self._load += 1
-        forms: list[list[Form]] = []
+        forms: list[list[Writing]] = []
         rows: list[bytes] = []
         deletes: list[bytes] = []
         for number, step in enumerate(work.steps):
             place = b"%d\t%d" % (self._load, number)
             forms.append([])
             if isinstance(step, Rows):
-                forms[-1] = pack(step, place, self.relations, schemas, work.leads, rows)
+                forms[-1] = pack(step, place, self._forms, schemas, work.leads, rows)
                 deletes.extend(
                     orjson.dumps({"s": number, "r": table, "i": row, "n": inbox, "e": epoch, "p": point, "o": ordinal})
                     for table, found in step.deletes.items()
                     if table in self.relations
                     for row, inbox, (epoch, point, ordinal) in found
                 )
-        self._is_bulk = len(rows) >= _BULK
+        self._has_few = len(rows) + len(deletes) <= _FEW
         self._staged += len(rows) + len(deletes)  # before: what fails half-way leaves dead rows behind
         self._staged_bytes += sum(map(len, rows)) + sum(map(len, deletes))
         if rows:
@@ -196,19 +234,19 @@ class Session:
             self._execute(upsert.STAGE_DELETES, load=self._load, rows=packed)
         return forms
 
-    def _carry_out(self, tenant: int, number: int, step: Step, forms: list[Form], outcome: Outcome) -> None:
+    def _carry_out(self, tenant: int, number: int, step: Step, forms: list[Writing], outcome: Outcome) -> None:
         given = {"tenant": tenant, "load": self._load, "step": number}
         match step:
             case Rows():
-                if self._is_bulk:
-                    self._keep_plans_of_checks()
-                outcome.deletes += self._delete([name for name in step.deletes if name in self.relations], given)
+                if not self._has_few:
+                    self._make_plans_anew()
+                self._delete([name for name in step.deletes if name in self.relations], given, outcome)
                 for index, form in enumerate(forms):
                     self._upsert(form, {**given, "form": index}, outcome)
             case Truncate():
                 if relation := self.relations.get(step.table):
                     self._stage_older(relation, step.position, given)
-                    outcome.deletes += self._delete([relation.name], given)
+                    self._delete([relation.name], given, outcome)
             case Begin():
                 self._execute(
                     "UPDATE inbox_tenant_mapping SET backfill_id = %(id)s"
@@ -219,63 +257,82 @@ class Session:
                     tenant=tenant,
                 )
             case Sweep():
-                outcome.deletes += self._sweep(step, given)
+                self._sweep(step, given, outcome)
 
-    def _keep_plans_of_checks(self) -> None:
-        """Foreign keys are checked by plans that the server keeps, from the first row of this step that is checked."""
-        self.connection.execute("SET LOCAL plan_cache_mode = auto")
-        self.connection.execute("DISCARD PLANS")
+    def _make_plans_anew(self) -> None:
+        """When the rows that this step refers to are there, and keep them for all of its rows."""
+        self._script.say("SET LOCAL plan_cache_mode = auto")
+        self._script.say("DISCARD PLANS")
 
-    def _delete(self, names: Sequence[str], given: dict[str, Any]) -> int:
+    def _delete(self, names: Sequence[str], given: dict[str, int], outcome: Outcome) -> None:
         """Children before parents; what has children left becomes a stub."""
-        gone = 0
-        for name in reversed(self._order):
+
+        def gone(answer: Answer) -> None:
+            outcome.deletes += answer.count
+
+        for name in reversed(self._forms.order):
             if name not in names:
                 continue
-            relation = self.relations[name]
-            self._note(upsert.note_parents_of_deleted(relation), relation.parent_names, given)
-            gone += self._execute(upsert.delete(relation), **given)
-            if (wipe := upsert.wipe(relation)) is not None:
-                self._execute(wipe, **given)
-        return gone
+            deleting = self._forms.deleting(name)
+            self._note(deleting.note_parents, self.relations[name].parent_names, given)
+            self._script.ask(deleting.delete, given, gone)
+            if deleting.wipe is not None:
+                self._script.ask(deleting.wipe, given)
 
     def _delete_orphans(self, tenant: int) -> None:
         """Stubs that have lost their last child; children before parents, so that a row's own parents come after it."""
+        self._script.send()
         if not self._noted:
             return
-        for name in reversed(self._order):
+        for name in reversed(self._forms.order):
             if name in self._noted:
                 relation = self.relations[name]
                 self._note(upsert.delete_orphans(relation), relation.parent_names, {"tenant": tenant})
-        self._execute("DELETE FROM pg_temp.orphans")
+                self._script.send()
+        self._script.say("DELETE FROM pg_temp.orphans")
         self._noted.clear()
 
-    def _note(self, statement: str | None, names: Iterable[str], given: dict[str, Any]) -> None:
+    def _note(self, statement: str | None, names: Iterable[str], given: dict[str, int]) -> None:
         """A statement that notes rows of these tables, if there are any."""
-        if statement is not None and self._execute(statement, **given):
-            self._noted.update(names)
 
-    def _upsert(self, form: Form, given: dict[str, Any], outcome: Outcome) -> None:
-        for statement in upsert.make_parents(form):
-            self._execute(statement, **given)
-        self._note(upsert.note_parents_left(form), form.relation.parent_names, given)
+        def noted(answer: Answer) -> None:
+            if answer.count:
+                self._noted.update(names)
+
+        if statement is not None:
+            self._script.ask(statement, given, noted)
+
+    def _upsert(self, writing: Writing, given: dict[str, int], outcome: Outcome) -> None:
+        form, table = writing.form, writing.form.relation.name
+
+        def written(answer: Answer) -> None:
+            outcome.upserts += answer.count
+            for name, kind in form.skipped if answer.count else ():
+                outcome.skipped[table, name, kind] += answer.count
+
+        def emptied(answer: Answer) -> None:
+            outcome.bodiless[table] += answer.count
+
+        def incomplete(answer: Answer) -> None:
+            asked: dict[int, list[int]] = defaultdict(list)
+            for row, inbox in answer.rows:
+                if row is not None and inbox is not None:
+                    asked[int(inbox)].append(int(row))
+            outcome.incomplete.extend(
+                KeysRequest(table=table, inbox=inbox, keys=tuple((row,) for row in rows))
+                for inbox, rows in asked.items()
+            )
+
+        for statement in writing.make_parents:
+            self._script.ask(statement, given)
+        self._note(writing.note_parents_left, form.relation.parent_names, given)
         if self._holds_all:
-            self._note(upsert.note_unheld(form), (form.relation.name,), given)
-        written = self._execute(upsert.upsert(form), **given)
-        outcome.upserts += written
-        for name, kind in form.skipped if written else ():
-            outcome.skipped[form.relation.name, name, kind] += written
+            self._note(writing.note_unheld, (table,), given)
+        self._script.ask(writing.upsert, given, written)
         if form.is_lost:
-            outcome.bodiless[form.relation.name] += self._execute(upsert.empty(form), **given)
-        asked: dict[int, list[int]] = defaultdict(list)
-        if form.is_partial and not form.is_lost:
-            for row, inbox in self._rows(upsert.partial_stubs(form), **given):
-                if inbox is not None:
-                    asked[inbox].append(row)
-        outcome.incomplete.extend(
-            KeysRequest(table=form.relation.name, inbox=inbox, keys=tuple((row,) for row in rows))
-            for inbox, rows in asked.items()
-        )
+            self._script.ask(upsert.empty(form), given, emptied)
+        elif form.is_partial:
+            self._script.ask(upsert.partial_stubs(form), given, incomplete)
 
     def _stage_older(
         self,
@@ -299,7 +356,7 @@ class Session:
             **({"first": keys[0], "last": keys[1]} if keys else {}),
         )
 
-    def _sweep(self, step: Sweep, given: dict[str, Any]) -> int:
+    def _sweep(self, step: Sweep, given: dict[str, int], outcome: Outcome) -> None:
         """Counts only for inboxes that have had this backfill's begin since they last changed hands."""
         marker = step.marker
         begun = self._rows(
@@ -311,7 +368,7 @@ class Session:
         )
         inboxes = [inbox for (inbox,) in begun]
         if not inboxes:
-            return 0
+            return
         swept = [name for name in marker.tables if name in self.relations]
         ends = {name: start._replace(ordinal=start.ordinal - 1) for name in swept for start in [marker.start_of(name)]}
         for name, older in ends.items():
@@ -320,7 +377,7 @@ class Session:
             read = {} if marker.keys else ends
             self._stage_older(self.relations[name], older, given, inboxes, spared, marker.keys, read)
             dead_letters.sweep(*scope, inboxes=inboxes, spared=spared, keys=marker.keys)
-        gone = self._delete(swept, given)
+        self._delete(swept, given, outcome)
         # An inbox that still waits after a backfill of some tables waits for another one.
         self._execute(
             "UPDATE inbox_tenant_mapping SET backfilled_at = CASE WHEN %(complete)s THEN now() END,"
@@ -331,17 +388,19 @@ class Session:
             inboxes=inboxes,
             complete=marker.is_complete,
         )
-        return gone
+
+    def _forget_plans(self) -> None:
+        forget_plans(self.connection)
+        self._script.forget()
 
     def _execute(self, statement: str, **parameters: Any) -> int:
-        return self._run(statement, parameters).rowcount
+        """At once, after all that was asked before."""
+        self._script.send()
+        return self.connection.execute(statement.encode(), parameters).rowcount
 
     def _rows(self, statement: str, **parameters: Any) -> list[tuple[Any, ...]]:
-        return self._run(statement, parameters).fetchall()
-
-    def _run(self, statement: str, parameters: dict[str, Any]) -> Cursor[Any]:
-        # While plans may be kept ours are not: what is not prepared is planned for its own parameters.
-        return self.connection.execute(statement.encode(), parameters, prepare=False if self._is_bulk else None)
+        self._script.send()
+        return self.connection.execute(statement.encode(), parameters).fetchall()
 
 
 def _tableless(steps: Iterable[Step], relations: Container[str]) -> Counter[str]:
@@ -353,9 +412,12 @@ def _tableless(steps: Iterable[Step], relations: Container[str]) -> Counter[str]
 
 
 def open_session(
-    settings: Settings, purpose: str, *, autocommit: bool = True, is_brief: bool = False
+    settings: Settings, purpose: str, *, autocommit: bool = True, is_brief: bool = False, prepares: bool = True
 ) -> Connection[Any]:
-    """A connection with everything pinned and limited. `is_brief`: others wait while it waits. Raises psycopg.Error."""
+    """A connection with everything pinned and limited. Raises psycopg.Error.
+
+    `is_brief`: others wait while it waits. `prepares`: psycopg prepares what is sent again and again.
+    """
     connection = psycopg.connect(
         settings.target_dsn.get_secret_value(),
         autocommit=autocommit,
@@ -365,6 +427,7 @@ def open_session(
         keepalives_interval=5,
         keepalives_count=3,
         tcp_user_timeout=30_000,  # milliseconds
+        prepare_threshold=5 if prepares else None,
     )
     wanted = {
         **_SESSION,

@@ -7,12 +7,13 @@ that is nobody's is unmapped.
 from __future__ import annotations
 
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import Any, Final, NamedTuple
 
 from psycopg import Connection
 
 from consumers.errors import Overtaken
+from consumers.script import Script, Value
 
 TENANT_LOCK: Final = 1229867864
 """The class of the tenants' advisory locks, as in sql/target."""
@@ -80,12 +81,27 @@ def verify(connection: Connection[Any], tenant: int, inboxes: Collection[int], p
 
     A tenant that was set aside keeps its rows, and what says no inbox still goes for them. `pool`: that must serve it.
     """
-    found = connection.execute(
-        "SELECT replication_pool_of(t.id), (SELECT count(*) FROM inbox_tenant_mapping AS m WHERE m.tenant_id = t.id"
-        " AND m.is_active AND t.deleted_at IS NULL AND m.inbox_id = ANY (%s)) FROM tenants AS t WHERE t.id = %s",
-        [list(inboxes), tenant],
-    ).fetchone()
-    if found is None or found[1] != len(inboxes):
+    _judge(connection.execute(_LOOK, _looked_for(tenant, inboxes)).fetchall(), tenant, inboxes, pool)
+
+
+def look_again(script: Script, tenant: int, inboxes: Collection[int], pool: str) -> None:
+    """The same, when it is sent."""
+    script.ask(_LOOK, _looked_for(tenant, inboxes), lambda answer: _judge(answer.rows, tenant, inboxes, pool))
+
+
+def _looked_for(tenant: int, inboxes: Collection[int]) -> dict[str, Value]:
+    return {"tenant": tenant, "inboxes": list(inboxes)}
+
+
+def _judge(found: Sequence[tuple[Any, ...]], tenant: int, inboxes: Collection[int], pool: str | None) -> None:
+    if not found or int(found[0][1]) != len(inboxes):
         raise Overtaken(f"the mapping of tenant {tenant} has changed")
-    if pool is not None and found[0] != pool:
-        raise Overtaken(f"tenant {tenant} is served by the pool {found[0]} now")
+    if pool is not None and found[0][0] != pool:
+        raise Overtaken(f"tenant {tenant} is served by the pool {found[0][0]} now")
+
+
+_LOOK: Final = (
+    "SELECT replication_pool_of(t.id), (SELECT count(*) FROM inbox_tenant_mapping AS m WHERE m.tenant_id = t.id"
+    " AND m.is_active AND t.deleted_at IS NULL AND m.inbox_id = ANY (%(inboxes)s::bigint[]))"
+    " FROM tenants AS t WHERE t.id = %(tenant)s"
+)

@@ -113,8 +113,8 @@ class Upkeep:
         served = self.served(inbound)
         self._requests.ask_for_backfills(self._mapping.owners, served)
         if now >= self._stubs_due:
-            self._stubs_due = now + _STUBS_S
-            self._requests.ask_for_stubs(control, self._layout.relations, self._mapping.owners, served)
+            is_over = self._requests.ask_for_stubs(control, self._layout.relations, self._mapping.owners, served)
+            self._stubs_due = now + _STUBS_S if is_over else now
         if now >= self._audit_due:
             self._audit_due = now + _AUDIT_S
             self._audit.write(control)
@@ -140,7 +140,7 @@ class Upkeep:
             first[owner.tenant] = min(inbox, first.get(owner.tenant, inbox))
         ours = self._ledger.progress.keys()
         mine = sorted(t for t, inbox in first.items() if partition_of(inbox, self._ledger.partitions) in ours)
-        found = {tenant: self._leads.of(control, tenant) for tenant in mine}
+        found = self._leads.of_many(control, mine)
         return {tenant: (each, relation) for tenant, each in found.items() if each and each.origin in (None, "rules")}
 
     def served(self, inbound: Inbound) -> dict[int, tuple[int, int]]:

@@ -22,6 +22,8 @@ from consumers.relation import LEAD_COLUMNS, MESSAGES, Form, Relation, is_rewrit
 STAGING: Final = (
     """CREATE TEMPORARY TABLE IF NOT EXISTS staged_rows (load integer, step integer, form integer, id bigint,
         epoch bigint, point bigint, ordinal bigint, is_whole boolean, parents bigint[], doc json, leads json)""",
+    # Else every statement of a transaction reads what those before it have left: 250 us where 2500 rows are left.
+    "CREATE INDEX IF NOT EXISTS staged_rows_load ON pg_temp.staged_rows (load)",
     # Compressing a row that is read once costs twice what writing it does (measured on rows of 6.7 kB).
     "ALTER TABLE pg_temp.staged_rows ALTER COLUMN doc SET STORAGE EXTERNAL",
     """CREATE TEMPORARY TABLE IF NOT EXISTS staged_deletes (load integer, step integer, relation text, id bigint,

@@ -10,11 +10,12 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Iterable
 from datetime import UTC, datetime
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from psycopg import Connection
 
 from consumers.errors import Overtaken
+from consumers.script import Answer, Script, Value
 from replicator import NOWHERE, Position, Run
 
 
@@ -114,40 +115,58 @@ def read_marks(connection: Connection[Any], topic_id: str, partitions: Iterable[
 
 
 def advance_mark(
-    connection: Connection[Any],
+    script: Script,
     topic_id: str,
     place: Place,
     expected: Mark | None,
     mark: Mark,
     source_ms: int | None,
 ) -> None:
-    """Moves a tenant's watermark in the transaction of its rows. Raises Overtaken.
+    """Moves a tenant's watermark in the transaction of its rows. Sending it raises Overtaken.
 
     The statement also checks that row-level security is set to this very tenant.
     """
     tenant, partition = place
-    values = [mark.next_offset, *mark.position, _moment(source_ms)]
+
+    def check(moved: Answer) -> None:
+        if moved.count != 1:
+            raise Overtaken(f"tenant {tenant} was served by another worker in partition {partition}")
+
+    epoch, point, ordinal = mark.position
+    moment = _moment(source_ms)
+    given: dict[str, Value] = {
+        "tenant": tenant,
+        "setting": str(tenant),
+        "partition": partition,
+        "topic": topic_id,
+        "next": mark.next_offset,
+        "epoch": epoch,
+        "point": point,
+        "ordinal": ordinal,
+        "moment": None if moment is None else moment.isoformat(),
+    }
     if expected is None:
-        moved = connection.execute(
-            "INSERT INTO replication_watermarks AS w (tenant_id, partition, topic_id, next_offset, source_epoch,"
-            " source_point, source_ordinal, source_at, applied_at) SELECT %s, %s, %s, %s, %s, %s, %s, %s, now()"
-            " WHERE current_setting('app.current_tenant_id') = %s"
-            " ON CONFLICT (tenant_id, partition) DO UPDATE SET topic_id = EXCLUDED.topic_id,"
-            " next_offset = EXCLUDED.next_offset, source_epoch = EXCLUDED.source_epoch,"
-            " source_point = EXCLUDED.source_point, source_ordinal = EXCLUDED.source_ordinal,"
-            " source_at = EXCLUDED.source_at, applied_at = EXCLUDED.applied_at WHERE w.topic_id <> EXCLUDED.topic_id",
-            [tenant, partition, topic_id, *values, str(tenant)],
-        )
+        script.ask(_FIRST_MARK, given, check)
     else:
-        moved = connection.execute(
-            "UPDATE replication_watermarks SET next_offset = %s, source_epoch = %s, source_point = %s,"
-            " source_ordinal = %s, source_at = COALESCE(%s, source_at), applied_at = now()"
-            " WHERE tenant_id = %s AND partition = %s AND topic_id = %s AND next_offset = %s"
-            " AND current_setting('app.current_tenant_id') = %s",
-            [*values, tenant, partition, topic_id, expected.next_offset, str(tenant)],
-        )
-    if moved.rowcount != 1:
-        raise Overtaken(f"tenant {tenant} was served by another worker in partition {partition}")
+        script.ask(_NEXT_MARK, {**given, "expected": expected.next_offset}, check)
+
+
+_FIRST_MARK: Final = (
+    "INSERT INTO replication_watermarks AS w (tenant_id, partition, topic_id, next_offset, source_epoch,"
+    " source_point, source_ordinal, source_at, applied_at) SELECT %(tenant)s, %(partition)s::integer, %(topic)s::text,"
+    " %(next)s::bigint, %(epoch)s::bigint, %(point)s::bigint, %(ordinal)s::bigint, %(moment)s::timestamptz, now()"
+    " WHERE current_setting('app.current_tenant_id') = %(setting)s"
+    " ON CONFLICT (tenant_id, partition) DO UPDATE SET topic_id = EXCLUDED.topic_id,"
+    " next_offset = EXCLUDED.next_offset, source_epoch = EXCLUDED.source_epoch,"
+    " source_point = EXCLUDED.source_point, source_ordinal = EXCLUDED.source_ordinal,"
+    " source_at = EXCLUDED.source_at, applied_at = EXCLUDED.applied_at WHERE w.topic_id <> EXCLUDED.topic_id"
+)
+_NEXT_MARK: Final = (
+    "UPDATE replication_watermarks SET next_offset = %(next)s, source_epoch = %(epoch)s, source_point = %(point)s,"
+    " source_ordinal = %(ordinal)s, source_at = COALESCE(%(moment)s::timestamptz, source_at), applied_at = now()"
+    " WHERE tenant_id = %(tenant)s AND partition = %(partition)s AND topic_id = %(topic)s"
+    " AND next_offset = %(expected)s AND current_setting('app.current_tenant_id') = %(setting)s"
+)
 
 
 class Generations:

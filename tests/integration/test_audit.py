@@ -74,3 +74,22 @@ def test_a_lost_connection_is_the_loops_affair(applied: Applied, session: Connec
     applied.target.execute("SELECT pg_terminate_backend(%s)", session.info.backend_pid)
     with pytest.raises(Exception, match="terminat"):
         counting().write(session)
+
+
+def test_many_tenants_are_written_in_as_few_statements_as_one(
+    applied: Applied, session: Connection[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    execute, statements = session.execute, list[object]()
+
+    def counted(*given: Any, **options: Any) -> Any:
+        statements.append(given[0])
+        return execute(*given, **options)
+
+    monkeypatch.setattr(session, "execute", counted)
+    audit = counting()
+    audit.write(session)
+    assert (kept(applied), len(statements)) == ([(REFUSED, "running", 4), (TENANT, "running", 2)], 2)
+    audit.add(TENANT, 5, 0)
+    audit.write(session)
+    audit.write(session, finished=True)
+    assert (kept(applied), len(statements)) == ([(REFUSED, "success", 4), (TENANT, "success", 7)], 4)

@@ -10,10 +10,10 @@ from typing import Any
 import psycopg
 import pytest
 
-from consumers import tenants
 from consumers.errors import Overtaken, TargetRefused
 from consumers.layout import read_relations
-from consumers.target import Session, refuse_unbound
+from consumers.script import Script
+from consumers.target import Session, Work, refuse_unbound
 from demo.servers import wait_until
 from tests.histories import Erase, Source, Write, schema_of
 from tests.integration.applied import Applied
@@ -57,15 +57,15 @@ def watermarks(applied: Applied) -> list[tuple[Any, ...]]:
 
 
 @pytest.fixture
-def astray(applied: Applied, monkeypatch: pytest.MonkeyPatch) -> None:
+def astray(monkeypatch: pytest.MonkeyPatch) -> None:
     """A planted bug: the session's transactions name another tenant."""
-    execute = applied.session.connection.execute
+    say = Script.say
 
-    def wrong(statement: Any, parameters: Any = None, **options: Any) -> Any:
-        is_setting = isinstance(statement, str) and "'app.current_tenant_id', %s, true" in statement
-        return execute(statement, [str(OTHERS)] if is_setting else parameters, **options)
+    def wrong(self: Script, statement: str) -> None:
+        setting = "set_config('app.current_tenant_id', '{}', true)"
+        say(self, statement.replace(setting.format(MINE), setting.format(OTHERS)))
 
-    monkeypatch.setattr(applied.session.connection, "execute", wrong)
+    monkeypatch.setattr(Script, "say", wrong)
 
 
 @pytest.mark.usefixtures("astray")
@@ -150,15 +150,19 @@ def test_a_mapping_that_changed_since_the_events_were_sorted_is_noticed(
 @contextmanager
 def while_applying(monkeypatch: pytest.MonkeyPatch, does: Callable[[], None]) -> Iterator[None]:
     """Inside the next transaction, after the second look at the mapping."""
-    verify = tenants.verify
+    claim, done = Session._claim, False
 
-    def then(*given: Any) -> None:
-        verify(*given)
-        does()
+    def then(self: Session, work: Work) -> None:
+        nonlocal done
+        claim(self, work)
+        if not done:
+            done = True
+            does()
 
     with monkeypatch.context() as patched:
-        patched.setattr(tenants, "verify", then)
+        patched.setattr(Session, "_claim", then)
         yield
+    assert done
 
 
 def test_a_change_of_the_mapping_waits_for_the_transaction_of_its_tenant(

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import pytest
+from psycopg import Connection
 
 from consumers import upsert
 from consumers.ordering import Event
 from consumers.relation import Relation, form
+from consumers.target import _PLANS_S
+from demo.servers import wait_until
 from replicator import TableSchema
+from tests.histories import Source, Write
 from tests.integration.applied import Applied
 from tests.integration.test_apply_rules import change
 
@@ -36,14 +42,18 @@ def load(applied: Applied, tenants: Sequence[int], rows: int) -> None:
         loading.execute(f"TRUNCATE {', '.join(TABLES)} CASCADE".encode())  # or their size would tell of earlier rows
         loading.execute("DELETE FROM pg_statistic WHERE starelid = ANY (%s::regclass[])", [list(TABLES)])
         for tenant in tenants:
-            for table in TABLES:
-                inbox = () if table == "contacts" else (("inbox_id", INBOX),)
-                given = (*inbox, *((column, "g") for column in COLUMNS.get(table, ())))
-                columns, values = ("".join(f", {each[part]}" for each in given) for part in (0, 1))
-                statement = LOADED.format(table=table, columns=columns, values=values, tenant=tenant, rows=rows)
-                loading.execute(statement.encode())
+            fill(loading, tenant, rows)
             if tenant == KNOWN:
                 loading.execute(f"ANALYZE {', '.join(TABLES)}".encode())
+
+
+def fill(loading: Connection[Any], tenant: int, rows: int) -> None:
+    for table in TABLES:
+        inbox = () if table == "contacts" else (("inbox_id", INBOX),)
+        given = (*inbox, *((column, "g") for column in COLUMNS.get(table, ())))
+        columns, values = ("".join(f", {each[part]}" for each in given) for part in (0, 1))
+        statement = LOADED.format(table=table, columns=columns, values=values, tenant=tenant, rows=rows)
+        loading.execute(f"{statement} ON CONFLICT DO NOTHING".encode())
 
 
 @pytest.fixture
@@ -70,6 +80,7 @@ def statements(relation: Relation) -> Iterator[str]:
     for found in (
         upsert.note_parents_left(of_all),
         upsert.empty(of_all),
+        upsert.partial_stubs(of_all),
         upsert.note_parents_of_deleted(relation),
         upsert.delete(relation),
         upsert.wipe(relation),
@@ -101,6 +112,41 @@ def test_a_row_is_found_by_its_key(applied: Applied, staged: Stage, table: str) 
     staged("messages", 1000)
     for statement, plan in plans(applied, table, "EXPLAIN"):
         assert by_tenant_alone(plan) == [], statement
+
+
+def kept(applied: Applied) -> list[str]:
+    """Indexes that the session's kept plans read for all of a tenant's rows."""
+    session = applied.session.connection
+    found: list[str] = []
+    with session.transaction():
+        session.execute("SET LOCAL plan_cache_mode = force_generic_plan")
+        for name, parameters in session.execute(
+            "SELECT name, cardinality(parameter_types) FROM pg_prepared_statements"
+            " WHERE 'integer'::regtype = ALL (parameter_types)"
+        ).fetchall():
+            values = ", ".join(["1"] * parameters)
+            found += by_tenant_alone(session.execute(f"EXPLAIN EXECUTE {name} ({values})".encode()).fetchall())
+    return found
+
+
+def test_a_plan_that_was_made_for_empty_tables_is_kept_for_a_second_only(applied: Applied) -> None:
+    load(applied, (), 0)
+    applied.session.use(applied.relations)  # nothing is planned yet
+    history = Source()
+
+    def write() -> None:
+        before = len(history.published)
+        history.carry_out(Write("messages", before + 1, INBOX, None, long=True))
+        applied.apply(NEW, history.published[before:], [INBOX])
+
+    write()
+    with applied.target.connected() as loading:
+        loading.execute("SET session_replication_role = replica")
+        fill(loading, NEW, ROWS)
+    assert kept(applied) != []
+    wait_until(lambda: time.monotonic() > applied.session._planned_at + _PLANS_S, "a second is over", 10)
+    write()
+    assert kept(applied) == []
 
 
 @pytest.mark.parametrize("table", TABLES)

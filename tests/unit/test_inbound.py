@@ -24,7 +24,7 @@ def inbound() -> Iterator[Inbound]:
     )
     made = Inbound(settings, lambda partitions: {}, lambda partitions: None, lambda partitions: None)
     yield made
-    assert made.close(60)
+    assert made.close(10)
 
 
 def test_a_member_that_does_not_come_back_is_given_up_for_a_new_one(
@@ -100,6 +100,30 @@ def test_no_more_than_a_few_members_are_left_behind_at_once(inbound: Inbound, mo
     last = inbound._consumer
     wait_in_vain(inbound)
     assert inbound._consumer is not last, "there is room for one again"
+
+
+def test_the_end_waits_for_members_that_were_given_up(inbound: Inbound, monkeypatch: pytest.MonkeyPatch) -> None:
+    leaving: list[threading.Thread] = []
+    all_leave = threading.Event()
+    leave = module._leave
+
+    def last_first(member: Consumer) -> threading.Thread:
+        if leaving:  # the one that is not given up
+            leaving.append(leave(member))
+            all_leave.set()
+        else:
+            leaving.append(threading.Thread(target=after_the_other, args=[member], daemon=True))
+            leaving[0].start()
+        return leaving[-1]
+
+    def after_the_other(member: Consumer) -> None:
+        assert all_leave.wait(60)
+        leaving[1].join(60)
+        member.close()
+
+    monkeypatch.setattr(module, "_leave", last_first)
+    wait_in_vain(inbound)
+    assert inbound.close(60)
 
 
 def looks(inbound: Inbound, *states: str) -> str:

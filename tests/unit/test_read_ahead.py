@@ -51,6 +51,16 @@ def test_a_batch_goes_off_when_it_is_whole_or_has_waited(monkeypatch: pytest.Mon
     assert (large.is_ripe, large.room) == (True, 0), "by its bytes"
 
 
+def test_a_batch_of_many_inboxes_is_larger_in_proportion_up_to_a_bound() -> None:
+    made = read(most=10, wait_ms=60_000)
+    for inboxes, size in ((250, 10), (375, 15), (1_000, 40), (3_000, 40)):
+        made.drop([0])
+        made.add([Message(0, inbox, b"%d" % inbox, [], b"{}") for inbox in range(inboxes)])
+        assert (made.room, made.is_ripe) == (0, True)
+        batch, torn = made.next_batch({0: 0})
+        assert (len(batch), torn) == (size, set())
+
+
 def test_partitions_that_are_gone_leave_nothing_behind() -> None:
     made = read(*messages(0, [5]), *messages(1, [5]), *messages(0, [6]))
     made.drop([0])

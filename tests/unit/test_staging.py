@@ -5,6 +5,7 @@ from __future__ import annotations
 import orjson
 import pytest
 
+from consumers.forms import Forms
 from consumers.ordering import Rows, Upsert
 from consumers.relation import Relation
 from consumers.staging import pack
@@ -27,7 +28,7 @@ def parents(row: bytes) -> bytes:
     """As they are staged."""
     lines: list[bytes] = []
     step = Rows({"children": [Upsert(1, 7, Position(1, 2, 3), "v", b"", b'{"after":%b}' % row)]})
-    pack(step, b"1\t0", RELATIONS, lambda *_: SCHEMA, None, lines)
+    pack(step, b"1\t0", Forms(RELATIONS), lambda *_: SCHEMA, None, lines)
     return lines[0].split(b"\t")[8]
 
 

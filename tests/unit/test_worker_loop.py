@@ -149,6 +149,23 @@ def test_an_inbox_that_comes_back_to_the_mapping_is_asked_for_anew(
     assert len(asked) == 2
 
 
+def test_stubs_of_many_tenants_are_looked_for_some_at_a_time(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asking = Requests(settings)
+    looked: list[int] = []
+
+    def overdue(_control: object, _relation: object, tenant: int, _inboxes: object) -> list[Request]:
+        looked.append(tenant)
+        return []
+
+    monkeypatch.setattr(asking._stubs, "overdue", overdue)
+    owners = {inbox: Owner(inbox, "", True) for inbox in range(60)}
+    over = [asking.ask_for_stubs(cast(Any, None), cast(Any, {"t": None}), owners, owners) for _ in range(4)]
+    assert over == [False, False, True, False]
+    assert looked == [*range(60), *range(25)]
+
+
 def messages(partition: int, offsets: Iterable[int]) -> list[Message]:
     return [Message(partition, offset, b"11", [], b"{}") for offset in offsets]
 
