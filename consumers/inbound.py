@@ -31,6 +31,11 @@ OUTSIDE_S: Final = 60.0
 """A member that the group has left out, and that has not come back for so long, is given up for a new one: seen once,
 after a broker had stopped under load, that one never asked to join again. Then twice as long, up to..."""
 MOST_OUTSIDE_S: Final = 600.0
+PATIENT_S: Final = 5.0
+"""Whoever has no room for so long stops to fetch, and what was fetched is thrown away. Not sooner: a batch is written
+soon, and to fetch all of it again took twice as long."""
+SERVE_S: Final = 0.2
+"""How often rebalances are served until then, each time with a message that there is no room for."""
 MOST_LEAVING: Final = 3
 """Members that were given up, and that librdkafka is not done with yet: each has threads and a buffer of its own."""
 _TELL_S: Final = 10.0
@@ -47,7 +52,7 @@ _DEFAULTS: Final = {
 _FETCHED: Final = {
     # What is fetched ahead waits uncompressed, in blocks that stay as long as one message of theirs. `ReadAhead` holds
     # a batch besides.
-    "fetch.message.max.bytes": 1 << 20,
+    "fetch.message.max.bytes": 128 << 10,  # of each partition: so that a batch has rows of all
     "fetch.max.bytes": 1 << 20,
     "queued.max.messages.kbytes": 4 << 10,
     # librdkafka looks again after so long whether there is room, by default a second: this much is gone before.
@@ -71,6 +76,8 @@ class Inbound:
         self._settings, self._topic = settings, Topics(settings.topic_prefix).changes
         self._on_assign, self._on_revoke, self._on_lost = on_assign, on_revoke, on_lost
         self._paused = False
+        self._full_since: float | None = None
+        self._served_at = float("-inf")
         self._told = float("-inf")
         self._was_connected = True
         self._lost_at: float | None = None
@@ -105,7 +112,16 @@ class Inbound:
         return consumer
 
     def take(self, most: int, wait_s: float) -> list[Message]:
-        """What has arrived, waiting for the first so long. Serves rebalances. Raises KafkaException if it is fatal."""
+        """What has arrived, waiting for the first so long. Serves rebalances. Raises KafkaException if it is fatal.
+
+        `most` 0: there is no room. One message may come all the same, five times a second and for a few seconds.
+        """
+        if most:
+            self._full_since = None
+            self._pause(False)
+        elif self._waits_for_room(time.monotonic()):
+            time.sleep(wait_s)
+            return []
         if self._lost_at is not None and time.monotonic() - self._lost_at > self._patience_s:
             self._join_anew()
         first = self._consumer.poll(wait_s)
@@ -127,7 +143,17 @@ class Inbound:
         old, self._consumer = self._consumer, self._join()
         self._leaving.append(_leave(old))
 
-    def pause(self, paused: bool) -> None:
+    def _waits_for_room(self, now: float) -> bool:
+        """Whether nothing need be served yet."""
+        if self._full_since is None:
+            self._full_since = self._served_at = now
+        self._pause(now - self._full_since > PATIENT_S)
+        if not self._paused and now - self._served_at < SERVE_S:
+            return True
+        self._served_at = now
+        return False
+
+    def _pause(self, paused: bool) -> None:
         """Stops or starts fetching of all partitions; the membership goes on."""
         if paused != self._paused:
             (self._consumer.pause if paused else self._consumer.resume)(self._consumer.assignment())

@@ -241,12 +241,10 @@ class Worker:
         self._recover |= self._upkeep.look_after(control, self._inbound)
 
     def _read(self) -> None:
-        """Into the buffer, which is bounded by stopping to fetch."""
+        """Into the buffer, which is bounded by its room."""
         if self._inbound is None:
             return
-        room = self._ahead.room
-        self._inbound.pause(not room)
-        taken = self._inbound.take(max(1, room), BRISK_S if len(self._ahead) else POLL_S)
+        taken = self._inbound.take(self._ahead.room, BRISK_S if len(self._ahead) else POLL_S)
         if self._inbound.gaps:
             self._recover |= self._inbound.gaps & self._ledger.progress.keys()
         self._ahead.add([message for message in taken if message.partition in self._ledger.progress])

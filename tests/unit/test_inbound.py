@@ -126,6 +126,38 @@ def test_the_end_waits_for_members_that_were_given_up(inbound: Inbound, monkeypa
     assert inbound.close(60)
 
 
+def test_whoever_has_no_room_is_served_now_and_then_and_keeps_what_was_fetched_for_a_while(
+    inbound: Inbound, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 1_000.0
+    told: list[str] = []
+    monkeypatch.setattr(module.time, "monotonic", lambda: now)
+    monkeypatch.setattr(module.time, "sleep", lambda _: told.append("waits"))
+    quiet: Any = SimpleNamespace(
+        poll=lambda _: told.append("serves"),
+        assignment=list,
+        pause=lambda _: told.append("pauses"),
+        resume=lambda _: told.append("resumes"),
+        close=lambda: None,
+    )
+    monkeypatch.setattr(inbound, "_consumer", quiet)
+
+    def takes(most: int, after: float) -> list[str]:
+        nonlocal now
+        told.clear()
+        now += after
+        assert inbound.take(most, 0.1) == []
+        return told
+
+    assert takes(0, 0) == ["waits"]
+    assert takes(0, module.SERVE_S / 2) == ["waits"]
+    assert takes(0, module.SERVE_S) == ["serves"]
+    assert takes(0, module.PATIENT_S) == ["pauses", "serves"]
+    assert takes(0, 0) == ["serves"], "nothing comes of it any more"
+    assert takes(1, 0) == ["resumes", "serves"]
+    assert takes(0, 0) == ["waits"], "it has just had room"
+
+
 def looks(inbound: Inbound, *states: str) -> str:
     brokers = {f"{number}": {"state": state, "source": "learned"} for number, state in enumerate(states)}
     brokers["own"] = {"state": "UP", "source": "internal"}

@@ -67,9 +67,6 @@ class Failing:
     def __init__(self, stop: Stop, error: Exception, times: int) -> None:
         self._stop, self._error, self._left = stop, error, times
 
-    def pause(self, paused: bool) -> None:
-        pass
-
     def take(self, most: int, wait_s: float) -> list[Message]:
         self._left -= 1
         if not self._left:
@@ -191,7 +188,7 @@ def test_what_waits_for_its_turn_is_not_kept_waiting_by_a_silent_log(
 
     loop = Worker(settings, Stop())
     loop._ledger.progress = {0: Progress("topic", 5)}
-    monkeypatch.setattr(loop, "_inbound", SimpleNamespace(pause=lambda _: None, gaps=set(), take=take))
+    monkeypatch.setattr(loop, "_inbound", SimpleNamespace(gaps=set(), take=take))
     loop._read()
     loop._read()
     assert waits == [worker.POLL_S, worker.BRISK_S]
