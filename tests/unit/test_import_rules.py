@@ -98,3 +98,9 @@ def test_the_comparison_shares_no_code_with_what_it_judges() -> None:
     """It would make the same mistake on both sides."""
     path = ROOT / "demo" / "compare.py"
     assert not {package_of(each) for each in imports(path)} & set(PACKAGES)
+
+
+def test_every_test_file_has_a_name_of_its_own() -> None:
+    """pytest imports them by that alone, and refuses the second one only where both are collected."""
+    names = sorted(path.name for path in (ROOT / "tests").rglob("test_*.py"))
+    assert len(set(names)) == len(names)
