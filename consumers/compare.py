@@ -14,7 +14,7 @@ from typing import Any, Final
 import psycopg
 from psycopg import Connection
 
-from consumers import layout, schemas, target
+from consumers import layout, schemas, target_session
 from consumers.config import Settings
 from consumers.errors import Refused, SettingsError
 from consumers.fence import Fence
@@ -131,7 +131,7 @@ class _Comparing:
 def _bind(connection: psycopg.Connection[Any], tenant: int) -> Mapping[str, Relation]:
     """The session is the applier's, for one tenant, and prints values as the source's does."""
     relations = layout.read_relations(connection)
-    target.refuse_unbound(connection, relations)
+    target_session.refuse_unbound(connection, relations)
     for name, value in {**PINNED_SETTINGS, "jit": "off", "app.current_tenant_id": str(tenant)}.items():
         connection.execute("SELECT set_config(%s, %s, false)", [name, value])
     return relations

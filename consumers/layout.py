@@ -15,7 +15,7 @@ import psycopg
 import structlog
 from psycopg import Connection
 
-from consumers import target
+from consumers import target_session
 from consumers.errors import TargetRefused
 from consumers.relation import Relation
 from replicator import REPLICATED
@@ -37,7 +37,7 @@ class Layout:
         if self.relations:
             altered = sorted(name for name, relation in found.items() if relation != self.relations.get(name))
             log.info("target.altered", tables=altered)
-            target.forget_plans(connection)
+            target_session.forget_plans(connection)
         self.relations = found
         return True
 

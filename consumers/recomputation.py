@@ -18,7 +18,7 @@ import psycopg
 import structlog
 from psycopg import Connection
 
-from consumers import target, tenants
+from consumers import target_session, tenants
 from consumers.config import Settings
 from consumers.errors import classify
 from consumers.identifiers import quoted
@@ -173,7 +173,7 @@ class Recomputation:
 
     def _session(self) -> Connection[Any]:
         if self._connection is None or self._connection.broken:
-            self._connection = target.open_session(self._settings, "worker recomputation")
+            self._connection = target_session.open_session(self._settings, "worker recomputation")
         return self._connection
 
 

@@ -15,7 +15,7 @@ from collections import defaultdict
 from collections.abc import Collection, Iterable, Sequence
 from typing import ClassVar, Final
 
-from consumers import layout, target
+from consumers import layout, target_session
 from consumers.config import Settings
 from consumers.forms import Schemas, Writing
 from consumers.identifiers import literal, quoted
@@ -64,7 +64,7 @@ class Shadow(Session):
         """By table: inboxes of which a backfill was read from its begin to its end."""
         self._begun: dict[int, str] = {}
         relations = layout.read_relations(self.connection)
-        target.refuse_unbound(self.connection, relations)
+        target_session.refuse_unbound(self.connection, relations)
         for statement in (*_NOTES, *self._creation(relations.values())):
             self.connection.execute(statement.encode())
         self.connection.execute(

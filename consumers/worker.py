@@ -21,7 +21,7 @@ import structlog
 from confluent_kafka import KafkaException
 from psycopg import Connection
 
-from consumers import metrics, target
+from consumers import metrics, target_session
 from consumers.ahead import ReadAhead
 from consumers.apply import Applier
 from consumers.audit import Audit
@@ -393,9 +393,9 @@ class Worker:
         """The loop's own connection: progress, mapping, notices. Raises psycopg.Error or TargetRefused."""
         if self._control is None or self._control.broken:
             self._control = None
-            control = target.open_session(self._settings, "worker control", is_brief=True)
+            control = target_session.open_session(self._settings, "worker control", is_brief=True)
             self._layout.read(control)
-            target.refuse_unbound(control, self._layout.relations)
+            target_session.refuse_unbound(control, self._layout.relations)
             self._upkeep.listen(control)
             self._control = control
         return self._control

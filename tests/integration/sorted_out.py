@@ -19,6 +19,7 @@ from typing import Any
 from psycopg.conninfo import conninfo_to_dict
 
 from consumers import target as applying
+from consumers import target_session
 from consumers.apply import Applier
 from consumers.batch import Message, View, sort_out
 from consumers.differing import Differing
@@ -47,7 +48,7 @@ class Applied:
 
     def __init__(self, target: Target) -> None:
         self.target = target
-        self.control = applying.open_session(target.settings(), "test")
+        self.control = target_session.open_session(target.settings(), "test")
         self._layout = Layout()
         self._layout.read(self.control)
         self._schemas: dict[tuple[str, str], TableSchema] = {}

@@ -19,7 +19,8 @@ from consumers.layout import Layout
 from consumers.ordering import Event
 from consumers.parking import park
 from consumers.retrying import Retrying
-from consumers.target import holders, open_session
+from consumers.target import holders
+from consumers.target_session import open_session
 from consumers.watermark import Mark, Place
 from demo.servers import wait_until
 from replicator import BackfillMarker, Head, KeysRequest, Position

@@ -11,7 +11,7 @@ from psycopg import Connection
 
 from consumers.ledger import Ledger
 from consumers.parking import Reason, park
-from consumers.target import open_session
+from consumers.target_session import open_session
 from consumers.watermark import Mark, Progress, start_progress
 from replicator import Position, Run
 from tests.integration.targets import Target

@@ -19,7 +19,8 @@ from consumers.errors import VersionUnknown
 from consumers.layout import Layout
 from consumers.ordering import Event
 from consumers.parking import Reason, park
-from consumers.target import Session, open_session
+from consumers.target import Session
+from consumers.target_session import open_session
 from consumers.tenants import CHANNEL, TENANT_LOCK
 from demo.servers import wait_until
 from replicator import TableSchema

@@ -9,7 +9,7 @@ import pytest
 
 from consumers.layout import read_relations
 from consumers.plan import Severity
-from consumers.target import refuse_unbound
+from consumers.target_session import refuse_unbound
 from replicator import REPLICATED
 from tests.integration.sorted_out import Applied
 from tests.integration.targets import Target, target_of

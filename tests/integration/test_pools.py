@@ -21,7 +21,7 @@ from consumers.batch import Batch
 from consumers.errors import Overtaken
 from consumers.ledger import Ledger
 from consumers.parking import Parked, Reason, park
-from consumers.target import open_session
+from consumers.target_session import open_session
 from consumers.tenants import Mapping, verify
 from consumers.watermark import Mark, Place, Progress, read_progress, start_progress
 from consumers.worker import Worker

@@ -13,7 +13,8 @@ import pytest
 from consumers.errors import Overtaken, TargetRefused
 from consumers.layout import read_relations
 from consumers.script import Script
-from consumers.target import Session, Work, refuse_unbound
+from consumers.target import Session, Work
+from consumers.target_session import refuse_unbound
 from demo.servers import wait_until
 from tests.histories import Erase, Source, Write, schema_of
 from tests.integration.applied import Applied

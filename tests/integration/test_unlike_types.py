@@ -13,7 +13,7 @@ import pytest
 from consumers.apply import Applier
 from consumers.layout import Layout
 from consumers.ordering import Event
-from consumers.target import open_session
+from consumers.target_session import open_session
 from replicator import Position, TableSchema
 from tests.integration.targets import Target
 

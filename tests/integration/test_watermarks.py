@@ -7,7 +7,7 @@ from contextlib import ExitStack, closing
 
 import pytest
 
-from consumers import target as writing
+from consumers import target_session
 from consumers.errors import Overtaken
 from consumers.layout import read_relations
 from consumers.ordering import Delete, Rows, Step, Upsert
@@ -34,7 +34,7 @@ def sessions(target: Target) -> Iterator[tuple[Session, Session]]:
     """Of the worker that sleeps, and of its successor."""
     settings = target.settings()
     with ExitStack() as stack:
-        control = stack.enter_context(closing(writing.open_session(settings, "test")))
+        control = stack.enter_context(closing(target_session.open_session(settings, "test")))
         relations = read_relations(control)
         sleeper, successor = (stack.enter_context(closing(Session(settings, relations))) for _ in range(2))
         yield sleeper, successor
