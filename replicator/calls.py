@@ -44,6 +44,10 @@ class Calls:
         self._wake_up()
         return future.result()
 
+    def is_waiting(self) -> bool:
+        """Whether something is asked for that `serve` has not begun."""
+        return not self._queue.empty()
+
     def serve(self) -> None:
         """In the loop's thread: does what is asked."""
         try:

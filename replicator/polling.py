@@ -170,7 +170,7 @@ class Polling(Run):
             self._look_for_others()
         if self._every_status.due(now):
             self._write_status()
-        self._publisher.hasten()
+        self._publisher.hasten(self._calls.is_waiting)
         select.select([self._calls.wake], [], [], WAIT_S)
 
     def _heartbeat(self) -> None:

@@ -35,6 +35,8 @@ LINGER_MS = 50
 """Longest wait of an event for others of its partition: a request for each partition, 20 times a second."""
 HASTE_S = 0.005
 """Longest wait for what was hastened: what arrives meanwhile is sent together. Mostly Kafka acknowledges sooner."""
+HASTE_SLICE_S = 0.001
+"""How late a call of another thread is seen meanwhile: where Kafka is far away, one would wait at every call."""
 SILENT_S = 10.0
 """Kafka counts as unreachable if it has acknowledged nothing for so long. librdkafka does not always say so: brokers
 that it never had to connect to are not counted as down, and a broker that hangs keeps its connections."""
@@ -169,13 +171,16 @@ class Publisher:
         self._take_in(self._producer.poll, 0)
         self._notice_silence()
 
-    def hasten(self) -> None:
+    def hasten(self, is_called: Callable[[], bool] = lambda: False) -> None:
         """Sends what is queued without waiting for more, and takes in what is acknowledged within `HASTE_S`.
 
-        Raises DeliveryFailed.
+        Less if there is something else to do, which `is_called` says. Raises DeliveryFailed.
         """
-        if len(self._producer):
-            self._take_in(self._producer.flush, HASTE_S)
+        end = time.monotonic() + HASTE_S
+        while len(self._producer) and time.monotonic() < end:
+            self._take_in(self._producer.flush, HASTE_SLICE_S)
+            if is_called():
+                return
 
     def wait_for(self, batch: Batch, seconds: float) -> None:
         """Until every message of the batch is acknowledged. Raises LogUnavailable after that time."""

@@ -259,7 +259,7 @@ class Streaming(Run):
                 raise reader.error
         self._on_the_clock(replication)
         if not arrived:
-            self._publisher.hasten()
+            self._publisher.hasten(self._calls.is_waiting)
             replication.wait(WAIT_S, self._calls.wake)
 
     def _take_frames(self, replication: Replication) -> int:

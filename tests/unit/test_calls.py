@@ -45,6 +45,16 @@ def test_the_loop_does_what_another_thread_asks(calls: Calls) -> None:
     assert met == [threading.get_ident()]
 
 
+def test_the_loop_knows_without_a_wait_whether_it_is_asked(calls: Calls) -> None:
+    assert not calls.is_waiting()
+    thread, _ = asked(lambda: calls.run(lambda: None))
+    select.select([calls.wake], [], [], 10)
+    assert calls.is_waiting()
+    calls.serve()
+    assert not calls.is_waiting()
+    thread.join(10)
+
+
 def test_a_fault_is_both_the_askers_and_the_loops(calls: Calls) -> None:
     thread, met = asked(lambda: calls.run(lambda: 1 // 0))
     with pytest.raises(ZeroDivisionError):

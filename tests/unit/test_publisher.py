@@ -12,7 +12,7 @@ from demo.servers import wait_until
 from replicator import clients
 from replicator.errors import DeliveryFailed, LogRefused
 from replicator.progress import Batch
-from replicator.publisher import ENVELOPE_BYTES, GAPLESS, NAMES_BYTES, Publisher
+from replicator.publisher import ENVELOPE_BYTES, GAPLESS, HASTE_S, NAMES_BYTES, Publisher
 
 NOBODY = {"bootstrap.servers": "127.0.0.1:1"}
 LARGEST = 256 << 20
@@ -92,6 +92,29 @@ def test_haste_with_nothing_to_send_costs_no_wait(monkeypatch: pytest.MonkeyPatc
     producer.left = 0
     publisher.hasten()
     assert producer.flushed == 0
+
+
+class _FarAway:
+    """A producer whose broker has not acknowledged yet."""
+
+    flushed = 0
+
+    def __len__(self) -> int:
+        return 1
+
+    def flush(self, seconds: float) -> int:
+        assert seconds < HASTE_S
+        self.flushed += 1
+        return 1
+
+
+def test_haste_ends_once_there_is_something_else_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    publisher, producer = Publisher(NOBODY, MIB, lambda: None), _FarAway()
+    monkeypatch.setattr(publisher, "_producer", producer)
+    publisher.hasten(lambda: producer.flushed == 2)
+    assert producer.flushed == 2
+    publisher.hasten()
+    assert producer.flushed > 2
 
 
 class _Failed:

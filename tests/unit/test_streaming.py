@@ -69,12 +69,12 @@ def test_a_walsender_that_does_not_answer_is_left(run: Any) -> None:
 
 def test_what_is_queued_leaves_once_nothing_more_has_arrived(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     done: list[str] = []
-    run._publisher = SimpleNamespace(poll=lambda: None, hasten=lambda: done.append("hasten"))
-    run._calls = SimpleNamespace(serve=lambda: None, wake=None)
+    run._publisher = SimpleNamespace(poll=lambda: None, hasten=lambda until: done.append(until()))
+    run._calls = SimpleNamespace(serve=lambda: None, wake=None, is_waiting=lambda: "called")
     run._readers = ()
     replication = SimpleNamespace(silent_s=0.0, wait=lambda *_: done.append("wait"))
     monkeypatch.setattr(run, "_on_the_clock", lambda _: None)
-    for arrived, expected in ((1, []), (0, ["hasten", "wait"])):
+    for arrived, expected in ((1, []), (0, ["called", "wait"])):
         monkeypatch.setattr(run, "_take_frames", lambda _, arrived=arrived: arrived)
         run._turn(replication)
         assert done == expected
