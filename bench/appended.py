@@ -31,6 +31,8 @@ class Appended(NamedTuple):
     """Of one run."""
 
     rows: int
+    later: int
+    """Those that did not come with the first append."""
     first_ms: int
     last_ms: int
 
@@ -110,7 +112,8 @@ def count(
     times = [appended_ms(message) for message in messages(bootstrap, before, topics) if is_row(message)]
     if not times:
         raise NotMeasured(f"nothing came to {', '.join(topics)}")
-    return Appended(len(times), min(times), max(times))
+    first = min(times)
+    return Appended(len(times), sum(time > first for time in times), first, max(times))
 
 
 def appended_ms(message: Message) -> int:

@@ -23,7 +23,10 @@ _ROWS: Final = """
 """
 _SPAN: Final = f"""
 WITH came AS (SELECT extract(epoch FROM pg_xact_commit_timestamp(xmin))::float8 AS at FROM ({_ROWS}) AS r),
-    span AS (SELECT count(*) AS rows, min(at) AS first, max(at) AS last FROM came)
+    span AS (
+        SELECT count(*) AS rows, percentile_disc(%(uncounted)s) WITHIN GROUP (ORDER BY at) AS first, max(at) AS last
+        FROM came
+    )
 SELECT rows, (SELECT count(*) FROM came WHERE at > span.first), first, last FROM span
 """
 
@@ -33,8 +36,9 @@ class Arrived(NamedTuple):
 
     rows: int
     later: int
-    """Those that did not come with the first commit."""
+    """Those that came after `first`."""
     first: float
+    """Of the first commit that counts."""
     last: float
 
     @property
@@ -45,16 +49,20 @@ class Arrived(NamedTuple):
         return self.later / (self.last - self.first)
 
 
-def wait(service: Service | None, dsn: str, written: Written, status: int) -> Arrived:
-    """Until all are there. Raises NotMeasured if they do not come, or the service ends."""
+def wait(service: Service | None, dsn: str, written: Written, status: int, *, uncounted: float = 0.0) -> Arrived:
+    """Until all are there. Raises NotMeasured if they do not come, or the service ends.
+
+    `uncounted`: the share of the rows, as they came, by which whoever brings them has warmed up.
+    """
     with psycopg.connect(dsn, autocommit=True) as target:
         path.wait(service, lambda: _count(target, written, status) >= written.rows, "all rows", share=SHARE)
-        return commits(target, written, status)
+        return commits(target, written, status, uncounted)
 
 
-def commits(connection: psycopg.Connection[Any], written: Written, status: int) -> Arrived:
+def commits(connection: psycopg.Connection[Any], written: Written, status: int, uncounted: float = 0.0) -> Arrived:
     """Of those that are there."""
-    (row,) = connection.execute(_SPAN, {**written._asdict(), "status": status}).fetchall()
+    given = {**written._asdict(), "status": status, "uncounted": uncounted}
+    (row,) = connection.execute(_SPAN, given).fetchall()
     return Arrived(*row)
 
 

@@ -52,8 +52,8 @@ def measure(ground: Ground) -> Part:
     return Part(
         name="memory",
         on=f"{ground.options.seconds:g} s at rest; a transaction of {rows // TRANSACTION_SHARE:,} rows; {rows:,} rows"
-        f" of mixed traffic, half of them updates; Kafka away for {ground.options.seconds:g} s at {RATE:,} rows/s;"
-        f" a peer: a {PEERS_SHARE}th of these rows",
+        f" of mixed traffic, half of them updates (a peer: a {PEERS_SHARE}th of both); Kafka away for"
+        f" {ground.options.seconds:g} s at {RATE:,} rows/s",
         measured=measured,
         ratios=_aims(measured, pairs.names(both[0])),
         curves=ground.journal.curves,

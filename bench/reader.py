@@ -113,7 +113,8 @@ class Streamed:
         found = appended.count(self._kafka, before, stream.topics, stream.is_row)
         if found.rows != rows:
             raise NotMeasured(f"{self.name}: {found.rows:,} rows came to Kafka, {rows:,} were written")
-        return Drained(rows / found.seconds, watch.cpu(found.first_ms / 1000, found.last_ms / 1000))
+        cpu = watch.cpu(found.first_ms / 1000, found.last_ms / 1000)
+        return Drained(found.later / found.seconds, cpu * rows / found.later)
 
 
 class Bare:

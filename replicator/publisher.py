@@ -28,8 +28,8 @@ from replicator.progress import Batch
 
 log = structlog.get_logger(__name__)
 
-QUEUE_KBYTES = 48 << 10
-"""Events waiting for Kafka, in memory: a second of the fastest stream measured. More if one message is larger."""
+QUEUE_KBYTES = 24 << 10
+"""Events waiting for Kafka, in memory: half a second of the fastest stream measured. More if one message is larger."""
 QUEUE_MESSAGES = 100_000
 LINGER_MS = 50
 """Longest wait of an event for others of its partition: a request for each partition, 20 times a second."""
