@@ -25,7 +25,8 @@ from consumers.identifiers import literal
 Value = int | str | Sequence[int] | None
 _INTEGERS: Final = frozenset({"tenant", "load", "step", "form"})
 """Placeholders of this type; any other has the one that its place asks for."""
-_PLACEHOLDER: Final = re.compile(r"%\((\w+)\)s")
+_PLACEHOLDER: Final = re.compile(r"(?<!%)(?:%%)*%\((\w+)\)s")
+"""Not what a doubled % begins: a column may have any name."""
 _MOST_PREPARED: Final = 200
 """Statements; each keeps its tree in the server's memory, some 100 kB where a table has a hundred columns."""
 

@@ -39,6 +39,15 @@ def test_values_are_what_they_were_given_as(session: Connection[Any]) -> None:
     assert prepared(session) == 1
 
 
+def test_a_name_may_look_like_a_placeholder(session: Connection[Any]) -> None:
+    script, found = Script(session), list[object]()
+    for doubled in ("%%(load)s", "%%%%(word)s", "100%%"):
+        script.ask(f'SELECT x."{doubled}", %(load)s FROM (SELECT 5) AS x ("{doubled}")', {"load": 1}, found.append)
+    script.ask("SELECT 17 %% %(load)s, 17 %%%(load)s", {"load": 5}, lambda answer: found.extend(answer.rows))
+    script.send()
+    assert found[3:] == [("2", "2")]
+
+
 def test_what_an_earlier_answer_says_comes_before_the_error_of_a_later_statement(session: Connection[Any]) -> None:
     def refuse(_: Answer) -> None:
         raise Overtaken("by somebody")
