@@ -122,10 +122,10 @@ class Requests:
                 inboxes[owners[inbox].tenant].append(inbox)
         left = sorted(tenant for tenant in inboxes if tenant > self._last_tenant)
         for tenant in left[:_TENANTS_AT_ONCE]:
+            self._last_tenant = tenant  # before: one that can't be looked at keeps the turn of no other
             for relation in relations.values():
                 for request in self._stubs.overdue(connection, relation, tenant, inboxes[tenant]):
                     self.send(request)
-            self._last_tenant = tenant
         is_over = len(left) <= _TENANTS_AT_ONCE
         if is_over:
             self._last_tenant = _BEFORE_ALL

@@ -25,9 +25,13 @@ from consumers.identifiers import literal
 Value = int | str | Sequence[int] | None
 _INTEGERS: Final = frozenset({"tenant", "load", "step", "form"})
 """Placeholders of this type; any other has the one that its place asks for."""
-_PLACEHOLDER: Final = re.compile(r"%\((\w+)\)s")
+_PLACEHOLDER: Final = re.compile(r"(?<!%)(?:%%)*%\((\w+)\)s")
+"""Not what a doubled % begins: a column may have any name."""
 _MOST_PREPARED: Final = 200
-"""Statements; each keeps its tree in the server's memory, some 100 kB where a table has a hundred columns."""
+"""Statements; each keeps its tree in the server's memory, some 100 kB where a table has a hundred columns.
+Within a transaction there may be twice as many."""
+_MOST_TEXT: Final = 64 << 10
+"""Characters of a message, but for its last statement: with each that it prepares, the server keeps all of its text."""
 
 
 class Answer:
@@ -67,6 +71,7 @@ class Script:
         self._prepared: dict[str, tuple[str, Sequence[str]]] = {}
         """By statement, its name in the session and its parameters; some may not have been sent yet."""
         self._statements: list[str] = []
+        self._length = 0
         self._checks: list[Check | None] = []
 
     @property
@@ -79,7 +84,17 @@ class Script:
         self._add(statement, None)
 
     def ask(self, statement: str, given: Mapping[str, Value], check: Check | None = None) -> None:
-        """One with psycopg's named placeholders; of `given` it takes those that it has."""
+        """One with psycopg's named placeholders; of `given` it takes those that it has.
+
+        May send what was said and asked before.
+        """
+        if self._length > _MOST_TEXT:
+            self.send()
+        if len(self._prepared) >= 2 * _MOST_PREPARED:
+            self.send()
+            self.say("DEALLOCATE ALL")
+            self.send()
+            self.forget()
         name, parameters = self._prepared.get(statement) or self._prepare(statement)
         values = ", ".join([_literal(given[each]) for each in parameters])
         self._add(f"EXECUTE {name}({values})" if values else f"EXECUTE {name}", check)
@@ -89,7 +104,7 @@ class Script:
         statements, checks = self._statements, self._checks
         if not statements:
             return
-        self._statements, self._checks = [], []
+        self._clear()
         connection = self._connection
         with connection.lock:
             connection.pgconn.send_query(";".join(statements).encode())
@@ -107,7 +122,7 @@ class Script:
     def drop(self) -> None:
         """What was not sent is not sent."""
         self._forget_unsent(self._statements)
-        self._statements, self._checks = [], []
+        self._clear()
 
     def forget(self) -> None:
         """The session's prepared statements are gone."""
@@ -116,6 +131,10 @@ class Script:
     def _add(self, statement: str, check: Check | None) -> None:
         self._statements.append(statement)
         self._checks.append(check)
+        self._length += len(statement)
+
+    def _clear(self) -> None:
+        self._statements, self._checks, self._length = [], [], 0
 
     def _prepare(self, statement: str) -> tuple[str, Sequence[str]]:
         parameters = tuple(dict.fromkeys(_PLACEHOLDER.findall(statement)))

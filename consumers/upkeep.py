@@ -113,8 +113,9 @@ class Upkeep:
         served = self.served(inbound)
         self._requests.ask_for_backfills(self._mapping.owners, served)
         if now >= self._stubs_due:
-            is_over = self._requests.ask_for_stubs(control, self._layout.relations, self._mapping.owners, served)
-            self._stubs_due = now + _STUBS_S if is_over else now
+            self._stubs_due = now + _STUBS_S  # before: where it fails each time, what comes after it has its turns
+            if not self._requests.ask_for_stubs(control, self._layout.relations, self._mapping.owners, served):
+                self._stubs_due = now
         if now >= self._audit_due:
             self._audit_due = now + _AUDIT_S
             self._audit.write(control)

@@ -39,6 +39,15 @@ def test_values_are_what_they_were_given_as(session: Connection[Any]) -> None:
     assert prepared(session) == 1
 
 
+def test_a_name_may_look_like_a_placeholder(session: Connection[Any]) -> None:
+    script, found = Script(session), list[object]()
+    for doubled in ("%%(load)s", "%%%%(word)s", "100%%"):
+        script.ask(f'SELECT x."{doubled}", %(load)s FROM (SELECT 5) AS x ("{doubled}")', {"load": 1}, found.append)
+    script.ask("SELECT 17 %% %(load)s, 17 %%%(load)s", {"load": 5}, lambda answer: found.extend(answer.rows))
+    script.send()
+    assert found[3:] == [("2", "2")]
+
+
 def test_what_an_earlier_answer_says_comes_before_the_error_of_a_later_statement(session: Connection[Any]) -> None:
     def refuse(_: Answer) -> None:
         raise Overtaken("by somebody")
@@ -80,3 +89,18 @@ def test_a_session_lets_its_statements_go_when_they_are_too_many(
         most = most or prepared(applied.session.connection)
     assert prepared(applied.session.connection) == most, "that of a first watermark is gone, that of a later one came"
     assert applied.rows(TENANT, "SELECT count(*) FROM messages") == [(3,)]
+
+
+def test_a_server_keeps_little_of_a_message_that_prepares_much(applied: Applied) -> None:
+    with applied.target.connected() as session:
+        script, found = Script(session), list[object]()
+        for number in range(900):
+            wide = f"SELECT %(load)s + {number}, '{'x' * 2000}'"
+            script.ask(wide, {"load": 1}, lambda answer: found.append(int(answer.rows[0][0] or 0)))
+        script.send()
+        ((kept,),) = session.execute(
+            "SELECT sum(total_bytes) FROM pg_backend_memory_contexts WHERE name LIKE 'CachedPlan%'"
+        ).fetchall()
+        assert found == list(range(1, 901))
+        assert prepared(session) <= 400
+        assert kept < 60 << 20

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from types import SimpleNamespace
 from typing import Any, cast
 
+import psycopg
 import pytest
 
 from consumers import flight, requests, schemas, worker
@@ -161,6 +162,49 @@ def test_stubs_of_many_tenants_are_looked_for_some_at_a_time(
     over = [asking.ask_for_stubs(cast(Any, None), cast(Any, {"t": None}), owners, owners) for _ in range(4)]
     assert over == [False, False, True, False]
     assert looked == [*range(60), *range(25)]
+
+
+def test_a_tenant_whose_stubs_cannot_be_looked_for_keeps_the_turn_of_no_other(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asking = Requests(settings)
+    looked: list[int] = []
+
+    def overdue(_control: object, _relation: object, tenant: int, _inboxes: object) -> list[Request]:
+        if tenant == 1:
+            raise psycopg.errors.QueryCanceled
+        looked.append(tenant)
+        return []
+
+    monkeypatch.setattr(asking._stubs, "overdue", overdue)
+    owners = {inbox: Owner(inbox, "", True) for inbox in range(4)}
+    for _ in range(2):
+        with pytest.raises(psycopg.errors.QueryCanceled):
+            asking.ask_for_stubs(cast(Any, None), cast(Any, {"t": None}), owners, owners)
+        assert asking.ask_for_stubs(cast(Any, None), cast(Any, {"t": None}), owners, owners)
+    assert looked == [0, 2, 3, 0, 2, 3]
+
+
+def test_what_is_looked_after_beside_stubs_has_its_turns_while_a_lock_keeps_these_from_being_looked_for(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    upkeep, audited = Worker(settings, Stop())._upkeep, list[object]()
+
+    def locked(*_: object) -> bool:
+        raise psycopg.errors.LockNotAvailable
+
+    monkeypatch.setattr(upkeep._requests, "ask_for_stubs", locked)
+    monkeypatch.setattr(upkeep._audit, "write", audited.append)
+    monkeypatch.setattr(upkeep, "_topic", SimpleNamespace(topic_id=lambda: ""))
+    monkeypatch.setattr(upkeep._layout, "read", lambda _: False)
+    monkeypatch.setattr(upkeep, "_known_relations", upkeep._layout.relations)
+    monkeypatch.setattr(upkeep._mapping, "_read_at", time.monotonic())
+    control, inbound = SimpleNamespace(notifies=lambda timeout: []), cast(Any, Ending(at=0))
+    with pytest.raises(psycopg.errors.LockNotAvailable):
+        upkeep.look_after(cast(Any, control), inbound)
+    upkeep._due = 0.0
+    upkeep.look_after(cast(Any, control), inbound)
+    assert audited == [control]
 
 
 def messages(partition: int, offsets: Iterable[int]) -> list[Message]:
