@@ -52,8 +52,8 @@ def run(
     """A worker: apply events until SIGTERM."""
     with faults():
         settings = load() if pool is None else load(pool=pool)
-        from consumers import process_memory
         from consumers.worker import run as work
+        from replicator import process_memory
         from replicator.runtime import configure_logging
 
         process_memory.settle()

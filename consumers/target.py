@@ -222,6 +222,7 @@ class Session:
                     self._upsert(form, {**given, "form": index}, outcome)
             case Truncate():
                 if relation := self.relations.get(step.table):
+                    self._make_plans_anew()
                     self._stage_older(relation, step.position, given)
                     self._delete([relation.name], given, outcome)
             case Begin():
@@ -234,10 +235,11 @@ class Session:
                     tenant=tenant,
                 )
             case Sweep():
+                self._make_plans_anew()
                 self._sweep(step, given, outcome)
 
     def _make_plans_anew(self) -> None:
-        """When the rows that this step refers to are there, and keep them for all of its rows."""
+        """When the rows that this step refers to are there, and keep them for all of its rows, as many as it finds."""
         self._script.say("SET LOCAL plan_cache_mode = auto")
         self._script.say("DISCARD PLANS")
 

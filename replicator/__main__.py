@@ -34,12 +34,13 @@ def run(
     ] = False,
 ) -> None:
     """The service: stream the source, or poll it while that is impossible, until SIGTERM."""
-    from replicator import topics
+    from replicator import process_memory, topics
     from replicator.pipeline import Pipeline
     from replicator.runtime import Health, Stop, configure_logging
 
     with faults():
         settings = load(verify=True) if verify else load()
+        process_memory.settle()
         configure_logging(settings.log_level)
         log = structlog.get_logger("replicator")
         stop = Stop()

@@ -41,7 +41,7 @@ class Item:
     """One thing to be read."""
 
     start: Start
-    inboxes: set[int]
+    inboxes: frozenset[int]
     """Where its causes named it: if it is not there any more, that is a delete there."""
     first: float
     due: float
@@ -122,6 +122,8 @@ class DirtyKeys:
     _has_retried: bool = False
     """The last of what failed and errands was the former."""
     _released: list[tuple[int, Batch]] = field(default_factory=list)
+    _alike: dict[frozenset[int], frozenset[int]] = field(default_factory=dict)
+    """Of each inbox, the set of it alone: one of its own for each item would be a third of what that takes."""
     _size: int = 0
 
     def __len__(self) -> int:
@@ -148,11 +150,11 @@ class DirtyKeys:
         group = self._groups.get((relation, path))
         if group is None:
             group = self._groups[relation, path] = OrderedDict()
-        named = set(inboxes)
+        named = frozenset(inboxes)
         serial = self.transaction if transaction is None else transaction
         item = group.get(start)
         if item is None:
-            item = self._forgive(relation, path, start) or Item(start, set(), now, now, lsn, serial)
+            item = self._forgive(relation, path, start) or Item(start, frozenset(), now, now, lsn, serial)
             item.due = now + COALESCE_S
             group[start] = item
             self._size += 1
@@ -164,7 +166,10 @@ class DirtyKeys:
             item.owed = None
         elif not item.lsn and item.owed is None:
             item.lsn = lsn
-        item.inboxes |= named
+        if not item.inboxes and len(named) == 1:
+            item.inboxes = self._alike.setdefault(named, named)
+        elif not named <= item.inboxes:
+            item.inboxes |= named
         item.transaction = max(item.transaction, serial)
         return item
 
@@ -255,7 +260,7 @@ class DirtyKeys:
             return None
         keys, errand.keys = errand.keys[:most], errand.keys[most:]
         errand.open += 1
-        items = [Item(key, set(inboxes), now, now, 0, 0) for key, inboxes in keys]
+        items = [Item(key, frozenset(inboxes), now, now, 0, 0) for key, inboxes in keys]
         reading = Reading(errand.relation, KEY, items, tuple(unsettled), errand)
         self._flying.append(reading)
         return reading
@@ -265,7 +270,7 @@ class DirtyKeys:
 
         Returned are keys that must be written down before a start's own record goes.
         """
-        inboxes = set[int]().union(*(item.inboxes for item in reading.items))
+        inboxes = frozenset[int]().union(*(item.inboxes for item in reading.items))
         held = min((item.lsn for item in reading.items if item.holds), default=0)
         serial = max(item.transaction for item in reading.items)
         first = min(item.first for item in reading.items)
@@ -318,7 +323,7 @@ class DirtyKeys:
         """It could not be read for a reason that lies not in its items: they are due again after a pause."""
         self._land(reading)
         if reading.errand is not None:
-            back = [(item.start, frozenset(item.inboxes)) for item in reading.items]
+            back = [(item.start, item.inboxes) for item in reading.items]
             reading.errand.keys = back + reading.errand.keys
             if reading.errand not in self._errands:
                 self._errands.appendleft(reading.errand)

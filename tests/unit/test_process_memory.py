@@ -11,7 +11,7 @@ import pytest
 
 _ALLOCATES_IN_THREADS = """
 import ctypes, sys, threading
-from consumers.process_memory import settle
+from replicator.process_memory import settle
 if sys.argv[2] == "one":
     settle()
 libc = ctypes.CDLL(None)

@@ -1,8 +1,9 @@
-"""How a worker's process keeps its memory: one heap for all threads, and a garbage collector that comes seldom.
+"""How a process of ours keeps its memory: one heap for all threads, and a garbage collector that comes seldom.
 
 By default glibc gives each thread a heap of its own, up to eight for each core, and what one frees serves no other
 (https://man7.org/linux/man-pages/man3/mallopt.3.html, M_ARENA_MAX). Messages are made by librdkafka's threads and freed
-by Python's, so such heaps keep what they once grew to (measured: a worker under load held 161 MB instead of 140).
+by Python's, or the other way round, so such heaps keep what they once grew to (measured: a worker under load held
+161 MB instead of 140).
 
 Python's collector looks at what was made whenever there are 700 more tuples and lists than before: with two batches of
 messages in memory that is all the time, and finds nothing, for messages have no cycles (1.5 of 7.5 us a message).
