@@ -20,6 +20,7 @@ from demo.servers.kafka import VERSION as KAFKA_VERSION
 ROOT: Final = Path(__file__).parents[1]
 CODE: Final = ("replicator", "consumers", "sql", "demo", "bench")
 TOOL_SECONDS: Final = 30.0
+UNKNOWN: Final = "unknown"
 
 
 def machine() -> dict[str, Any]:
@@ -33,7 +34,7 @@ def machine() -> dict[str, Any]:
 
 def versions(servers: Servers) -> dict[str, str]:
     return {
-        "inbox-replicator": _said(["git", "describe", "--always", "--dirty"], r"\S+"),
+        "inbox-replicator": _commit(),
         "PostgreSQL": str(servers.source.version),
         "Kafka": KAFKA_VERSION,
         "Debezium": DEBEZIUM_VERSION,
@@ -54,6 +55,13 @@ def code() -> str:
     return digest.hexdigest()[:16]
 
 
+def _commit() -> str:
+    """The last one of what is measured or measures, and whether that was changed since."""
+    last = _said(["git", "log", "-1", "--format=%h", "--", *CODE], r"\S+")
+    is_changed = _said(["git", "status", "--porcelain", "--", *CODE], r"\S") != UNKNOWN
+    return f"{last}, changed" if is_changed else last
+
+
 def _processor() -> str:
     """Its name as Linux has it, else what Python knows."""
     info = Path("/proc/cpuinfo")
@@ -62,10 +70,10 @@ def _processor() -> str:
 
 
 def _said(command: list[str], pattern: str) -> str:
-    """What a tool says of itself on either stream; `unknown` where it is not there."""
+    """What a tool says of itself on either stream; UNKNOWN where it is not there, or says nothing like that."""
     try:
         told = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=TOOL_SECONDS, check=False)
     except OSError:
-        return "unknown"
+        return UNKNOWN
     found = re.search(pattern, told.stdout or told.stderr)
-    return found[found.lastindex or 0] if found and told.returncode == 0 else "unknown"
+    return found[found.lastindex or 0] if found and told.returncode == 0 else UNKNOWN
