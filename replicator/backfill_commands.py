@@ -11,7 +11,7 @@ import re
 import secrets
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -179,7 +179,7 @@ def _wait_for(settings: Settings, name: str) -> None:
             time.sleep(WATCH_S)
 
 
-def _remembered(settings: Settings) -> dict[str, Any]:
+def _remembered(settings: Settings) -> Mapping[str, Any]:
     from replicator import topics
     from replicator.event import Topics
     from replicator.memory import read_memory

@@ -18,7 +18,7 @@ from replicator.control import send
 from replicator.errors import LogUnavailable, SourceBusy, SourceUnavailable
 from replicator.event import BackfillMarker, Marker, Topics
 from replicator.event import Run as EventRun
-from replicator.memory import Content, Memory, Remembered, read_memory
+from replicator.memory import Content, Memory, Records, Remembered, read_memory
 from replicator.modes import Mode, Standing
 from replicator.outlet import Outlet
 from replicator.progress import Batch
@@ -256,7 +256,8 @@ def test_a_run_gives_way_to_a_later_one_that_it_hears_of(
         publisher = Publisher(topics.kafka_base(settings), settings.max_message_bytes, lambda: None)
         later = EventRun(replicator.status()["epoch"] + 1, 1)
         batch = Batch()
-        Memory(publisher, Topics(settings.topic_prefix), later, {}).write("generation", {"generation": 1}, batch)
+        memory = Memory(publisher, Topics(settings.topic_prefix), later, Records())
+        memory.write("generation", {"generation": 1}, batch)
         publisher.wait_for(batch, 10)
         publisher.close(1)
         wait_until(lambda: replicator.logged("run.ended"), "it gives way", 30)
