@@ -49,8 +49,9 @@ Content = dict[str, Any]
 class Records(MutableMapping[str, Content]):
     """By key. Each is kept as its bytes: there may be a hundred thousand owed keys, seldom looked at again."""
 
-    def __init__(self) -> None:
+    def __init__(self, records: Iterable[tuple[str, Content]] = ()) -> None:
         self._packed: dict[str, bytes] = {}
+        self.update(records)
 
     def keep(self, key: str, packed: bytes) -> None:
         """A record that is JSON already."""

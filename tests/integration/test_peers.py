@@ -28,13 +28,14 @@ def test_what_both_waited_for_before_is_no_reason_to_stand_aside(log: Applied, m
     monkeypatch.setattr("consumers.apply._PEERS_S", PEERS_S)
     monkeypatch.setattr("consumers.apply._LOCK_PAUSE_S", PAUSE_S)
     failures: list[float] = []
-    look = log.applier._is_everybodys_lock
+    look = log.applier._is_peer_at_work
 
-    def looked() -> bool:
-        failures.append(time.monotonic())
-        return look()
+    def looked(tenant: int) -> bool:
+        found = look(tenant)
+        failures.append(time.monotonic())  # not before: the peer would let go unseen
+        return found
 
-    monkeypatch.setattr(log.applier, "_is_everybodys_lock", looked)
+    monkeypatch.setattr(log.applier, "_is_peer_at_work", looked)
     with log.target.connected() as owner, log.target.connected("applier") as peer, ThreadPoolExecutor(1) as threads:
         peer.execute("SET application_name = 'inbox-replicator worker'")
         with owner.transaction():

@@ -6,12 +6,12 @@ from types import SimpleNamespace
 from typing import Any
 
 from replicator.event import Run, Topics
-from replicator.memory import Memory
+from replicator.memory import Memory, Records
 from replicator.progress import Batch
 from replicator.takeover import _begin_epoch, ever_published
 
 
-def memory(epoch: int, records: dict[str, Any]) -> Memory:
+def memory(epoch: int, records: Records) -> Memory:
     unsent: Any = SimpleNamespace(send=lambda *_: None)
     return Memory(unsent, Topics("t"), Run(epoch, 1), records)
 
@@ -25,7 +25,7 @@ def begin(memory: Memory, *tables: str) -> None:
 
 def test_what_was_ever_published_is_known_to_every_later_epoch() -> None:
     """Be it since the epoch began; else partitions would be called complete where it stands still."""
-    records: dict[str, Any] = {}
+    records = Records()
     assert ever_published(memory(1, records)) == set()
     begin(memory(1, records), "view")
     records["derived/messages"] = {"digest": "of a table that is polled from now on"}

@@ -29,7 +29,7 @@ from replicator.digest_memory import DigestMemory
 from replicator.digests import Seen
 from replicator.event import Position, Run, Topics
 from replicator.marks import Marks
-from replicator.memory import Memory
+from replicator.memory import Memory, Records
 from replicator.poller import Poller
 from replicator.progress import Batch, Progress, Snapshot
 from replicator.relations import Captured, DerivedRelation
@@ -225,7 +225,7 @@ class Life:
 
     def __init__(self, database: Database, log: Log, run: Run, *, limit: int, begins: bool) -> None:
         self.log, self.dies_in = log, -1
-        memory = Memory(log, Topics("t"), run, orjson.loads(orjson.dumps(log.state)))  # type: ignore[arg-type]
+        memory = Memory(log, Topics("t"), run, Records(log.state.items()))  # type: ignore[arg-type]
         batch, outlet = Batch(), Outlet(log, run)
         if begins:
             present: Any = SimpleNamespace(
