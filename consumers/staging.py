@@ -47,9 +47,10 @@ def pack(
         spent = 0.0
         for row in step.upserts.get(table, ()):
             lead = None
+            doc = _row(table, row) if row.body else orjson.dumps({forms.relations[table].inbox or "": row.inbox})
             if led is not None and row.body:
                 began = time.perf_counter()
-                lead = _lead(table, row, led, in_time=spent < LEADS_S)
+                lead = _lead(table, doc, led, in_time=spent < LEADS_S)
                 spent += time.perf_counter() - began
             kind = (table, row.schema, row.absent, row.is_lost, not row.body, lead is not None)
             index = numbers.get(kind)
@@ -58,7 +59,6 @@ def pack(
                 found.append(forms.writing(table, row, schemas, with_leads=lead is not None))
             epoch, point, ordinal = row.position
             whole = b"f" if row.absent or row.is_lost else b"t"
-            doc = _row(table, row) if row.body else orjson.dumps({forms.relations[table].inbox or "": row.inbox})
             parents = [named[1] if (named := ids.search(doc)) else _NO_PARENT for ids in found[index].parents]
             packed.append(
                 b"%b\t%d\t%d\t%d\t%d\t%d\t%b\t{%b}\t%b\t%b\n"
@@ -91,9 +91,9 @@ def _row(table: str, row: Upsert) -> bytes:
         raise BadEvent(f"an event of {table} has no row") from None
 
 
-def _lead(table: str, row: Upsert, leads: LeadColumns, *, in_time: bool) -> bytes | None:
+def _lead(table: str, doc: bytes, leads: LeadColumns, *, in_time: bool) -> bytes | None:
     try:
-        columns = orjson.loads(_row(table, row))
+        columns = orjson.loads(doc)
     except ValueError:
         raise BadEvent(f"an event of {table} has no row") from None
     return leads.of(columns, in_time=in_time)

@@ -129,7 +129,7 @@ def test_kafka_away_for_longer_than_the_source_waits_for_an_answer(
             replayed.wait_for_end()
         broker.stop()
         ((away_since,),) = source.execute("SELECT clock_timestamp()").fetchall()
-        # 80 MB of events; the queue holds 48 MB.
+        # 80 MB of events; the queue holds 24 MB.
         source.execute(
             "INSERT INTO messages"
             " (account_id, inbox_id, conversation_id, message_type, content, created_at, updated_at)"
