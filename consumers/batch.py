@@ -31,6 +31,7 @@ from replicator import (
     Position,
     Run,
     decode_marker,
+    is_said,
     partition_of,
     unpack_head,
 )
@@ -42,8 +43,22 @@ class Message(NamedTuple):
     partition: int
     offset: int
     key: bytes | None
-    headers: list[tuple[str, bytes]]
+    head: Head | None
+    """What its headers say; None: it is not ours."""
+    headers: Sequence[tuple[str, bytes]]
+    """As they came, where the head does not say all of them: they take a kilobyte."""
     body: bytes
+
+
+def message_of(
+    partition: int, offset: int, key: bytes | None, headers: Sequence[tuple[str, bytes]], body: bytes
+) -> Message:
+    """A record as it comes, its headers looked at."""
+    try:
+        head = unpack_head(headers)
+    except (KeyError, ValueError, AttributeError):  # Kafka's headers may have no value
+        return Message(partition, offset, key, None, headers, body)
+    return Message(partition, offset, key, head, () if is_said(headers, head) else headers, body)
 
 
 _OPS: Final = UPSERTS | {"d", "t"}
@@ -115,9 +130,8 @@ class _Sorting:
     def take(self, message: Message) -> None:
         self.batch.counts.messages += 1
         self.batch.ends[message.partition] = message.offset + 1
-        try:
-            head = unpack_head(message.headers)
-        except (KeyError, ValueError, AttributeError):  # Kafka's headers may have no value
+        head = message.head
+        if head is None:
             self._unreadable(message)
             return
         generations = self._view.generations[message.partition]
@@ -226,11 +240,9 @@ def _holders(messages: Iterable[Message], ask: Holders) -> dict[tuple[str, int |
     """Who holds what the broadcasts tell of, asked once for each table: a broadcast stands in every partition."""
     told: set[tuple[str, int | None]] = set()
     for message in messages:
-        if message.key is None:
-            with suppress(KeyError, ValueError, AttributeError, BadEvent):  # `_Sorting` says what is wrong with it
-                head = unpack_head(message.headers)
-                if head.op in _OPS:
-                    told.add(_told(head))
+        if message.key is None and (head := message.head) is not None and head.op in _OPS:
+            with suppress(BadEvent):  # `_Sorting` says what is wrong with it
+                told.add(_told(head))
     found: dict[tuple[str, int | None], Iterable[int]] = {}
     for table in sorted({table for table, _ in told}):
         ids = sorted(number for name, number in told if name == table and number is not None)
@@ -313,5 +325,5 @@ def event_of(message: Message, head: Head, inbox: int | None) -> Event:
         head.error,
         None,
         (),
-        message.headers,
+        message.headers or message.head or (),
     )

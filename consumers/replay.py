@@ -34,7 +34,7 @@ from consumers.stretch import LogReader
 from consumers.tenants import TENANT_LOCK, Owner
 from consumers.topic import TopicShape
 from consumers.watermark import Mark, Place, read_generations
-from replicator import partition_of, unpack_head
+from replicator import partition_of
 
 _TRIES: Final = 20
 """To catch up with the tenant: its log grows meanwhile."""
@@ -209,10 +209,10 @@ class _Replaying:
         for partition, start in self._at.items():
             for messages in self._reader.read(partition, start, ends[partition], self._settings.batch_messages):
                 for message in messages:
-                    if message.key is not None:
+                    head = message.head
+                    if message.key is not None or head is None:
                         continue
-                    with suppress(KeyError, ValueError, AttributeError, BadEvent):  # it concerns no row of ours
-                        head = unpack_head(message.headers)
+                    with suppress(BadEvent):  # it concerns no row of ours
                         if head.op == "t":
                             self._shadow.forget(head.table, None)
                         elif head.op == "d":

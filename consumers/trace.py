@@ -26,7 +26,7 @@ from consumers.relation import Relation
 from consumers.session import connect
 from consumers.stretch import LogReader
 from consumers.topic import TopicShape
-from replicator import Head, Position, decode, partition_of, unpack_head
+from replicator import Head, Position, decode, partition_of
 
 TABLES: Final = ("conversations", "conversations_analytics")
 _TELL_S: Final = 2.0
@@ -118,10 +118,12 @@ class _Searching:
                 self._say(f"partition {partition}: offset {messages[-1].offset:,} of {end:,}")
 
     def _take(self, message: Message, said: Streamed) -> None:
+        head = message.head
         try:
-            head = unpack_head(message.headers)
             inbox = int(message.key) if message.key is not None else None
-        except (KeyError, ValueError, AttributeError):  # not ours
+        except ValueError:
+            return
+        if head is None:
             return
         is_zombie, is_repeated = said.take(head, inbox, self._owners)
         if head.key != self._key or head.table not in TABLES:

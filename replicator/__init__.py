@@ -15,6 +15,8 @@ from replicator.event import (
     Topics,
     decode,
     decode_marker,
+    is_said,
+    pack_head,
     row_of,
     unpack_head,
 )
@@ -50,6 +52,8 @@ __all__ = [
     "decode",
     "decode_marker",
     "encode_request",
+    "is_said",
+    "pack_head",
     "partition_of",
     "row_of",
     "unpack_head",

@@ -11,7 +11,7 @@ Pure: values in, bytes out. Never knows where the bytes come from or go to.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal, NamedTuple
 
@@ -139,7 +139,7 @@ def pack_head(head: Head) -> Headers:
     return headers
 
 
-def unpack_head(headers: Headers) -> Head:
+def unpack_head(headers: Sequence[tuple[str, bytes]]) -> Head:
     """The inverse of `pack_head`. Raises KeyError or ValueError for a message that is not ours."""
     field = dict(headers)
     return Head(
@@ -153,6 +153,12 @@ def unpack_head(headers: Headers) -> Head:
         "snapshot" in field,
         field.get("error", b"").decode(),
     )
+
+
+def is_said(headers: Sequence[tuple[str, bytes]], head: Head) -> bool:
+    """Whether `pack_head` gives these headers again, of which the head was made: none is left out of it."""
+    found = (head.table, head.key, head.schema, head.absent, head.is_read, head.error)
+    return len(headers) == 3 + sum(map(bool, found))
 
 
 def pack_key(values: list[JsonValue]) -> bytes:

@@ -36,6 +36,7 @@ from replicator.event import (
     decode,
     decode_marker,
     encode_marker,
+    is_said,
     pack_head,
     pack_key,
     row_of,
@@ -272,7 +273,10 @@ REQUESTS = (
 
 @given(HEADS)
 def test_any_head_comes_back(any_head: Head) -> None:
-    assert unpack_head(pack_head(any_head)) == any_head
+    headers = pack_head(any_head)
+    assert unpack_head(headers) == any_head
+    assert is_said(headers, any_head)
+    assert not any(is_said([*headers, more], any_head) for more in [("key", b""), ("error", b"x"), ("later", b"")])
 
 
 AWKWARD = st.sampled_from(["after", "op", "before", ',"after":{', '},"op":"', '"', "\\", "\\\\", '{"op":"u"},'])
