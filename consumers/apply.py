@@ -65,6 +65,7 @@ class Result:
     deletes: int = 0
     incomplete: list[KeysRequest] = field(default_factory=list)
     bodiless: Counter[str] = field(default_factory=Counter)
+    stubs: int = 0
     skipped: Counter[tuple[str, str, str]] = field(default_factory=Counter)
     tableless: Counter[str] = field(default_factory=Counter)
     buried: Counter[str] = field(default_factory=Counter)
@@ -80,6 +81,7 @@ class Result:
         self.deletes += outcome.deletes
         self.incomplete.extend(outcome.incomplete)
         self.bodiless.update(outcome.bodiless)
+        self.stubs += outcome.stubs
         self.skipped.update(outcome.skipped)
         self.tableless.update(outcome.tableless)
 

@@ -192,7 +192,11 @@ BY_SQLSTATE: Final[dict[str, Verdict]] = {
     "22": Verdict(
         Action.PARK, Fault.ROW, "The value does not fit its column; see `consumers setup` for narrower columns."
     ),
-    "23": Verdict(Action.PARK, Fault.ROW, "The row breaks a constraint of the target; see `consumers setup`."),
+    "23": Verdict(
+        Action.PARK,
+        Fault.ROW,
+        "The row breaks a constraint of the target: alter or drop that, or mend the row in the source.",
+    ),
     "54": Verdict(Action.PARK, Fault.ROW, "The row exceeds a limit of PostgreSQL (an index entry, a row's size)."),
 }
 """By SQLSTATE, the longest matching beginning wins."""

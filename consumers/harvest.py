@@ -59,5 +59,7 @@ class Harvest:
         for table, bodiless in result.bodiless.items():
             metrics.BODILESS.labels(table=table).inc(bodiless)
             log.warning("rows.without_body", tenant=result.tenant, table=table, rows=bodiless, advice=_BODILESS)
+        if result.stubs:
+            self._requests.expect_stubs(result.tenant)
         for request in result.incomplete:
             self._requests.send(request)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 import uuid
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -51,6 +51,10 @@ class _Awaited:
 _STUBS_AT_ONCE: Final = 500
 _TENANTS_AT_ONCE: Final = 25
 """The loop waits for them: four messages for each table."""
+_AHEAD_AT_ONCE: Final = 10
+"""Beside these, some 5 ms each (measured): who is known to have stubs does not wait for the turn."""
+_SETTLES_S: Final = 5.0
+"""Nearly every stub is filled sooner, by what was on its way already."""
 _BEFORE_ALL: Final = -(2**63)
 """No key comes before: ids may be negative."""
 _LONGEST_PAUSE_S: Final = 3600.0
@@ -69,6 +73,8 @@ class Requests:
         self._backfills: dict[int, _Asking] = {}
         self._stubs = Stubs(settings.stub_patience_s)
         self._last_tenant = _BEFORE_ALL
+        self._expected: dict[int, float] = {}
+        """Tenants that have stubs, or may have → when to look."""
 
     def send(self, request: Request) -> None:
         """Leaves it to librdkafka."""
@@ -112,7 +118,8 @@ class Requests:
         owners: Mapping[int, Owner],
         served: Iterable[int],
     ) -> bool:
-        """Rows that have been stubs for longer than the settings' patience: some of some tenants, in turn.
+        """Rows that have been stubs for longer than the settings' patience: some of some tenants, in turn, and of some
+        more where stubs are known to wait.
 
         Whether each tenant has had its turn.
         """
@@ -123,13 +130,35 @@ class Requests:
         left = sorted(tenant for tenant in inboxes if tenant > self._last_tenant)
         for tenant in left[:_TENANTS_AT_ONCE]:
             self._last_tenant = tenant  # before: one that can't be looked at keeps the turn of no other
-            for relation in relations.values():
-                for request in self._stubs.overdue(connection, relation, tenant, inboxes[tenant]):
-                    self.send(request)
+            self._look(connection, relations, tenant, inboxes[tenant])
         is_over = len(left) <= _TENANTS_AT_ONCE
         if is_over:
             self._last_tenant = _BEFORE_ALL
+        for tenant in self._due(inboxes):  # last: where one can't be looked at each time, the others have their turns
+            self._look(connection, relations, tenant, inboxes[tenant])
         return is_over
+
+    def expect_stubs(self, tenant: int) -> None:
+        """Some were made, and may be filled by now."""
+        soon = time.monotonic() + _SETTLES_S
+        self._expected[tenant] = min(soon, self._expected.get(tenant, soon))
+
+    def _due(self, served: Container[int]) -> list[int]:
+        """Tenants that are to be looked at whosever turn it is, who waits longest first."""
+        self._expected = {tenant: at for tenant, at in self._expected.items() if tenant in served}
+        now = time.monotonic()
+        due = sorted((at, tenant) for tenant, at in self._expected.items() if at <= now)
+        return [tenant for _, tenant in due[:_AHEAD_AT_ONCE]]
+
+    def _look(
+        self, connection: Connection[Any], relations: Mapping[str, Relation], tenant: int, inboxes: list[int]
+    ) -> None:
+        self._expected.pop(tenant, None)
+        for relation in relations.values():
+            for request in self._stubs.overdue(connection, relation, tenant, inboxes):
+                self.send(request)
+        if (due := self._stubs.next_due(tenant, relations)) is not None:
+            self._expected[tenant] = due
 
     def close(self) -> None:
         """What is still queued has some seconds."""
@@ -143,6 +172,13 @@ class Stubs:
         self._patience_s = patience_s
         self._after: dict[tuple[int, str], int] = {}
         self._seen: dict[tuple[int, str], dict[int, _Awaited]] = defaultdict(dict)
+
+    def next_due(self, tenant: int, names: Iterable[str]) -> float | None:
+        """When the next of those that were seen is to be asked for; None: none is. What is due by now and was not asked
+        for is another worker's, or waits for its stretch's turn."""
+        now = time.monotonic()
+        seen = (awaited for name in names for awaited in self._seen.get((tenant, name), {}).values())
+        return min((awaited.due for awaited in seen if awaited.due > now), default=None)
 
     def overdue(
         self, connection: Connection[Any], relation: Relation, tenant: int, inboxes: list[int]

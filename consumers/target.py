@@ -73,6 +73,8 @@ class Outcome:
     """Rows of which only a part is known: to be read again."""
     bodiless: Counter[str] = field(default_factory=Counter)
     """By table: rows whose state could not be sent; stubs until it can."""
+    stubs: int = 0
+    """That rows were made, or made again: for a reference, of a row without a body, of a part of one."""
     skipped: Counter[tuple[str, str, str]] = field(default_factory=Counter)
     """By (table, column, type in the source): rows written without a column that the target lacks."""
     tableless: Counter[str] = field(default_factory=Counter)
@@ -291,8 +293,13 @@ class Session:
 
         def emptied(answer: Answer) -> None:
             outcome.bodiless[table] += answer.count
+            outcome.stubs += answer.count
+
+        def made(answer: Answer) -> None:
+            outcome.stubs += answer.count
 
         def incomplete(answer: Answer) -> None:
+            outcome.stubs += len(answer.rows)
             asked: dict[int, list[int]] = defaultdict(list)
             for row, inbox in answer.rows:
                 if row is not None and inbox is not None:
@@ -303,7 +310,7 @@ class Session:
             )
 
         for statement in writing.make_parents:
-            self._script.ask(statement, given)
+            self._script.ask(statement, given, made)
         self._note(writing.note_parents_left, form.relation.parent_names, given)
         if self._holds_all:
             self._note(writing.note_unheld, (table,), given)

@@ -4,7 +4,7 @@ Lives in the run's loop. A record is written only of what Kafka has acknowledged
 is written down of which keys, and where they will have been: those are in doubt until the record of their page is
 written again. So after a crash no record claims more than was published, and nothing that was is forgotten.
 
-Records: `digest/<relation>/<number of page>`, `doubt/<relation>/<number>`.
+Records: `digest/<relation>/<page>`, `doubt/<relation>/<page>`.
 """
 
 from __future__ import annotations
@@ -14,12 +14,20 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from replicator.digests import PAGE_SLOTS, Digests, Seen, Visit, by_key
+import structlog
+
+from replicator.digests import Digests, Seen, Visit, by_key
 from replicator.memory import Memory
 from replicator.progress import Batch
 
+log = structlog.get_logger(__name__)
+
 MOST_RECORDED: Final = 4 << 20
 """Characters of one record, which the state topic must take."""
+CROWDED: Final = (
+    "neighbouring rows are at too many inboxes for REPLICATOR_DIGEST_ENTRIES: more is remembered than it says, and one"
+    " change has hundreds of rows read again; raised, it holds from the next epoch on"
+)
 RESTS_S: Final = 5.0
 """A page is written down when nothing of it was published for so long."""
 
@@ -49,10 +57,10 @@ class DigestMemory:
         """
         self._limit, self._memory, self._wait_for = limit, memory, wait_for
         self._relations: dict[str, Digests] = {}
-        self._flying: list[tuple[Batch, str, range]] = []
-        """Keys of which something is on its way to Kafka, as the pages that they were in."""
+        self._flying: list[tuple[Batch, str, int]] = []
+        """Pages of which something is on its way to Kafka."""
         self._doubts: dict[tuple[str, int], dict[int, frozenset[int]]] = {}
-        """By relation and number: keys that were published since the record of their page was written → where."""
+        """By relation and page: keys that were published since the record of their page was written → where."""
         self._changed: dict[tuple[str, int], float] = {}
         """Pages whose record does not say what is known → when they changed last."""
 
@@ -66,8 +74,8 @@ class DigestMemory:
         found = self._relations.get(relation)
         if found is None:
             records = self._memory.under(_prefix(relation)) if self._memory is not None else {}
-            by_number = {_number(name): record for name, record in records.items()}
-            found = self._relations[relation] = Digests.from_records(self._limit, by_number)
+            by_page = {_page(name): record for name, record in records.items()}
+            found = self._relations[relation] = Digests.from_records(self._limit, by_page)
             self._load_doubts(relation, found)
             self._note_changes(relation)
         return found
@@ -76,10 +84,10 @@ class DigestMemory:
         records = self._memory.under(_doubts(relation)) if self._memory is not None else {}
         for name, record in records.items():
             doubts = {key: frozenset(inboxes) for key, inboxes in record["keys"]}
-            self._doubts[relation, _number(name)] = doubts
+            self._doubts[relation, _page(name)] = doubts
             for key, inboxes in doubts.items():
                 digests.doubt(key, inboxes)
-                self._changed[relation, digests.number_of(digests.page_of(key))] = time.monotonic()
+                self._changed[relation, _page(name)] = time.monotonic()
 
     def inboxes(self, relation: str, key: int) -> frozenset[int]:
         """Where it was published last, as far as that is known."""
@@ -92,19 +100,19 @@ class DigestMemory:
         if self._memory is None:
             return
         digests, found, batch = self.of(relation), by_key(rows), Batch()
-        numbers = set[int]()
+        pages = set[int]()
         for key in keys:
-            number = key // PAGE_SLOTS
-            doubts = self._doubts.setdefault((relation, number), {})
+            page = digests.page_of(key)
+            doubts = self._doubts.setdefault((relation, page), {})
             before, inboxes = doubts.get(key), digests.inboxes(key) | found.get(key, {}).keys()
             if inboxes and (before is None or not inboxes <= before):
                 doubts[key] = inboxes | (before or frozenset())
-                numbers.add(number)
-        for number in numbers:
-            doubts = self._doubts[relation, number]
+                pages.add(page)
+        for page in pages:
+            doubts = self._doubts[relation, page]
             record = {"keys": [[key, sorted(inboxes)] for key, inboxes in doubts.items()]}
-            self._memory.write(f"{_doubts(relation)}{number}", record, batch)
-        if numbers:
+            self._memory.write(f"{_doubts(relation)}{page}", record, batch)
+        if pages:
             self._wait_for(batch)
 
     def published(self, relation: str, keys: Sequence[int], rows: Iterable[Seen], batch: Batch) -> None:
@@ -114,8 +122,8 @@ class DigestMemory:
             digests.put(key, found.get(key, {}))
         now = time.monotonic()
         for page in set(map(digests.page_of, keys)):
-            self._flying.append((batch, relation, digests.keys_of(page)))
-            self._changed[relation, digests.number_of(page)] = now
+            self._flying.append((batch, relation, page))
+            self._changed[relation, page] = now
 
     def forget(self, relation: str, batch: Batch) -> None:
         """Nothing is known of it any more."""
@@ -150,13 +158,17 @@ class DigestMemory:
 
     def settle(self, look: Look) -> None:
         """All that was named was read, or can't be."""
-        self.of(look.relation).settle(look.visit)
+        digests = self.of(look.relation)
+        was_crowded = digests.is_crowded
+        digests.settle(look.visit)
+        if digests.is_crowded and not was_crowded:
+            log.warning("digests.crowded", relation=look.relation, entries=digests.entries, advice=CROWDED)
         self._note_changes(look.relation)
 
     def _note_changes(self, relation: str) -> None:
         now = time.monotonic()
-        for number in self._relations[relation].take_changed():
-            self._changed[relation, number] = now
+        for page in self._relations[relation].take_changed():
+            self._changed[relation, page] = now
 
     # --- by the clock
 
@@ -167,40 +179,25 @@ class DigestMemory:
             self._changed.clear()
             return
         rested = time.monotonic() - (0.0 if at_once else RESTS_S)
-        batch = Batch()
-        for (relation, number), at in sorted(self._changed.items()):
-            digests = self.of(relation)
-            page = digests.page_at(number)
-            is_its_own = digests.number_of(page) == number
-            if at > rested or self._is_flying(relation, digests.keys_of(page)):
+        batch, flying = Batch(), {(relation, page) for _, relation, page in self._flying}
+        for (relation, page), at in sorted(self._changed.items()):
+            if at > rested or (relation, page) in flying:
                 continue
-            if not is_its_own and (relation, digests.number_of(page)) in self._changed:
-                continue  # the wider page is written before what it takes in goes
-            del self._changed[relation, number]
-            record = digests.to_record(number)
-            if record is not None and len(record["entries"]) > MOST_RECORDED:
+            del self._changed[relation, page]
+            record = self.of(relation).to_record(page)
+            if record is None or len(record["entries"]) > MOST_RECORDED:
                 continue  # what was written before stands, and what was published since stays in doubt
-            if record is not None:
-                self._memory.write(f"{_prefix(relation)}{number}", record, batch)
-                self._settle_doubts(relation, range(number, number + digests.width), batch)
-            elif f"{_prefix(relation)}{number}" in self._memory.records:
-                self._memory.forget(f"{_prefix(relation)}{number}", batch)
-
-    def _settle_doubts(self, relation: str, numbers: range, batch: Batch) -> None:
-        """What became of these keys is in the record."""
-        for each in [each for each in self._doubts if each[0] == relation and each[1] in numbers]:
-            del self._doubts[each]
-            if self._memory is not None and (name := f"{_doubts(relation)}{each[1]}") in self._memory.records:
+            self._memory.write(f"{_prefix(relation)}{page}", record, batch)
+            self._doubts.pop((relation, page), None)  # what became of its keys is in the record
+            if (name := f"{_doubts(relation)}{page}") in self._memory.records:
                 self._memory.forget(name, batch)
-
-    def _is_flying(self, relation: str, keys: range) -> bool:
-        return any(
-            name == relation and each.start < keys.stop and keys.start < each.stop for _, name, each in self._flying
-        )
 
     def describe(self) -> dict[str, Any]:
         """By relation, for the status."""
-        return {name: {"entries": each.entries, "width": each.width} for name, each in self._relations.items()}
+        return {
+            name: {"entries": each.entries, "width": each.width, "crowded": each.is_crowded}
+            for name, each in self._relations.items()
+        }
 
 
 def _prefix(relation: str) -> str:
@@ -211,5 +208,5 @@ def _doubts(relation: str) -> str:
     return f"doubt/{relation}/"
 
 
-def _number(name: str) -> int:
+def _page(name: str) -> int:
     return int(name.rpartition("/")[2])

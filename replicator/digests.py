@@ -1,9 +1,10 @@
 """What was published last of one derived relation, as digests, for a rolling pass to compare the source with.
 
 Finds rows that changed though nothing says when, rows that are gone and rows that moved to another inbox. Of each slot
-(`width` neighbouring keys; one, as long as memory allows) it holds, by inbox, how many rows were published and the sum
-of their hashes. Of what can't be told any more it keeps a mark that differs from everything: a key too many is read
-again, never one too few.
+(`width` neighbouring keys; one, as long as the limit allows) it holds, by inbox, how many rows were published and the
+sum of their hashes. Neighbours at as many inboxes as they are save nothing by that, however wide the slots: so these
+have an end, and then more is held than the limit says. Nothing is forgotten to make room. Of what can't be told any
+more it keeps a mark that differs from everything: a key too many is read again, never one too few.
 
 Relies on `put` being told of every row that is published, in the order of publishing, with absences wherever
 `inboxes` says that the key was and it is not any more. An unknown page says nothing of rows that are gone: who visits
@@ -15,16 +16,16 @@ Pure: it reads nothing, writes nothing, and never sees a row, only its hash.
 from __future__ import annotations
 
 from base64 import b64decode, b64encode
-from bisect import bisect_left
-from collections import Counter
+from bisect import bisect_left, insort
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from struct import Struct
 from typing import Any, Final, NamedTuple, Self
 
-PAGE_SLOTS: Final = 512
-_WIDEST: Final = (1 << 63) // PAGE_SLOTS
-"""Two pages hold all keys of 64 bits then."""
+PAGE_KEYS: Final = 512
+WIDEST: Final = 256
+"""Keys of a slot at the most. If one row changes, each of them is read again, and said to be gone from each inbox of
+the slot where it is not: the square of this, in events, at the worst."""
 _MODULUS: Final = 1 << 64
 _UNCERTAIN: Final = (0xFFFFFFFF, 0)
 """Differs from everything that can be seen."""
@@ -69,8 +70,8 @@ class Visit:
 
 
 class Digests:
-    """Of one relation. `limit`: entries at the most, a page that is known counting as one more; beyond it the width
-    doubles."""
+    """Of one relation. `limit`: entries, a page that is known counting as one more; beyond it the width doubles, up to
+    `WIDEST`."""
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
@@ -78,30 +79,28 @@ class Digests:
         """Keys per slot, a power of two. Changes when a visit is settled, and never else."""
         self.entries = 0
         self._pages: dict[int, bytes] = {}
+        self._order: list[int] = []
+        """Of the pages."""
         self._visited: set[int] = set()
         """Pages that know of every row of the source, as it was then."""
         self._visit: Visit | None = None
         self._changed: set[int] = set()
 
+    @property
+    def is_crowded(self) -> bool:
+        """Whether more is held than the limit says, in the widest slots."""
+        return self._is_full and self.width == WIDEST
+
     def page_of(self, key: int) -> int:
-        return key // (self.width * PAGE_SLOTS)
+        return key // PAGE_KEYS
 
     def keys_of(self, page: int) -> range:
         """The keys that a page covers, whether they exist or not."""
-        size = self.width * PAGE_SLOTS
-        return range(page * size, (page + 1) * size)
-
-    def number_of(self, page: int) -> int:
-        """By which its record is kept: the same for its first keys, whatever the width."""
-        return page * self.width
-
-    def page_at(self, number: int) -> int:
-        """The page that covers the keys from this number on."""
-        return number // self.width
+        return range(page * PAGE_KEYS, (page + 1) * PAGE_KEYS)
 
     def pages(self) -> list[int]:
         """Those of which anything is known, in their order."""
-        return sorted(self._pages)
+        return self._order[:]
 
     def is_known(self, page: int) -> bool:
         """Whether it was visited, so that what differs has changed since it was published."""
@@ -111,15 +110,15 @@ class Digests:
         """Of which a page knows rows; empty where it knows no single keys."""
         if self.width > 1:
             return ()
-        return tuple(page * PAGE_SLOTS + slot for slot in _unpack(self._pages.get(page, b"")))
+        return tuple(page * PAGE_KEYS + slot for slot in _unpack(self._pages.get(page, b"")))
 
     def first_known(self, after: int | None) -> int | None:
         """The first key behind `after` (None: of all) on a page that is known."""
-        if after is None:
-            return self.keys_of(min(self._pages)).start if self._pages else None
-        first = self.page_of(after + 1)
-        page = min((page for page in self._pages if page >= first), default=None)
-        return None if page is None else max(self.keys_of(page).start, after + 1)
+        following = 0 if after is None else bisect_left(self._order, self.page_of(after + 1))
+        if following == len(self._order):
+            return None
+        first = self.keys_of(self._order[following]).start
+        return first if after is None else max(first, after + 1)
 
     def inboxes(self, key: int) -> frozenset[int]:
         """Where it was published last, and perhaps some more."""
@@ -161,7 +160,7 @@ class Digests:
         for slot, entries in known.items():
             if now.get(slot) != entries:
                 # Any of the slot's keys may be the one that is gone.
-                first = (visit.page * PAGE_SLOTS + slot) * self.width
+                first = visit.page * PAGE_KEYS + slot * self.width
                 named |= dict.fromkeys(range(first, first + self.width), frozenset(entries))
         named |= {key: frozenset[int]() for key in visit.seen if self._place(key)[1] not in known}
         visit.named = named
@@ -193,41 +192,33 @@ class Digests:
         self._fit()
 
     def take_changed(self) -> frozenset[int]:
-        """Numbers whose records are not what `to_record` says now. Each change is told once."""
+        """Pages whose records are not what `to_record` says now. Each change is told once."""
         changed, self._changed = frozenset(self._changed), set()
         return changed
 
-    def to_record(self, number: int) -> dict[str, Any] | None:
-        """A page as JSON has it. None: no page begins there, and a record of this number is void."""
-        page = self.page_at(number)
-        if self.number_of(page) != number or page not in self._pages:
+    def to_record(self, page: int) -> dict[str, Any] | None:
+        """A page as JSON has it. None: nothing is known of it."""
+        if page not in self._pages:
             return None
         entries = b64encode(self._pages[page]).decode()
         return {"width": self.width, "entries": entries, "visited": page in self._visited}
 
     @classmethod
     def from_records(cls, limit: int, records: Mapping[int, Mapping[str, Any]]) -> Self:
-        """Number → record. Some may be left over from before the width doubled: void where a wider one covers them."""
+        """Page → record. Some may be left over from before the width doubled."""
         digests = cls(limit)
-        widths = {record["width"] for record in records.values()}
-        digests.width = max(widths, default=1)
-
-        def is_covered(number: int, width: int) -> bool:
-            wider = (each for each in widths if each > width)
-            return any(records.get(number - number % each, {"width": 0})["width"] >= each for each in wider)
-
-        digests._gather(
-            _Part(number, record["width"], b64decode(record["entries"]), record["visited"])
-            for number, record in records.items()
-            if not is_covered(number, record["width"])
-        )
-        digests._changed = {number for number in records if digests.to_record(number) != records[number]}
+        digests.width = max((record["width"] for record in records.values()), default=1)
+        digests._visited = {page for page, record in records.items() if record["visited"]}
+        for page, record in records.items():
+            digests._store(page, _widened(b64decode(record["entries"]), digests.width // record["width"]))
+        digests._changed = {page for page in records if digests.to_record(page) != records[page]}
         digests._fit()
         return digests
 
     def _place(self, key: int) -> tuple[int, int]:
         """Its page, and its slot within that."""
-        return divmod(key // self.width, PAGE_SLOTS)
+        page, place = divmod(key, PAGE_KEYS)
+        return page, place // self.width
 
     def _slots(self, keys: Mapping[int, Found]) -> _Slots:
         slots: _Slots = {}
@@ -243,48 +234,35 @@ class Digests:
             self._store(page, packed[:begin] + _pack({slot: entries}) + packed[end:])
 
     def _store(self, page: int, packed: bytes) -> None:
+        if page not in self._pages:
+            insort(self._order, page)
         self.entries += (len(packed) - len(self._pages.get(page, b""))) // _ENTRY.size
         self._pages[page] = packed
-        self._changed.add(self.number_of(page))
+        self._changed.add(page)
+
+    @property
+    def _is_full(self) -> bool:
+        return self.entries + len(self._pages) > self.limit
 
     def _fit(self) -> None:
-        while self.entries + len(self._pages) > self.limit and self.width < _WIDEST:
+        while self._is_full and self.width < WIDEST:
             self._double()
 
     def _double(self) -> None:
-        """Two neighbouring slots become one, and two pages: visited if both were."""
-        parts = [
-            _Part(self.number_of(page), self.width, packed, page in self._visited)
-            for page, packed in self._pages.items()
-        ]
-        self._changed.update(part.number for part in parts)
-        self._pages, self.entries = {}, 0
+        """Two neighbouring slots become one."""
         self.width *= 2
-        self._gather(parts)
-
-    def _gather(self, parts: Iterable[_Part]) -> None:
-        """Pages of this width out of narrower ones."""
-        pages: dict[int, _Slots] = {}
-        visited: Counter[int] = Counter()
-        for part in parts:
-            page = self.page_at(part.number)
-            visited[page] += part.width if part.visited else 0
-            slots = pages.setdefault(page, {})
-            for slot, entries in _unpack(part.packed).items():
-                key = part.number * PAGE_SLOTS + slot * part.width
-                _add(slots.setdefault(self._place(key)[1], {}), entries)
-        for page, slots in pages.items():
-            self._store(page, _pack(slots))
-        self._visited = {page for page, width in visited.items() if width == self.width}
+        for page, packed in self._pages.items():
+            self._store(page, _widened(packed, 2))
 
 
-class _Part(NamedTuple):
-    """A page of some width."""
-
-    number: int
-    width: int
-    packed: bytes
-    visited: bool
+def _widened(packed: bytes, times: int) -> bytes:
+    """A page whose slots are so many times as wide."""
+    if times == 1:
+        return packed
+    slots: _Slots = {}
+    for slot, entries in _unpack(packed).items():
+        _add(slots.setdefault(slot // times, {}), entries)
+    return _pack(slots)
 
 
 def _add(to: dict[int, Digest], found: Found) -> None:

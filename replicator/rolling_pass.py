@@ -31,7 +31,7 @@ from replicator.walk import Walk
 log = structlog.get_logger(__name__)
 
 HASHED = 512
-"""Keys at once: as many as a page has, where it knows each by itself."""
+"""Keys at once: as many as a page has."""
 IDLE_S = 1.0
 """Between two passes at the least."""
 

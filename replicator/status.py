@@ -16,6 +16,7 @@ from rich.table import Table
 from replicator.backfill_job import BackfillJob
 from replicator.config import Settings
 from replicator.derivation import UNPUBLISHED
+from replicator.digest_memory import CROWDED
 from replicator.errors import ReplicatorError
 from replicator.event import Topics
 from replicator.lapses import SENTENCE
@@ -126,6 +127,8 @@ def _polling(table: Table, found: Mapping[str, Any]) -> None:
     table.add_row("verified through", found["verified_through"] or "[yellow]nothing yet[/]")
     if found["left_out"]:
         table.add_row("not polled", f"[yellow]{', '.join(found['left_out'])}: {LEFT_OUT}[/]")
+    if crowded := [f"{name} ({each['entries']:,})" for name, each in found["digests"].items() if each["crowded"]]:
+        table.add_row("remembered", f"[yellow]{', '.join(crowded)}: {CROWDED}[/]")
     for relation, inboxes in found["held_inboxes"].items():
         named = ", ".join(f"{inbox} ({through or 'never'})" for inbox, through in list(inboxes.items())[:MOST_HELD])
         table.add_row("held back", f"[yellow]{relation} at inboxes {named}[/]")

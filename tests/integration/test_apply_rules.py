@@ -53,11 +53,13 @@ STATE = "id, synced_at IS NOT NULL, source_point"
 
 
 def test_a_child_that_comes_first_makes_its_parents_and_they_are_filled_later(applied: Applied) -> None:
-    applied.apply(TENANT, [change("c", "messages", 7, 10, conversation_id=5)])
+    made = [applied.apply(TENANT, [change("c", "messages", 7, 10, conversation_id=5)]).stubs]
     assert found(applied, "conversations", STATE) == [(5, False, 0)]
-    applied.apply(TENANT, [change("c", "conversations", 5, 20, contact_id=3, identifier="x")])
+    made += [applied.apply(TENANT, [change("c", "conversations", 5, 20, contact_id=3, identifier="x")]).stubs]
     assert found(applied, "conversations", f"{STATE}, identifier") == [(5, True, 20, "x")]
     assert found(applied, "contacts", STATE) == [(3, False, 0)]
+    made += [applied.apply(TENANT, [change("c", "messages", 8, 30, conversation_id=5)]).stubs]
+    assert made == [1, 2, 0], "of the conversation; of its inbox and its contact"
     assert found(applied, "inboxes", STATE) == [(INBOX, False, 0)]
 
 
@@ -164,6 +166,7 @@ def test_a_partial_event_of_a_row_that_is_missing_or_a_stub_asks_for_its_key(app
         KeysRequest(table="conversations", inbox=INBOX, keys=((5,),)),
         KeysRequest(table="messages", inbox=INBOX, keys=((2,),)),
     ]
+    assert outcome.stubs == 3, "the inbox too; and what was asked for may be lost on the way"
     assert found(applied, "messages", "id, content, source_id, synced_at IS NULL") == [
         (1, "whole", "s", False),
         (2, None, None, True),

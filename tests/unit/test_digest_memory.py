@@ -6,6 +6,7 @@ from typing import Any
 
 import orjson
 import pytest
+from structlog.testing import capture_logs
 
 from replicator import digest_memory
 from replicator.digest_memory import DigestMemory
@@ -150,14 +151,23 @@ def test_what_is_forgotten_leaves_no_record(topic: Topic) -> None:
 
 def test_doubts_survive_that_the_width_doubles(topic: Topic) -> None:
     digests = visited(topic, Seen(1, 1, 10), Seen(2, 1, 20))
-    publish(digests, Seen(700, 1, 1))
+    publish(digests, Seen(3, 1, 30))
     digests.of("view")._double()
     again = after_a_crash(topic)
-    assert again.inboxes("view", 700) == {1}
-    digests.settle(_looked(digests, Seen(1, 1, 10), Seen(2, 1, 20), Seen(700, 1, 1)))
+    assert again.inboxes("view", 3) == {1}
+    digests.settle(_looked(digests, Seen(1, 1, 10), Seen(2, 1, 20), Seen(3, 1, 30)))
     digests.write_down(at_once=True)
     assert [*topic.records] == ["digest/view/0"]
-    assert named(after_a_crash(topic), 1, Seen(1, 1, 10), Seen(2, 1, 20)) == {700: {1}, 701: {1}}
+    assert named(after_a_crash(topic), 1, Seen(1, 1, 10), Seen(2, 1, 20)) == {2: {1}, 3: {1}}
+
+
+def test_that_inboxes_do_not_fit_is_told_once_and_stands_in_the_status(topic: Topic) -> None:
+    digests = memory(topic, limit=2)
+    with capture_logs() as told:
+        for _ in range(2):
+            digests.settle(_looked(digests, Seen(1, 1, 10), Seen(2, 2, 20)))
+    assert [each["event"] for each in told] == ["digests.crowded"]
+    assert digests.describe() == {"view": {"entries": 2, "width": 256, "crowded": True}}
 
 
 def _looked(digests: DigestMemory, *seen: Seen) -> Any:

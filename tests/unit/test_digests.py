@@ -13,13 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from replicator.digests import PAGE_SLOTS, Digest, Digests, Found, Seen, Visit, by_key
+from replicator.digests import PAGE_KEYS, WIDEST, Digest, Digests, Found, Seen, Visit, by_key
 
 EDGE = 1 << 63
 HASHES = st.integers(-EDGE, EDGE - 1)
 SEEN = st.builds(Seen, st.integers(-3000, 3000), st.integers(1, 3), HASHES)
-LIMITS = st.integers(8, 200)
-"""Three inboxes find room on either side of zero. With less, no width is enough, and a slot has keys without number."""
 
 
 def known(seen: list[Seen], *pages: int, limit: int = 1_000_000) -> Digests:
@@ -47,18 +45,8 @@ def named(digests: Digests, page: int, seen: list[Seen]) -> dict[int, set[int]]:
 def halved(seen: list[Seen], *pages: int) -> Digests:
     """At width 2."""
     digests = known(seen, *pages)
-    shrink(digests, pages[-1], seen)
-    assert digests.width == 2
+    digests._double()
     return digests
-
-
-def shrink(digests: Digests, page: int, seen: list[Seen]) -> None:
-    """The width doubles once, when a page is settled."""
-    digests.limit = digests.entries + len(digests.pages()) - 1
-    visit = digests.begin(page)
-    digests.compare(visit, [row for row in seen if row.key in digests.keys_of(page)])
-    digests.settle(visit)
-    digests.limit = 1_000_000
 
 
 def test_of_an_unknown_page_every_key_is_named_and_known_nowhere() -> None:
@@ -150,7 +138,7 @@ def test_nothing_is_settled_unless_it_was_compared() -> None:
     with pytest.raises(ValueError, match="nothing was compared"):
         digests.settle(digests.begin(0))
     with pytest.raises(ValueError, match="another page"):
-        digests.compare(digests.begin(0), [Seen(PAGE_SLOTS, 1, 1)])
+        digests.compare(digests.begin(0), [Seen(PAGE_KEYS, 1, 1)])
 
 
 @pytest.mark.parametrize("key", [-EDGE, -513, -512, -1, 0, 511, 512, 1 << 31, EDGE - 1])
@@ -160,7 +148,7 @@ def test_a_page_covers_its_keys(key: int) -> None:
         assert key in keys
         assert -EDGE <= keys.start < keys.stop <= EDGE
         assert {digests.page_of(each) for each in (keys[0], keys[-1])} == {digests.page_of(key)}
-        assert len(keys) == PAGE_SLOTS * digests.width
+        assert len(keys) == PAGE_KEYS
 
 
 def test_of_a_wide_slot_any_key_may_be_the_one_that_is_gone() -> None:
@@ -184,11 +172,29 @@ def test_a_put_to_a_wide_slot_is_uncertain_until_the_next_visit() -> None:
     assert named(digests, 0, seen) == {}
 
 
-def test_pages_of_which_one_was_never_visited_know_together_what_each_did() -> None:
-    digests = known([Seen(1, 1, 10), Seen(1024, 1, 20)], 0, 2)
-    digests._double()
-    assert [digests.is_known(page) for page in digests.pages()] == [False, False]
-    assert named(digests, 0, []) == {0: {1}, 1: {1}}
+def test_more_inboxes_than_the_limit_has_room_for_leave_a_change_few_keys_to_name() -> None:
+    """Else a slot would grow until it has keys without number, and all of these would be read again."""
+    seen = [Seen(key, key % 600, key) for key in range(3 * PAGE_KEYS)]
+    digests = known(seen, 0, 1, 2, limit=1_000)
+    assert (digests.width, digests.entries, digests.is_crowded) == (WIDEST, len(seen), True), "nothing is forgotten"
+    other = [Seen(5, 1_000, 5), *(row for row in seen if row.key < PAGE_KEYS and row.key != 5)]
+    assert named(digests, 0, other).keys() == set(range(WIDEST))
+
+
+def test_who_has_room_in_the_widest_slots_is_not_crowded() -> None:
+    seen = [Seen(key, key % 2, key) for key in range(2 * PAGE_KEYS)]
+    digests = known(seen, 0, 1, limit=10)
+    assert (digests.width, digests.entries, digests.is_crowded) == (WIDEST, 8, False)
+    digests.limit = 9
+    assert digests.is_crowded
+
+
+def test_the_next_page_that_is_known_is_found_from_any_key() -> None:
+    digests = known([], 4, -1, 2)
+    assert digests.pages() == [-1, 2, 4]
+    asked: list[int | None] = [None, -PAGE_KEYS - 5, -2, -1, 2 * PAGE_KEYS, 3 * PAGE_KEYS, 5 * PAGE_KEYS - 1]
+    firsts: list[int | None] = [-PAGE_KEYS, -PAGE_KEYS, -1, 2 * PAGE_KEYS, 2 * PAGE_KEYS + 1, 4 * PAGE_KEYS, None]
+    assert [digests.first_known(after) for after in asked] == firsts
 
 
 @settings(deadline=None)
@@ -210,10 +216,11 @@ def test_to_double_the_width_is_the_same_as_to_begin_with_it(seen: list[Seen], l
     entries = [{n: record["entries"] for n, record in records_of(each).items()} for each in (begun, doubled)]
     assert entries[0] == entries[1]
     assert doubled.entries == begun.entries
-    assert doubled.entries + len(doubled.pages()) <= max(limit, 4 * 3)
+    assert doubled.entries + len(doubled.pages()) <= limit or doubled.is_crowded
 
 
-@given(st.lists(SEEN, max_size=60), LIMITS)
+@settings(deadline=None)
+@given(st.lists(SEEN, max_size=60), st.integers(1, 200))
 def test_a_record_says_all_of_its_page(seen: list[Seen], limit: int) -> None:
     digests = known(seen, *range(-8, 8), limit=limit)
     records = records_of(digests)
@@ -228,24 +235,18 @@ def _numbered(found: dict[str, object]) -> dict[object, object]:
 
 
 def records_of(digests: Digests) -> dict[int, dict[str, Any]]:
-    numbers = map(digests.number_of, digests.pages())
-    return {number: record for number in numbers if (record := digests.to_record(number)) is not None}
+    return {page: record for page in digests.pages() if (record := digests.to_record(page)) is not None}
 
 
-def test_it_is_told_whose_records_are_others_or_void() -> None:
+def test_it_is_told_whose_records_are_others() -> None:
     digests = known([Seen(1, 1, 10)], 0, 1, 2, 3)
     assert digests.take_changed() == {0, 1, 2, 3}
     digests.put(1, {1: (1, 10)})
     assert digests.take_changed() == set()
     digests.put(1, {1: (1, 11)})
     assert digests.take_changed() == {0}
-    digests.limit = 3
-    visit = digests.begin(1)
-    digests.compare(visit, [])
-    digests.settle(visit)
-    assert (digests.width, digests.pages()) == (2, [0, 1])
-    assert digests.take_changed() == {0, 1, 2, 3}
-    assert [digests.to_record(number) is None for number in range(4)] == [False, True, False, True]
+    digests._double()
+    assert digests.take_changed() == {0, 1, 2, 3}, "how wide its slots are is in each"
 
 
 @settings(deadline=None)
@@ -253,17 +254,15 @@ def test_it_is_told_whose_records_are_others_or_void() -> None:
 def test_nothing_is_forgotten_by_a_crash_while_wider_records_are_written(
     seen: list[Seen], doublings: int, written: int
 ) -> None:
-    """Wide pages are written in the order of their numbers, and then what they have taken in goes."""
     digests = known(seen, *range(-8, 8))
     records = records_of(digests)
     digests.take_changed()
     for _ in range(doublings):
         digests._double()
-    for number in sorted(digests.take_changed())[:written]:
-        if (record := digests.to_record(number)) is not None:
-            records[number] = record
-        else:
-            del records[number]
+    for page in sorted(digests.take_changed())[:written]:
+        record = digests.to_record(page)
+        assert record is not None
+        records[page] = record
     again = Digests.from_records(1_000_000, records)
     for row in seen:
         assert row.inbox in again.inboxes(row.key)
@@ -272,7 +271,7 @@ def test_nothing_is_forgotten_by_a_crash_while_wider_records_are_written(
 
 
 def test_a_full_page_of_many_takes_as_many_bytes_as_its_entries() -> None:
-    digests = known([Seen(key, 1, key) for key in range(PAGE_SLOTS)], 0)
+    digests = known([Seen(key, 1, key) for key in range(PAGE_KEYS)], 0)
     (packed,) = digests._pages.values()
     assert sys.getsizeof(packed) <= 24 * digests.entries
 
@@ -299,7 +298,7 @@ class Replicated(RuleBasedStateMachine):
         for key in keys:
             self.change(key, [(1, key)])
         for page in range(-pages, pages):
-            self.begin(page * PAGE_SLOTS)
+            self.begin(page * PAGE_KEYS)
             self.compare()
             self.visited(fails=False)
 

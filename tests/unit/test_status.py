@@ -6,6 +6,7 @@ import time
 from typing import Any
 
 import pytest
+from rich.table import Table
 from typer.testing import CliRunner
 
 from replicator import __main__ as program
@@ -39,3 +40,18 @@ def test_who_polls_says_why_since_when_and_what_brings_the_stream_back(monkeypat
     assert told == " for 2 min: a slot was lost (back by the end of a pause, in 30 s at the earliest)"
     assert status._mode_because({**found, "mode_not_before_ms": 0}).endswith("(back by the end of a pause)")
     assert status._mode_because({"mode_because": ""}) == ""
+
+
+@pytest.mark.parametrize(("crowded", "told"), [(True, "contacts (1,536): neighbouring rows"), (False, "")])
+def test_inboxes_that_do_not_fit_are_told_with_what_is_remembered(crowded: bool, told: str) -> None:
+    polls: dict[str, Any] = {"polls": 1, "poll_s": 0.1, "held_back_s": 0.0, "candidates": 0, "events": 0}
+    found = {**polls, "verified_through": None, "left_out": [], "held_inboxes": {}, "poll_waits_for": ""}
+    found["digests"] = {
+        "contacts": {"entries": 1_536, "width": 256, "crowded": crowded},
+        "view": {"entries": 3, "width": 1, "crowded": False},
+    }
+    table = Table()
+    status._polling(table, found)
+    rows = dict(zip(*(column.cells for column in table.columns), strict=True))
+    assert str(rows.get("remembered", "")).removeprefix("[yellow]").startswith(told)
+    assert ("remembered" in rows) is crowded
