@@ -116,6 +116,9 @@ class DirtyKeys:
     counts: dict[str, Counts] = field(default_factory=dict)
     _groups: dict[Group, dict[Start, Item]] = field(default_factory=dict)
     """Each in the order of the last touches. No OrderedDict, which would take a third more for an item."""
+    _open: dict[Group, int] = field(default_factory=dict)
+    """Groups of which every item is of this transaction, which is being delivered: to look through a hundred thousand
+    takes 4 ms, fifty times a second."""
     _errands: deque[Errand] = field(default_factory=deque)
     _flying: list[Reading] = field(default_factory=list)
     _halves: dict[str, deque[Reading]] = field(default_factory=dict)
@@ -162,6 +165,8 @@ class DirtyKeys:
             group = self._groups[relation, path] = {}
         named = frozenset(inboxes)
         serial = self.transaction if transaction is None else transaction
+        if serial < self.transaction:
+            self._open.pop((relation, path), None)
         if now != self._moment[0]:
             self._moment = now, now + COALESCE_S
         moment, rested = self._moment
@@ -204,15 +209,15 @@ class DirtyKeys:
         ripe = [
             (name[0] in self._halves, next(iter(group.values())).due, name)
             for name, group in self._groups.items()
-            if group and next(iter(group.values())).due <= now and not self._is_paused(name[0], now)
+            if group
+            and self._open.get(name) != upto
+            and next(iter(group.values())).due <= now
+            and not self._is_paused(name[0], now)
         ]
         for is_halved, _, (relation, path) in sorted(ripe):
             if is_halved and (half := self._next_half(now)):
                 return half
-            group = self._groups[relation, path]
-            items = self._pick(group, now, most, upto)
-            if not group:
-                del self._groups[relation, path]  # it would keep the room of the most that it ever held
+            items = self._pick((relation, path), now, most, upto)
             if items:
                 reading = Reading(relation, path, items, tuple(unsettled))
                 self._flying.append(reading)
@@ -243,15 +248,21 @@ class DirtyKeys:
             self._halves[relation] = halves
         return half
 
-    def _pick(self, group: dict[Start, Item], now: float, most: int, upto: int) -> list[Item]:
+    def _pick(self, name: Group, now: float, most: int, upto: int) -> list[Item]:
         picked: list[Item] = []
+        group = self._groups[name]
         for item in group.values():
             if item.due > now or len(picked) == most:
                 break
             if item.transaction < upto:
                 picked.append(item)
+        else:
+            if not picked:
+                self._open[name] = upto
         for item in picked:
             del group[item.start]
+        if not group:
+            del self._groups[name]  # it would keep the room of the most that it ever held
         self._size -= len(picked)
         return picked
 
@@ -354,6 +365,7 @@ class DirtyKeys:
             item.due = now
             first[item.start] = item
         self._groups[reading.relation, reading.path] = first | group
+        self._open.pop((reading.relation, reading.path), None)
         self._size += len(first)
 
     def fail(self, reading: Reading, item: Item, reason: str, now: float) -> None:

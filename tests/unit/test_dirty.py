@@ -100,6 +100,27 @@ def test_a_key_of_a_half_delivered_transaction_waits_and_others_do_not() -> None
     assert at.take() == [2]
 
 
+def test_what_comes_back_to_keys_of_a_half_delivered_transaction_is_read_before_its_end() -> None:
+    at = At()
+    at.touch(1)
+    at.touch(9, path=LOOKUP)
+    at.wait(COALESCE_S)
+    key, start = at.reading(), at.reading()
+    assert key is not None
+    assert start is not None
+    at.dirty.transaction += 1
+    at.whole = False
+    at.touch(2)
+    at.wait(LONGEST_S)
+    assert at.take() == []
+    at.dirty.put_back(key, at.now)
+    assert [at.take(), at.take()] == [[1], []]
+    at.dirty.looked_up(start, [(3,)], at.now)
+    assert [at.take(), at.take()] == [[3], []]
+    at.whole = True
+    assert at.take() == [2]
+
+
 def test_the_slot_is_held_at_the_first_commit_until_the_rows_are_acknowledged() -> None:
     at = At()
     at.touch(1, lsn=30)
