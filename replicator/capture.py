@@ -119,7 +119,7 @@ class Capture:
     def _commit(self, commit: Commit) -> None:
         begin = self._begun()
         self._transaction = None
-        self._derivation.end_transaction()
+        self._derivation.end_transaction(begin.commit_lsn)
         self.transactions += 1
         self.last_commit_ms = begin.committed_us // 1000
         self._progress.committed(begin.xid, commit.commit_lsn, commit.end_lsn)

@@ -18,6 +18,8 @@ from dataclasses import dataclass
 from operator import itemgetter
 from typing import Final, NamedTuple
 
+import orjson
+
 from replicator.dirty import KEY, Start
 from replicator.pgoutput import ABSENT, RawRow, RawValue, Relation
 from replicator.values import JsonValue, converter
@@ -61,30 +63,33 @@ class Cause(NamedTuple):
     inboxes: tuple[int, ...]
 
 
-Fingerprint = tuple[bytes, tuple[Start | None, ...]]
-"""What is remembered of a row: one 64-bit hash for each used column; by way where it started, if the replica identity
-does not carry that. A plain tuple: one is made for every row."""
+Fingerprint = bytes
+"""What is remembered of a row: one 64-bit hash for each used column; then, as JSON, by way where it started, if the
+replica identity does not carry that. Bytes: tuples would take twice the room."""
 
 
 class Fingerprints:
-    """The rows seen last, by (table, key)."""
+    """The rows seen last, by table and key."""
 
     def __init__(self, most: int) -> None:
         self._most = most
-        self._rows: OrderedDict[tuple[object, ...], Fingerprint] = OrderedDict()
+        self._rows: OrderedDict[bytes, Fingerprint] = OrderedDict()
 
-    def get(self, name: tuple[object, ...]) -> Fingerprint | None:
+    def get(self, name: bytes) -> Fingerprint | None:
         return self._rows.get(name)
 
-    def put(self, name: tuple[object, ...], fingerprint: Fingerprint) -> None:
+    def put(self, name: bytes, fingerprint: Fingerprint) -> None:
+        """Nothing is kept of a row without a name."""
         rows = self._rows
+        if not name:
+            return
         if name in rows:
             rows.move_to_end(name)
         rows[name] = fingerprint
         if len(rows) > self._most:
             rows.popitem(last=False)
 
-    def pop(self, name: tuple[object, ...]) -> Fingerprint | None:
+    def pop(self, name: bytes) -> Fingerprint | None:
         return self._rows.pop(name, None)
 
     def clear(self) -> None:
@@ -114,7 +119,6 @@ class Causes:
         self.lacking = {name: lost for name in reach.used if (lost := reach.columns(name) - at.keys())}
         """By relation: columns that the stream does not carry."""
         has_key = bool(reach.key) and at.keys() >= set(reach.key)
-        self._table = relation.oid
         self._key = [at[name] for name in reach.key] if has_key else []
         self._inbox = at.get(reach.inbox)
         carried = {i for i, column in enumerate(relation.columns) if column.is_identity}
@@ -132,7 +136,11 @@ class Causes:
         self._used = used
         self._pick = _picker(used)
         self._pick_key = _picker(self._key)
-        self._nothing_kept = (None,) * len(self._ways) if all(self._is_carried) else None
+        self._keeps_starts = not all(self._is_carried)
+        # What is remembered under other columns, or of other ways, can't be compared.
+        compared = (relation.oid, tuple(relation.columns[i].name for i in used), reach.ways)
+        self._table = hash(compared).to_bytes(8, "little", signed=True)
+        self._width = 8 * len(used)
         self._bits = {
             name: sum(1 << used.index(at[column]) for column in columns if column in at)
             for name, columns in reach.used.items()
@@ -162,15 +170,17 @@ class Causes:
         name = self._name(old) if old and self._carries_key else self._name(new)
         known = self._memory.get(name)
         hashes = self._hashes(new, known)
-        changed = self._changed(hashes, known[0] if known is not None else None)
+        changed = self._changed(hashes, known[: self._width] if known is not None else None)
         if not changed and not old and not self.lacking:
             return []
         starts = self._starts(new, known)
-        before: Sequence[Start | None] = known[1] if known is not None else ()
+        before: Sequence[Start | None] = ()
         if old:
             before = self._old_starts(old, known)
             self._memory.pop(name)
-        self._remember(new, hashes, starts)
+        fingerprint = self._remember(new, hashes, starts)
+        if not old and known is not None and known[self._width :] != fingerprint[self._width :]:
+            before = self._kept(known)
         concerned = {relation for relation, bits in self._bits.items() if bits & changed or relation in self.lacking}
         inboxes = (*self._inboxes(new), *(self._old_inboxes(old) if old else ()))
         return self._causes(starts, before, inboxes, concerned)
@@ -200,14 +210,15 @@ class Causes:
         if None in found:
             for n, (_, _, columns) in enumerate(self._ways):
                 if found[n] is None and columns is not None and any(row[i] is ABSENT for i in columns):
-                    found[n] = known[1][n] if known is not None else UNKNOWN
+                    found[n] = self._kept(known)[n] if known is not None else UNKNOWN
         return tuple(found)
 
     def _old_starts(self, old: RawRow, known: Fingerprint | None) -> tuple[Start | None, ...]:
         """From the identity where it carries the columns, else from memory."""
+        kept = self._kept(known) if known is not None else (None,) * len(self._ways)
         return tuple(
-            self._values(old, path, columns) if carried else (known[1][n] if known is not None else None)
-            for n, ((_, path, columns), carried) in enumerate(zip(self._ways, self._is_carried, strict=True))
+            self._values(old, path, columns) if carried else start
+            for (_, path, columns), carried, start in zip(self._ways, self._is_carried, kept, strict=True)
         )
 
     def _values(self, row: RawRow, path: str, columns: Sequence[int] | None) -> Start | None:
@@ -236,8 +247,12 @@ class Causes:
     def _old_inboxes(self, old: RawRow) -> tuple[int, ...]:
         return self._inboxes(old) if self._carries_inbox else ()
 
-    def _name(self, row: RawRow) -> tuple[object, ...]:
-        return (self._table, *self._pick_key(row))
+    def _name(self, row: RawRow) -> bytes:
+        """Empty if the stream left its key out. No value of PostgreSQL's holds a zero byte."""
+        try:
+            return self._table + b"\0".join(self._pick_key(row))  # type: ignore[arg-type]
+        except TypeError:  # what was left out is no bytes
+            return b""
 
     def _hashes(self, row: RawRow, known: Fingerprint | None) -> bytes:
         values = self._pick(row)
@@ -245,7 +260,7 @@ class Causes:
         found = hashes.tobytes()
         if _ABSENT_HASH not in found:
             return found
-        before = array("q", known[0]) if known is not None else None
+        before = array("q", known[: self._width]) if known is not None else None
         for n, value in enumerate(values):
             if value is ABSENT:
                 hashes[n] = before[n] if before is not None else _UNKNOWN_HASH
@@ -260,11 +275,21 @@ class Causes:
         pairs = zip(array("q", hashes), array("q", before), strict=True)
         return sum(1 << n for n, (new, old) in enumerate(pairs) if new != old)
 
-    def _remember(self, row: RawRow, hashes: bytes, starts: Sequence[Start | None]) -> None:
-        kept: tuple[Start | None, ...] = self._nothing_kept or tuple(
-            None if carried else start for start, carried in zip(starts, self._is_carried, strict=True)
-        )
-        self._memory.put(self._name(row), (hashes, kept))
+    def _remember(self, row: RawRow, hashes: bytes, starts: Sequence[Start | None]) -> Fingerprint:
+        if self._keeps_starts:
+            kept = [None if carried else start for start, carried in zip(starts, self._is_carried, strict=True)]
+            if any(kept):
+                hashes += orjson.dumps(kept)
+        self._memory.put(self._name(row), hashes)
+        return hashes
+
+    def _kept(self, known: Fingerprint) -> Sequence[Start | None]:
+        """Where a row started that is remembered, by way."""
+        packed = known[self._width :]
+        if not packed:
+            return (None,) * len(self._ways)
+        starts = (start and tuple(start) for start in orjson.loads(packed))
+        return tuple(UNKNOWN if start == UNKNOWN else start for start in starts)
 
 
 def _picker(columns: Sequence[int]) -> Callable[[RawRow], tuple[RawValue, ...]]:

@@ -71,6 +71,8 @@ class Derivation:
         self._tables: dict[str, Table] = {}
         self._read = 0
         self._between_transactions = True
+        self._began_at = 0.0
+        """When the first message of the transaction came that is being delivered: the time of all its changes."""
         self.problems: dict[str, str] = {}
         """By relation: why it can't be read."""
         self.unseen: dict[str, list[str]] = {}
@@ -152,13 +154,16 @@ class Derivation:
     def begin_transaction(self) -> None:
         self._dirty.transaction += 1
         self._between_transactions = False
+        self._began_at = time.monotonic()
 
-    def end_transaction(self) -> None:
+    def end_transaction(self, lsn: int) -> None:
+        """It is delivered whole, and was committed at this LSN."""
+        self._dirty.delivered = lsn
         self._between_transactions = True
 
     def touch(self, causes: Iterable[Touch], lsn: int) -> None:
         """A change of the transaction that is being delivered, committed at this LSN."""
-        now = time.monotonic()
+        now = self._began_at
         for relation, path, start, inboxes in causes:
             if path == WHOLE:
                 self._give_up(relation, "a change could not be traced to its keys", self._progress.batch)

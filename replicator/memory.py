@@ -31,7 +31,7 @@ The records:
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Mapping, MutableMapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
 from typing import Any, NamedTuple
 
 import orjson
@@ -44,6 +44,9 @@ from replicator.progress import Batch
 from replicator.publisher import Publisher
 
 Content = dict[str, Any]
+
+READ_AHEAD_KBYTES = 1024
+"""Of the state topic, before it is looked at; librdkafka's own default is 64 MB."""
 
 
 class Records(MutableMapping[str, Content]):
@@ -96,13 +99,14 @@ def read_memory(kafka: Mapping[str, Any], topics: Topics, seconds: float) -> Rem
     """All records, by key, as they stand at the end of the topic now. Raises LogUnavailable after that time."""
     records = Records()
     newest = Run(0, 0)
-    found, end = _read_compacted(kafka, topics.state, seconds)
     believed: set[str] = set()
     overruled: set[str] = set()
-    for key, run, value in found:
+
+    def take(key: str, run: Run, value: bytes | None) -> None:
+        nonlocal newest
         if run < newest:
             overruled.add(key)
-            continue
+            return
         newest = run
         believed.add(key)
         overruled.discard(key)
@@ -110,27 +114,33 @@ def read_memory(kafka: Mapping[str, Any], topics: Topics, seconds: float) -> Rem
             records.pop(key, None)
         else:
             records[key] = orjson.loads(value)
+
+    end = _read_compacted(kafka, topics.state, seconds, take)
     return Remembered(records, newest, end, frozenset(overruled), frozenset(overruled - believed))
 
 
-_Record = tuple[str, Run, bytes | None]
-
-
-def _read_compacted(kafka: Mapping[str, Any], topic: str, seconds: float) -> tuple[list[_Record], int]:
+def _read_compacted(
+    kafka: Mapping[str, Any], topic: str, seconds: float, take: Callable[[str, Run, bytes | None], None]
+) -> int:
+    """One after another: of a key there may be thousands that are not compacted yet. Returns the offset of the end."""
     deadline = time.monotonic() + seconds
-    # The end is only told when a fetch has come back empty.
-    consumer = _reader(kafka, topic, {"enable.partition.eof": True, "fetch.wait.max.ms": 50})
+    options = {
+        "enable.partition.eof": True,
+        "fetch.wait.max.ms": 50,  # the end is only told when a fetch has come back empty
+        "queued.max.messages.kbytes": READ_AHEAD_KBYTES,
+        "fetch.queue.backoff.ms": 10,  # a second by default, each time that so much is read ahead
+    }
+    consumer = _reader(kafka, topic, options)
     try:
         low, _ = consumer.get_watermark_offsets(TopicPartition(topic, 0), timeout=seconds)
         consumer.assign([TopicPartition(topic, 0, low)])
-        records: list[_Record] = []
         while time.monotonic() < deadline:
             for message in consumer.consume(1000, timeout=0.05):
                 error = message.error()
                 if error is None:
-                    records.append(((message.key() or b"").decode(), _run_of(message), message.value()))
+                    take((message.key() or b"").decode(), _run_of(message), message.value())
                 elif error.code() == KafkaError._PARTITION_EOF:  # librdkafka's own name
-                    return records, message.offset() or 0
+                    return message.offset() or 0
                 else:
                     raise LogUnavailable(f"{topic} cannot be read: {error.str()}")
         raise LogUnavailable(f"{topic} was not read to its end within {seconds:g} s")
@@ -166,7 +176,7 @@ class Succession:
     def __init__(self, kafka: Mapping[str, Any], topics: Topics, run: Run, end: int) -> None:
         """`end`: where `read_memory` found the end."""
         self._run, self._own = run, _headers(run)
-        self._consumer = _reader(kafka, topics.state, {"queued.max.messages.kbytes": 1024})
+        self._consumer = _reader(kafka, topics.state, {"queued.max.messages.kbytes": READ_AHEAD_KBYTES})
         self._consumer.assign([TopicPartition(topics.state, 0, end)])
 
     def check(self) -> set[str]:

@@ -28,9 +28,11 @@ from replicator.progress import Batch
 
 log = structlog.get_logger(__name__)
 
-QUEUE_KBYTES = 24 << 10
-"""Events waiting for Kafka, in memory: half a second of the fastest stream measured. More if one message is larger."""
-QUEUE_MESSAGES = 100_000
+QUEUE_MESSAGES = 12_000
+"""Events waiting for Kafka, in memory: a quarter of a second of the fastest stream measured. Most of what a small one
+takes is librdkafka's own, for itself and each header, which the bound in bytes knows nothing of."""
+QUEUE_KBYTES = 8 << 10
+"""Their keys and bodies. More if one message is larger."""
 LINGER_MS = 50
 """Longest wait of an event for others of its partition: a request for each partition, 20 times a second."""
 HASTE_S = 0.005
@@ -81,7 +83,7 @@ class Publisher:
                 **GAPLESS,
                 "message.max.bytes": max_message_bytes + ENVELOPE_BYTES,
                 # A message that the queue can't hold would be waited for without end.
-                "queue.buffering.max.kbytes": max(QUEUE_KBYTES, 2 * max_message_bytes >> 10),
+                "queue.buffering.max.kbytes": max(QUEUE_KBYTES, (max_message_bytes >> 10) + 1),
                 "error_cb": self._on_error,
             }
         )

@@ -179,7 +179,7 @@ def test_a_large_transaction_needs_constant_memory(
     fill(source, conversations=6, messages=0)
     with started(RUN, environment, tmp_path / "log") as replicator:
         replicator.wait_healthy()
-        # 200 MB of events in one transaction; the queue to Kafka holds 24 MB.
+        # 200 MB of events in one transaction; the queue to Kafka holds 16 MB.
         source.execute(
             "INSERT INTO messages"
             " (account_id, inbox_id, conversation_id, message_type, content, created_at, updated_at)"

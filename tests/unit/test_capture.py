@@ -69,7 +69,7 @@ class Traced:
     def begin_transaction(self) -> None:
         self.said.append("begin")
 
-    def end_transaction(self) -> None:
+    def end_transaction(self, lsn: int) -> None:
         self.said.append("end")
 
     def touch(self, causes: list[Any], lsn: int) -> None:

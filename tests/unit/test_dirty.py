@@ -55,6 +55,9 @@ class At:
     def wait(self, seconds: float) -> None:
         self.now += seconds
 
+    def overdue(self) -> list[Item]:
+        return [item for *_, item in self.dirty.overdue(self.now)]
+
     def finish(self, reading: Reading, batch: Batch | None = None) -> list[Item]:
         self.dirty.published(reading, batch or acknowledged(), 0, 0)
         return [item for _, _, item in self.dirty.finish()]
@@ -97,6 +100,27 @@ def test_a_key_of_a_half_delivered_transaction_waits_and_others_do_not() -> None
     assert at.take() == [2]
 
 
+def test_what_comes_back_to_keys_of_a_half_delivered_transaction_is_read_before_its_end() -> None:
+    at = At()
+    at.touch(1)
+    at.touch(9, path=LOOKUP)
+    at.wait(COALESCE_S)
+    key, start = at.reading(), at.reading()
+    assert key is not None
+    assert start is not None
+    at.dirty.transaction += 1
+    at.whole = False
+    at.touch(2)
+    at.wait(LONGEST_S)
+    assert at.take() == []
+    at.dirty.put_back(key, at.now)
+    assert [at.take(), at.take()] == [[1], []]
+    at.dirty.looked_up(start, [(3,)], at.now)
+    assert [at.take(), at.take()] == [[3], []]
+    at.whole = True
+    assert at.take() == [2]
+
+
 def test_the_slot_is_held_at_the_first_commit_until_the_rows_are_acknowledged() -> None:
     at = At()
     at.touch(1, lsn=30)
@@ -130,14 +154,52 @@ def test_a_change_while_the_key_is_read_makes_it_dirty_again() -> None:
 def test_what_waits_for_long_is_owed_and_lets_the_slot_go_once_that_is_durable() -> None:
     at = At()
     item = at.touch(1, lsn=30)
-    assert list(at.dirty.overdue(at.now)) == []
+    at.dirty.delivered = 30
+    assert at.overdue() == []
     at.wait(OWE_S)
-    assert [each for *_, each in at.dirty.overdue(at.now)] == [item]
+    assert at.overdue() == [item]
     item.owed, item.is_recorded = unacknowledged(), True
-    assert list(at.dirty.overdue(at.now)) == []
+    assert at.overdue() == []
     assert at.dirty.hold() == 30
     item.owed.acknowledged = 1
     assert at.dirty.hold() is None
+
+
+def test_keys_of_a_huge_transaction_are_not_owed_while_it_is_delivered_nor_at_once_when_it_has_ended() -> None:
+    at = At()
+    older = at.touch(1, lsn=30)
+    at.dirty.delivered = 30
+    assert at.overdue() == []
+    at.dirty.transaction += 1
+    item = at.touch(2, lsn=40)
+    for _ in range(3):
+        at.wait(OWE_S)
+        assert at.overdue() == [older]
+    at.dirty.delivered = 40
+    assert at.overdue() == [older]
+    at.wait(OWE_S / 2)
+    assert at.overdue() == [older]
+    at.wait(OWE_S / 2)
+    assert at.overdue() == [older, item]
+
+
+def test_a_key_that_never_rests_is_owed_by_the_commit_that_touched_it_first() -> None:
+    at = At()
+    item = at.touch(1, lsn=30)
+    for lsn in range(30, 30 + int(OWE_S) + 1):
+        assert at.overdue() == []
+        at.touch(1, lsn=lsn)
+        at.dirty.delivered = lsn
+        at.wait(1.0)
+    assert at.overdue() == [item]
+
+
+def test_a_set_that_was_emptied_keeps_no_room() -> None:
+    at = At()
+    at.touch(1)
+    at.wait(COALESCE_S)
+    assert at.take() == [1]
+    assert not at.dirty._groups
 
 
 def test_an_owed_key_that_is_touched_at_an_inbox_not_written_down_holds_again() -> None:
@@ -148,8 +210,10 @@ def test_an_owed_key_that_is_touched_at_an_inbox_not_written_down_holds_again() 
     assert at.dirty.hold() is None
     at.touch(1, lsn=50, inboxes=(2,))
     assert at.dirty.hold() == 50
+    at.dirty.delivered = 50
+    assert at.overdue() == []
     at.wait(OWE_S)
-    assert [each for *_, each in at.dirty.overdue(at.now)] == [item]
+    assert at.overdue() == [item]
 
 
 def test_a_record_that_a_newer_item_relies_on_stays() -> None:
@@ -222,7 +286,7 @@ def test_a_failed_key_is_tried_again_by_itself_ever_later_and_at_once_when_it_ch
     at.finish(bad)
     at.finish(good)
     assert [item.start for item in at.dirty.failed(VIEW)] == [(1,)]
-    assert [each.start for *_, each in at.dirty.overdue(at.now)] == [(1,)]
+    assert [each.start for each in at.overdue()] == [(1,)]
     at.wait(FIRST_RETRY_S)
     again = at.reading()
     assert again is not None
