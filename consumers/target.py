@@ -155,8 +155,8 @@ class Session:
         self._script.say(f"SELECT set_config('app.current_tenant_id', '{tenant}', true)")
         try:
             yield
+            self._script.say("COMMIT")
             self._script.send()
-            self.connection.commit()
         except BaseException:
             self._script.drop()
             with suppress(psycopg.Error):  # a connection that is lost has rolled back
@@ -164,7 +164,11 @@ class Session:
             raise
 
     def _claim(self, work: Work) -> None:
-        """From here on nobody else writes the tenant's rows, and what the caller knew of it holds. Raises Overtaken."""
+        """From here on nobody else writes the tenant's rows, and what the caller knew of it holds.
+
+        Sending it raises Overtaken. It may go with the first rows: what is written before the answers were looked at is
+        not committed.
+        """
         script, tenant = self._script, work.tenant
         script.say(f"SELECT pg_advisory_xact_lock({tenants.TENANT_LOCK}, {tenant})")
         tenants.look_again(script, tenant, work.inboxes, self._pool)
@@ -174,9 +178,9 @@ class Session:
             watermark.advance_mark(script, work.topic_id, place, expected, mark, source_ms)
         if work.letters is not None:
             dead_letters.expect(script, tenant, work.letters.stand)
-        script.send()
-        if work.letters is not None:
-            dead_letters.settle(self.connection, tenant, work.topic_id, work.letters)
+            if work.letters.changes:
+                script.send()
+                dead_letters.settle(self.connection, tenant, work.topic_id, work.letters)
 
     def _stage(self, work: Work, schemas: Schemas) -> list[list[Writing]]:
         """Sends the rows of every step; the forms of each step by number."""
