@@ -55,6 +55,11 @@ class Letters:
     healed: Sequence[int] = ()
     """Ids of those that the transaction applies."""
 
+    @property
+    def changes(self) -> bool:
+        """Whether it does anything to them."""
+        return bool(self.buried or self.closings or self.healed)
+
 
 def behind(event: Event) -> Letter:
     """An event that waits."""

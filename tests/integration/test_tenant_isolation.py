@@ -156,6 +156,7 @@ def while_applying(monkeypatch: pytest.MonkeyPatch, does: Callable[[], None]) ->
     def then(self: Session, work: Work) -> None:
         nonlocal done
         claim(self, work)
+        self._script.send()
         if not done:
             done = True
             does()
