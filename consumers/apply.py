@@ -13,8 +13,8 @@ from __future__ import annotations
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -186,6 +186,22 @@ class Applier:
             return replace(verdict, action=Action.PARK)
         return verdict
 
+    @property
+    def is_preparing(self) -> bool:
+        """Whether any thread makes rows ready, which takes the interpreter and not the target."""
+        with self._lock:
+            return any(session.is_preparing for session in self._sessions)
+
+    @contextmanager
+    def _preparing(self) -> Iterator[Session]:
+        """The thread's session, which says when it is done with that."""
+        session = self._session()
+        session.is_preparing = True
+        try:
+            yield session
+        finally:
+            session.is_preparing = False
+
     def cancel(self) -> None:
         """Ends what every thread is doing in the target."""
         with self._lock:
@@ -211,9 +227,10 @@ class Applier:
         leads: LeadColumns | None,
         result: Result,
     ) -> dict[Place, Mark]:
-        work = stretch.ready or self._work(tenant, topic_id, stretch, marks, leads)
-        stretch.ready = None
-        result.add(self._session().apply(work, self._schemas))
+        with self._preparing() as session:
+            work = stretch.ready or self._work(tenant, topic_id, stretch, marks, leads)
+            stretch.ready = None
+            result.add(session.apply(work, self._schemas))
         if work.letters is not None and work.letters.changes:
             self._held.pop(tenant, None)
             self._tell(tenant, work.letters, result)
@@ -223,11 +240,12 @@ class Applier:
         """By tenant, with its rows staged as far as that can be done. What fails here is left to its tenant's turn."""
         ready: dict[int, Work] = {}
         try:
-            for share in shares:
-                with suppress(ConsumersError):
-                    stretch = _Stretch(list(share.events))
-                    ready[share.tenant] = self._work(share.tenant, topic_id, stretch, marks, share.leads)
-            self._session().stage_ahead(ready.values(), self._schemas)
+            with self._preparing() as session:
+                for share in shares:
+                    with suppress(ConsumersError):
+                        stretch = _Stretch(list(share.events))
+                        ready[share.tenant] = self._work(share.tenant, topic_id, stretch, marks, share.leads)
+                session.stage_ahead(ready.values(), self._schemas)
         except psycopg.Error as error:
             log.info("target.not_staged_ahead", error=type(error).__name__)
             self._drop_broken()

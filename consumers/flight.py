@@ -6,6 +6,7 @@ Belongs to the worker's loop, as all does that it is sorted out by; the threads 
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass, field
@@ -39,6 +40,7 @@ class Flight:
     results: dict[int, Result] = field(default_factory=dict)
     ended: threading.Event = field(default_factory=threading.Event)
     """Set: to be abandoned."""
+    sent_at: float = float("-inf")
 
     @property
     def is_done(self) -> bool:
@@ -98,7 +100,7 @@ class Departures:
             Share(tenant=tenant, events=events, leads=leads.get(tenant)) for tenant, events in batch.events.items()
         ]
         # From here on it is not made again. After all that may fail: without its jobs a batch would count as applied.
-        flight.batch = batch
+        flight.batch, flight.sent_at = batch, time.monotonic()
         flight.jobs = [
             threads.submit(applier.run_all, group, topic_id, marks, flight.ended) for group in together(shares)
         ]

@@ -97,6 +97,8 @@ class Session:
         self._forms = Forms({})
         self._load = 0
         self._has_few = False
+        self.is_preparing = False
+        """Rows are being made ready for a transaction: the interpreter's work, before the server's."""
         self._ahead: dict[int, tuple[Work, Load]] = {}
         """By tenant, what was staged before its turn."""
         self._planned_at = time.monotonic()
@@ -137,6 +139,7 @@ class Session:
                 packed[work.tenant] = work, self._loads.pack(work.steps, self._forms, schemas, work.leads)
             if time.monotonic() > until:
                 break
+        self.is_preparing = False
         self._loads.send(*(load for _, load in packed.values()))
         self._ahead = packed
 
@@ -205,9 +208,11 @@ class Session:
         """What was staged ahead, or is now. Raises BadEvent."""
         ahead = self._ahead.pop(work.tenant, None)
         if ahead is not None and ahead[0] is work:
+            self.is_preparing = False
             return ahead[1]
         self._make_room()
         load = self._loads.pack(work.steps, self._forms, schemas, work.leads)
+        self.is_preparing = False
         self._loads.send(load)
         return load
 

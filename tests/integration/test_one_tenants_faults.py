@@ -268,6 +268,33 @@ def test_a_tenant_that_is_locked_keeps_nothing_from_those_behind_it(
 # --- what the target refuses, and no table of ours knows
 
 
+@pytest.mark.parametrize("together", [False, True])
+def test_rows_are_being_made_ready_until_the_target_has_its_turn(
+    applied: Applied, applier: Applier, monkeypatch: pytest.MonkeyPatch, together: bool
+) -> None:
+    said: list[tuple[str, bool]] = []
+    pack, claim = Loads.pack, Session._claim
+
+    def packing(self: Loads, *given: Any) -> Load:
+        said.append(("pack", applier.is_preparing))
+        return pack(self, *given)
+
+    def claiming(self: Session, *given: Any) -> None:
+        said.append(("claim", applier.is_preparing))
+        claim(self, *given)
+
+    monkeypatch.setattr(Loads, "pack", packing)
+    monkeypatch.setattr(Session, "_claim", claiming)
+    shares = (TENANT, messages(1)), (OTHER, messages(2, inbox=OTHERS_INBOX))
+    for group in [shares] if together else [[share] for share in shares]:
+        assert [result.upserts for result in run_all(applier, *group)] == [1] * len(group)
+    assert sorted(said) == [("claim", False)] * 2 + [("pack", True)] * 2
+    monkeypatch.setattr(Session, "_claim", None)
+    with pytest.raises(TypeError):
+        run(applier, messages(3))
+    assert not applier.is_preparing
+
+
 @contextmanager
 def refusing(applied: Applied, sqlstate: str) -> Iterator[None]:
     """A trigger of the target refuses message 5."""
