@@ -460,9 +460,9 @@ class DirtyKeys:
         return min(held, default=None)
 
     def release(self, relation: str, batch: Batch) -> None:
-        """All items of a relation go, because it is to be read as a whole.
+        """All items of a relation go, because it is to be read as a whole, and so do their records.
 
-        They hold the slot until `batch`, which says that it is to be read, is acknowledged.
+        They hold the slot until `batch`, which says that it is to be read, is acknowledged. What is being read goes on.
         """
         gone = list(self._failed.pop(relation, {}).values())
         for (name, _), group in self._groups.items():
@@ -470,6 +470,11 @@ class DirtyKeys:
                 gone += group.values()
                 self._size -= len(group)
                 group.clear()
+        for reading in self._flying:
+            for item in reading.items if reading.relation == relation else ():
+                if item.owed is not None:
+                    item.lsn = 0 if item.owed.complete else item.lsn
+                    item.owed, item.is_recorded = None, False
         held = [item.lsn for item in gone if item.holds]
         if held:
             self._released.append((min(held), batch))

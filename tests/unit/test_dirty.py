@@ -490,6 +490,20 @@ def test_a_relation_that_is_read_as_a_whole_holds_until_that_is_durable() -> Non
     assert at.dirty.hold() is None
 
 
+def test_what_was_owed_and_is_being_read_relies_on_no_record_once_its_relation_is_read_as_a_whole() -> None:
+    at = At()
+    item = at.touch(1, lsn=30)
+    item.owed, item.is_recorded = acknowledged(), True
+    at.wait(COALESCE_S)
+    reading = at.reading()
+    assert reading is not None
+    at.dirty.release(VIEW, acknowledged())
+    at.dirty.put_back(reading, at.now)
+    assert at.dirty.hold() is None
+    at.touch(1, lsn=90)
+    assert at.dirty.hold() == 90
+
+
 class NothingIsLost(RuleBasedStateMachine):
     """Whatever happens to readings: what was touched is read later, or held, or owed."""
 
