@@ -137,8 +137,8 @@ class Causes:
         self._pick = _picker(used)
         self._pick_key = _picker(self._key)
         self._keeps_starts = not all(self._is_carried)
-        # What is remembered under other columns, or of other ways, can't be compared.
-        compared = (relation.oid, tuple(relation.columns[i].name for i in used), reach.ways)
+        # What is remembered under other columns or another identity, or of other ways, can't be compared.
+        compared = (relation.oid, tuple(relation.columns[i].name for i in used), reach.ways, tuple(self._is_carried))
         self._table = hash(compared).to_bytes(8, "little", signed=True)
         self._width = 8 * len(used)
         self._bits = {

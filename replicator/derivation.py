@@ -351,8 +351,11 @@ class Derivation:
     # --- what is owed
 
     def _owe(self, relation: str, path: str, item: Item, batch: Batch) -> None:
-        record = {"relation": relation, "path": path, "start": item.start, "inboxes": sorted(item.inboxes)}
-        self._memory.write(_record(relation, path, item.start), record, batch)
+        name = _record(relation, path, item.start)
+        # Another item of the same start may rely on what stands there: what is read, or on its way to Kafka, meanwhile.
+        known = self._memory.records[name]["inboxes"] if name in self._memory.records else ()
+        record = {"relation": relation, "path": path, "start": item.start, "inboxes": sorted(item.inboxes.union(known))}
+        self._memory.write(name, record, batch)
         item.owed, item.is_recorded = batch, True
 
     def _forget(self, relation: str, path: str, item: Item, batch: Batch) -> None:

@@ -10,7 +10,7 @@ Pure: it is told the time, and asks nobody. Belongs to the stream's loop.
 
 from __future__ import annotations
 
-from collections import OrderedDict, deque
+from collections import Counter, OrderedDict, deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Final
@@ -180,7 +180,7 @@ class DirtyKeys:
             item.due = rested
             group[start] = group.pop(start)
         if item.owed is not None and not named <= item.inboxes:  # what is written down does not say them
-            item.lsn = lsn if item.owed.complete else item.lsn
+            item.lsn = lsn if item.owed.complete or not item.lsn else item.lsn
             item.owed = None
         elif not item.lsn and item.owed is None:
             item.lsn = lsn
@@ -308,7 +308,7 @@ class DirtyKeys:
             taken.first = min(taken.first, first)  # or whoever waits for the starts would not wait for it
             if held and taken.owed is None:
                 taken.lsn = min(held, taken.lsn) if taken.lsn else held
-            if is_recorded and not taken.is_recorded:
+            if is_recorded and taken.owed is None:
                 heirs.append(taken)
         return heirs
 
@@ -323,27 +323,36 @@ class DirtyKeys:
 
     def finish(self) -> Iterator[tuple[str, str, Item]]:
         """Readings that are acknowledged end here: their items, as (relation, path, item), of which records may go."""
-        still = []
-        for reading in self._flying:
-            if reading.batch is None or not reading.batch.complete:
-                still.append(reading)
-                continue
+        ended, still = list[Reading](), list[Reading]()
+        for each in self._flying:
+            (ended if each.batch is not None and each.batch.complete else still).append(each)
+        recorded = Counter[tuple[Group, Start]]()
+        if any(item.is_recorded for reading in ended for item in reading.items):
+            recorded.update(_name(each, item) for each in self._flying for item in each.items if item.is_recorded)
+        self._flying = still
+        for reading in ended:
             if reading.errand is not None:
                 reading.errand.open -= 1
             for item in reading.items:
-                self._pass_on(reading, item)
+                self._pass_on(reading, item, recorded)
                 yield reading.relation, reading.path, item
-        self._flying = still
 
     def _pending(self, reading: Reading, item: Item) -> Item | None:
         """What has come for the same start since the reading began."""
         group = self._groups.get((reading.relation, reading.path))
         return group.get(item.start) if group is not None else None
 
-    def _pass_on(self, reading: Reading, item: Item) -> None:
-        """A record that a newer item of the same start goes on relying on stays, and goes with that one."""
-        newer = self._pending(reading, item)
-        if newer is not None and newer.is_recorded:
+    def _pass_on(self, reading: Reading, item: Item, recorded: Counter[tuple[Group, Start]]) -> None:
+        """A record that another item of the same start goes on relying on stays, and goes with the last of them.
+
+        `recorded`: how many such items are in readings that are under way.
+        """
+        if not item.is_recorded:
+            return
+        recorded[_name(reading, item)] -= 1
+        failed = self._failed.get(reading.relation)
+        others = (self._pending(reading, item), failed.get((reading.path, item.start)) if failed else None)
+        if recorded[_name(reading, item)] or any(each is not None and each.is_recorded for each in others):
             item.is_recorded = False
 
     def put_back(self, reading: Reading, now: float) -> None:
@@ -451,9 +460,9 @@ class DirtyKeys:
         return min(held, default=None)
 
     def release(self, relation: str, batch: Batch) -> None:
-        """All items of a relation go, because it is to be read as a whole.
+        """All items of a relation go, because it is to be read as a whole, and so do their records.
 
-        They hold the slot until `batch`, which says that it is to be read, is acknowledged.
+        They hold the slot until `batch`, which says that it is to be read, is acknowledged. What is being read goes on.
         """
         gone = list(self._failed.pop(relation, {}).values())
         for (name, _), group in self._groups.items():
@@ -461,6 +470,11 @@ class DirtyKeys:
                 gone += group.values()
                 self._size -= len(group)
                 group.clear()
+        for reading in self._flying:
+            for item in reading.items if reading.relation == relation else ():
+                if item.owed is not None:
+                    item.lsn = 0 if item.owed.complete else item.lsn
+                    item.owed, item.is_recorded = None, False
         held = [item.lsn for item in gone if item.holds]
         if held:
             self._released.append((min(held), batch))
@@ -487,3 +501,7 @@ class DirtyKeys:
     def failed(self, relation: str) -> list[Item]:
         """Items that could not be read, each by its own fault."""
         return list(self._failed.get(relation, {}).values())
+
+
+def _name(reading: Reading, item: Item) -> tuple[Group, Start]:
+    return (reading.relation, reading.path), item.start

@@ -136,6 +136,21 @@ def test_a_start_that_was_left_out_is_remembered_or_the_whole_relation_is_read(c
     assert Cause(VIEW, "by title", ("t",), (6, 5)) in causes.of_update(old(2), row(2, inbox=6, title=ABSENT))
 
 
+def test_where_a_row_started_is_not_remembered_from_when_the_identity_said_it() -> None:
+    fingerprints = Fingerprints(10)
+    Causes(relation(frozenset(NAMES)), REACH, fingerprints).of_insert(row())
+    changed = Causes(relation(), REACH, fingerprints).of_update([], row(inbox=6, title=ABSENT))
+    assert Cause(VIEW, WHOLE, (), ()) in changed
+
+
+def test_what_is_remembered_of_columns_that_have_changed_their_names_is_not_compared() -> None:
+    """Both hold the same types, and each was where the other is."""
+    fingerprints, swapped = Fingerprints(10), ("id", "inbox_id", "contact_id", "notes", "title")
+    reach = replace(REACH, used={**REACH.used, VIEW: REACH.used[VIEW] | {"notes"}})
+    Causes(relation(), reach, fingerprints).of_insert(row())
+    assert by_key(VIEW, 1, 5) in Causes(relation(names=swapped), reach, fingerprints).of_update([], row())
+
+
 def test_a_value_left_out_twice_and_then_brought_counts_as_changed(causes: Causes) -> None:
     causes.of_update([], row(title=ABSENT))
     assert causes.of_update([], row(title=ABSENT, notes=b"x")) == []

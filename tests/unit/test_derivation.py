@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 
+from replicator import derivation
+from replicator.causes import Cause
 from replicator.derivation import Derivation
 from replicator.derived import Derived
+from replicator.dirty import KEY, OWE_S
 from replicator.lineage import Catalog, Lineage
 from replicator.outlet import Outlet
 from replicator.pgoutput import Column
@@ -123,3 +127,22 @@ def test_a_key_that_an_earlier_run_owes_is_unread_until_its_rows_are_acknowledge
     assert runs.begin({}).unread_inboxes("people") == {1, 2}
     runs.memory.records["dirty/people//[8]"] = record | {"start": [8], "inboxes": []}
     assert runs.begin({}).unread_inboxes("people") is None, "it may belong anywhere"
+
+
+def test_what_is_owed_of_a_key_says_the_inboxes_of_all_that_wait_for_it(
+    runs: Runs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was touched again while it was read, and both wait for long: they have one record."""
+    now = 100.0
+    monkeypatch.setattr(derivation, "time", SimpleNamespace(monotonic=lambda: now))
+    run = runs.begin({"people": derived("a")})
+    for lsn, inbox in ((30, 1), (40, 2)):
+        run.begin_transaction()
+        run.touch([Cause("people", KEY, (7,), (inbox,))], lsn)
+        run.end_transaction(lsn)
+        now += 1.0
+        assert run.take(10) is not None
+    run.write_down()
+    now += OWE_S
+    run.write_down()
+    assert runs.begin({"people": derived("a")}).unread_inboxes("people") == {1, 2}

@@ -230,6 +230,42 @@ def test_a_record_that_a_newer_item_relies_on_stays() -> None:
     assert newer.is_recorded
 
 
+def test_a_record_that_another_reading_relies_on_stays() -> None:
+    """Kafka may acknowledge them in any order: they are of several partitions."""
+    for order in ((0, 1), (1, 0)):
+        at, items, batches = At(), list[Item](), [unacknowledged(), unacknowledged()]
+        for inbox, batch in enumerate(batches):
+            items.append(at.touch(1, lsn=30 + inbox, inboxes=(inbox,)))
+            items[-1].owed, items[-1].is_recorded = acknowledged(), True
+            at.wait(COALESCE_S)
+            reading = at.reading()
+            assert reading is not None
+            at.dirty.published(reading, batch, 0, 0)
+        for number, is_last in zip(order, (False, True), strict=True):
+            batches[number].acknowledged = 1
+            assert [(item, item.is_recorded) for *_, item in at.dirty.finish()] == [(items[number], is_last)]
+
+
+def test_a_record_that_a_failed_item_relies_on_stays() -> None:
+    at = At()
+    first = at.touch(1, lsn=30)
+    at.wait(COALESCE_S)
+    sent = at.reading()
+    assert sent is not None
+    batch = unacknowledged()
+    at.dirty.published(sent, batch, 0, 0)
+    second = at.touch(1, lsn=40)
+    at.wait(COALESCE_S)
+    failing = at.reading()
+    assert failing is not None
+    at.dirty.fail(failing, second, "22012", at.now)
+    at.dirty.published(failing, acknowledged(), 0, 0)
+    for item in (first, second):
+        item.owed, item.is_recorded = acknowledged(), True
+    batch.acknowledged = 1
+    assert [(item, item.is_recorded) for *_, item in at.dirty.finish()] == [(first, False)]
+
+
 def test_keys_that_were_looked_up_hold_what_their_start_held() -> None:
     at = At()
     start = at.touch(9, lsn=30, inboxes=(4,), path=LOOKUP)
@@ -255,6 +291,30 @@ def test_keys_of_an_owed_start_are_to_be_written_down_before_its_record_goes() -
     reading = at.reading()
     assert reading is not None
     assert [item.start for item in at.dirty.looked_up(reading, [(1,), (2,)], at.now)] == [(1,), (2,)]
+
+
+def test_a_key_that_is_owed_already_is_written_down_anew_if_a_start_that_is_owed_names_another_inbox() -> None:
+    at = At()
+    key, start = at.touch(5, inboxes=(1,)), at.touch(1, path=LOOKUP, inboxes=(2,))
+    for item in (key, start):
+        item.owed, item.is_recorded = acknowledged(), True
+    reading = Reading(VIEW, LOOKUP, [start], ())
+    assert at.dirty.looked_up(reading, [(5,)], at.now) == [key]
+    assert key.inboxes == {1, 2}
+
+
+def test_a_change_to_a_looked_up_key_holds_the_slot_while_its_record_is_on_its_way() -> None:
+    at = At()
+    start = at.touch(1, lsn=30, path=LOOKUP)
+    start.owed, start.is_recorded = acknowledged(), True
+    at.wait(COALESCE_S)
+    reading = at.reading()
+    assert reading is not None
+    (key,) = at.dirty.looked_up(reading, [(5,)], at.now)
+    key.owed, key.is_recorded = unacknowledged(), True
+    at.dirty.published(reading, acknowledged(), 0, 0)
+    assert at.touch(5, lsn=40, inboxes=(2,)) is key
+    assert at.dirty.hold() == 40
 
 
 def test_a_look_up_never_makes_a_key_of_an_open_transaction_readable() -> None:
@@ -428,6 +488,20 @@ def test_a_relation_that_is_read_as_a_whole_holds_until_that_is_durable() -> Non
     assert at.dirty.hold() == 20
     batch.acknowledged = 1
     assert at.dirty.hold() is None
+
+
+def test_what_was_owed_and_is_being_read_relies_on_no_record_once_its_relation_is_read_as_a_whole() -> None:
+    at = At()
+    item = at.touch(1, lsn=30)
+    item.owed, item.is_recorded = acknowledged(), True
+    at.wait(COALESCE_S)
+    reading = at.reading()
+    assert reading is not None
+    at.dirty.release(VIEW, acknowledged())
+    at.dirty.put_back(reading, at.now)
+    assert at.dirty.hold() is None
+    at.touch(1, lsn=90)
+    assert at.dirty.hold() == 90
 
 
 class NothingIsLost(RuleBasedStateMachine):
