@@ -56,7 +56,7 @@ def message_of(
     """A record as it comes, its headers looked at."""
     try:
         head = unpack_head(headers)
-    except (KeyError, ValueError, AttributeError):  # Kafka's headers may have no value
+    except (KeyError, ValueError, AttributeError, TypeError):  # Kafka's headers may have no value
         return Message(partition, offset, key, None, headers, body)
     return Message(partition, offset, key, head, () if is_said(headers, head) else headers, body)
 

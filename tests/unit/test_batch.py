@@ -343,6 +343,7 @@ FOREIGN: list[Any] = [
     [("op", None), ("position", b"1:2:3"), ("generation", b"1")],
     [("op", b"u"), ("position", None), ("generation", b"1")],
     [("op", b"u"), ("position", b"1:2:3"), ("generation", b"")],
+    [("op", b"u"), ("position", b"1:2:3"), ("generation", None)],
 ]
 
 
