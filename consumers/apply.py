@@ -12,10 +12,10 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 import psycopg
@@ -35,8 +35,7 @@ from consumers.misfits import blame
 from consumers.ordering import Event, steps
 from consumers.parking import Reason
 from consumers.relation import without_inbox
-from consumers.share import Result, Share
-from consumers.target import Session, Work
+from consumers.target import Outcome, Session, Work
 from consumers.waiting import Held, Sorted, is_of_one_row, sort
 from consumers.watermark import Mark, Place
 from replicator import KeysRequest
@@ -57,14 +56,44 @@ _TELL_S: Final = 10.0
 
 
 @dataclass(slots=True)
+class Result:
+    """What became of one tenant's events."""
+
+    tenant: int
+    marks: dict[Place, Mark] = field(default_factory=dict)
+    """New watermarks that are committed."""
+    upserts: int = 0
+    deletes: int = 0
+    incomplete: list[KeysRequest] = field(default_factory=list)
+    bodiless: Counter[str] = field(default_factory=Counter)
+    stubs: int = 0
+    skipped: Counter[tuple[str, str, str]] = field(default_factory=Counter)
+    tableless: Counter[str] = field(default_factory=Counter)
+    buried: Counter[str] = field(default_factory=Counter)
+    """By table: events that became dead letters."""
+    stuck: dict[int, int] = field(default_factory=dict)
+    """By partition: the offset of the first event that is not applied."""
+    reason: Reason | None = None
+    overtaken: bool = False
+    abandoned: bool = False
+
+    def add(self, outcome: Outcome) -> None:
+        self.upserts += outcome.upserts
+        self.deletes += outcome.deletes
+        self.incomplete.extend(outcome.incomplete)
+        self.bodiless.update(outcome.bodiless)
+        self.stubs += outcome.stubs
+        self.skipped.update(outcome.skipped)
+        self.tableless.update(outcome.tableless)
+
+
+@dataclass(slots=True)
 class _Stretch:
     """Events that are applied in one transaction."""
 
     events: list[Event]
     blamed: Reason | None = None
     """Of one event: why it is to become a dead letter."""
-    ready: Work | None = None
-    """Made before its turn; whatever is tried again is made anew."""
 
     def halves(self) -> list[_Stretch]:
         middle = len(self.events) // 2
@@ -85,24 +114,6 @@ class Applier:
         self._told_at = float("-inf")
         self.waits_for = ""
 
-    def run_all(
-        self, shares: Sequence[Share], topic_id: str, marks: Mapping[Place, Mark], ended: threading.Event
-    ) -> list[Result]:
-        """One after the other, each as `run` does it; their rows are staged together, which costs as much as one's."""
-        ready = self._make_ready(shares, topic_id, marks) if len(shares) > 1 and not ended.is_set() else {}
-        return [
-            self.run(
-                share.tenant,
-                topic_id,
-                share.events,
-                marks,
-                ended,
-                leads=share.leads,
-                ready=ready.get(share.tenant),
-            )
-            for share in shares
-        ]
-
     def run(
         self,
         tenant: int,
@@ -112,11 +123,10 @@ class Applier:
         ended: threading.Event,
         *,
         leads: LeadColumns | None = None,
-        ready: Work | None = None,
     ) -> Result:
         """Until all events are applied or the tenant is stuck, or `ended`. Raises what stops the worker."""
         result = Result(tenant)
-        stretches = [_Stretch(list(events), ready=ready)]
+        stretches = [_Stretch(list(events))]
         attempts = Attempts(0.0 if self._is_beside else _PATIENCE * self._settings.lock_timeout_s)
         while stretches:
             if ended.is_set():
@@ -124,8 +134,7 @@ class Applier:
                 return result
             stretch = stretches[0]
             try:
-                known = {**marks, **result.marks} if result.marks else marks
-                moved = self._apply(tenant, topic_id, stretch, known, leads, result)
+                moved = self._apply(tenant, topic_id, stretch, {**marks, **result.marks}, leads, result)
             except Overtaken:
                 result.overtaken = True
                 return result
@@ -228,28 +237,12 @@ class Applier:
         result: Result,
     ) -> dict[Place, Mark]:
         with self._preparing() as session:
-            work = stretch.ready or self._work(tenant, topic_id, stretch, marks, leads)
-            stretch.ready = None
+            work = self._work(tenant, topic_id, stretch, marks, leads)
             result.add(session.apply(work, self._schemas))
         if work.letters is not None and work.letters.changes:
             self._held.pop(tenant, None)
             self._tell(tenant, work.letters, result)
         return {place: mark for place, (_, mark, _) in work.marks.items()}
-
-    def _make_ready(self, shares: Sequence[Share], topic_id: str, marks: Mapping[Place, Mark]) -> dict[int, Work]:
-        """By tenant, with its rows staged as far as that can be done. What fails here is left to its tenant's turn."""
-        ready: dict[int, Work] = {}
-        try:
-            with self._preparing() as session:
-                for share in shares:
-                    with suppress(ConsumersError):
-                        stretch = _Stretch(list(share.events))
-                        ready[share.tenant] = self._work(share.tenant, topic_id, stretch, marks, share.leads)
-                session.stage_ahead(ready.values(), self._schemas)
-        except psycopg.Error as error:
-            log.info("target.not_staged_ahead", error=type(error).__name__)
-            self._drop_broken()
-        return ready
 
     def _work(
         self,

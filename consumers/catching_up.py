@@ -27,7 +27,7 @@ from psycopg import Connection
 
 from consumers import metrics, tenants
 from consumers.ahead import MOST_BYTES, size_of
-from consumers.apply import Applier
+from consumers.apply import Applier, Result
 from consumers.batch import Message
 from consumers.config import Settings
 from consumers.errors import Action, ConsumersError, LogGap, LogUnavailable, Overtaken, classify
@@ -35,7 +35,6 @@ from consumers.flight import Departures, Flight
 from consumers.harvest import Harvest
 from consumers.ledger import Ledger
 from consumers.parking import Parked, Reason
-from consumers.share import Result
 from consumers.stretch import LogReader
 from consumers.watermark import Place
 
@@ -185,7 +184,7 @@ class CatchingUp:
             return self._failed_to_read(control, reading)
         result = Result(reading.place[0])
         for job in reading.flight.jobs if reading.flight is not None else ():  # one, or none
-            (result,) = job.result()
+            result = job.result()
             self._harvest.take(result)
         parked = self._ledger.parked.get(reading.place)
         if reading.is_given_up or result.abandoned or parked is None:

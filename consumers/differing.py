@@ -144,13 +144,14 @@ class Differing(Shadow):
 
     def _stage_gone(self, relation: Relation, given: dict[str, Any]) -> None:
         """Deletes of what the stretch has deleted, emptied, or read as a whole without finding it."""
-        self._loads.add(self._execute(merging.stage_deleted(relation), **given))
+        self._staged += self._execute(merging.stage_deleted(relation), **given)
         if covered := self.covered.get(relation.name):
-            statement = merging.stage_unknown(relation, of_inboxes=True)
-            self._loads.add(self._execute(statement, **given, inboxes=list(covered)))
+            self._staged += self._execute(
+                merging.stage_unknown(relation, of_inboxes=True), **given, inboxes=list(covered)
+            )
         if (emptied := self.emptied.get(relation.name)) is not None:
             where = dict(zip(("epoch", "point", "ordinal"), emptied, strict=True))
-            self._loads.add(self._execute(merging.stage_unknown(relation, of_inboxes=False), **given, **where))
+            self._staged += self._execute(merging.stage_unknown(relation, of_inboxes=False), **given, **where)
 
 
 def one_by_one(shadow: Shadow) -> list[Relation]:

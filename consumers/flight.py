@@ -7,25 +7,21 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any
 
 from psycopg import Connection
 
 from consumers import target
-from consumers.apply import Applier
+from consumers.apply import Applier, Result
 from consumers.batch import Batch, Message, View, begins_backfill, sort_out
 from consumers.layout import Layout
 from consumers.leads import Leads
 from consumers.ledger import Ledger
-from consumers.share import Result, Share
 from consumers.tenants import Mapping
 from consumers.watermark import read_progress
-
-_MOST_TOGETHER: Final = 16
-"""Tenants whose rows are staged at once. More would save little, and each waits for those before it."""
 
 
 @dataclass(slots=True)
@@ -36,7 +32,7 @@ class Flight:
     only: int | None = None
     """Set: the tenant whose own reading it is."""
     batch: Batch | None = None
-    jobs: list[Future[list[Result]]] = field(default_factory=list)
+    jobs: list[Future[Result]] = field(default_factory=list)
     results: dict[int, Result] = field(default_factory=dict)
     ended: threading.Event = field(default_factory=threading.Event)
     """Set: to be abandoned."""
@@ -44,7 +40,7 @@ class Flight:
 
     @property
     def is_done(self) -> bool:
-        # The last ones first: asked every two milliseconds, of many jobs.
+        # The last ones first: asked every two milliseconds, of a thousand jobs.
         return self.batch is not None and all(job.done() for job in reversed(self.jobs))
 
     @property
@@ -89,20 +85,20 @@ class Departures:
             is_elsewhere=self._mapping.is_elsewhere,
         )
         batch = sort_out(flight.messages, view)
-        marks, topic_id = dict(self._ledger.marks), self._ledger.topic_id
+        marks = dict(self._ledger.marks)
         led = {name for name, relation in self._layout.relations.items() if relation.has_leads}
         leads = {
             tenant: self._leads.of(control, tenant)
             for tenant, events in batch.events.items()
             if any(event.table in led for event in events)
         }
-        shares = [
-            Share(tenant=tenant, events=events, leads=leads.get(tenant)) for tenant, events in batch.events.items()
-        ]
         # From here on it is not made again. After all that may fail: without its jobs a batch would count as applied.
         flight.batch, flight.sent_at = batch, time.monotonic()
         flight.jobs = [
-            threads.submit(applier.run_all, group, topic_id, marks, flight.ended) for group in together(shares)
+            threads.submit(
+                applier.run, tenant, self._ledger.topic_id, events, marks, flight.ended, leads=leads.get(tenant)
+            )
+            for tenant, events in batch.events.items()
         ]
 
     def read_again(self, control: Connection[Any]) -> set[int]:
@@ -115,9 +111,3 @@ class Departures:
         self._leads.expire()
         stored = read_progress(control, self._pool)
         return {partition for partition, known in self._ledger.progress.items() if stored.get(partition) != known}
-
-
-def together(shares: Sequence[Share]) -> Iterator[Sequence[Share]]:
-    """What one thread takes at a time: several only where there are so many that every thread has enough."""
-    size = min(_MOST_TOGETHER, max(1, len(shares) // _MOST_TOGETHER))
-    return (shares[first : first + size] for first in range(0, len(shares), size))

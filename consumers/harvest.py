@@ -11,11 +11,11 @@ from typing import Final
 import structlog
 
 from consumers import metrics
+from consumers.apply import Result
 from consumers.audit import Audit
 from consumers.ledger import Ledger
 from consumers.missing import MissingTables
 from consumers.requests import Requests
-from consumers.share import Result
 from consumers.skipped import SkippedColumns
 
 log = structlog.get_logger(__name__)

@@ -13,9 +13,9 @@ import structlog
 from psycopg import Connection
 
 from consumers import parking, watermark
+from consumers.apply import Result
 from consumers.batch import Batch
 from consumers.parking import Parked, ParkedRow, Reason
-from consumers.share import Result
 from consumers.tenants import DEFAULT_POOL, TENANT_LOCK
 from consumers.topic import TopicShape
 from consumers.watermark import Generations, Mark, Place, Progress

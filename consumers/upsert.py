@@ -36,8 +36,8 @@ STAGE_ROWS: Final = "COPY pg_temp.staged_rows FROM STDIN"
 `parents` the ids that it names in the order of `Form.parents`, `leads` its lead columns."""
 STAGE_DELETES: Final = (
     "INSERT INTO pg_temp.staged_deletes"
-    " SELECT x.l, x.s, x.r, x.i, x.n, x.e, x.p, x.o FROM json_to_recordset(%(rows)s::json)"
-    " AS x (l integer, s integer, r text, i bigint, n bigint, e bigint, p bigint, o bigint)"
+    " SELECT %(load)s, x.s, x.r, x.i, x.n, x.e, x.p, x.o FROM json_to_recordset(%(rows)s::json)"
+    " AS x (s integer, r text, i bigint, n bigint, e bigint, p bigint, o bigint)"
 )
 
 TENANT: Final = "(SELECT %(tenant)s::integer)"

@@ -277,7 +277,8 @@ class Worker:
 
     def _settle(self, control: Connection[Any], flight: Flight) -> None:
         """Makes durable what the threads have done; sends them off again if somebody else was faster."""
-        for result in (result for job in flight.jobs for result in job.result()):
+        for job in flight.jobs:
+            result = job.result()
             self._harvest.take(result)
             known = flight.results.get(result.tenant)
             flight.results[result.tenant] = result

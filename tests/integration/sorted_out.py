@@ -26,7 +26,6 @@ from consumers.differing import Differing
 from consumers.layout import Layout
 from consumers.leads import Leads
 from consumers.relation import Relation, without_inbox
-from consumers.share import Share
 from consumers.tenants import Mapping
 from consumers.watermark import Generations, Mark, Place
 from demo.servers import Servers
@@ -190,11 +189,9 @@ class Applied:
         )
         batch = sort_out(messages, view)
         assert not batch.counts.unmapped
-        shares = [
-            Share(tenant=tenant, events=events, leads=self.leads.of(self.control, tenant))
-            for tenant, events in batch.events.items()
-        ]
-        for result in self.applier.run_all(shares, "topic", dict(self._marks), threading.Event()):
+        for tenant, events in batch.events.items():
+            leads = self.leads.of(self.control, tenant)
+            result = self.applier.run(tenant, "topic", events, self._marks, threading.Event(), leads=leads)
             assert result.reason is None, result.reason
             assert not result.overtaken
             self._marks.update(result.marks)

@@ -14,12 +14,11 @@ from typer.testing import CliRunner
 
 from consumers import dead_letters
 from consumers.__main__ import app
-from consumers.apply import Applier
+from consumers.apply import Applier, Result
 from consumers.layout import Layout
 from consumers.ordering import Event
 from consumers.parking import park
 from consumers.retrying import Retrying
-from consumers.share import Result
 from consumers.target import holders
 from consumers.target_session import open_session
 from consumers.watermark import Mark, Place

@@ -3,29 +3,25 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import replace
-from types import MappingProxyType
 from typing import Any
 
 import pytest
 from psycopg import Connection
 
-from consumers import config
-from consumers.apply import Applier
+from consumers import config, target
+from consumers.apply import Applier, Result
 from consumers.blocking import end_frozen, is_table_locked
 from consumers.errors import VersionUnknown
 from consumers.layout import Layout
-from consumers.loads import Load, Loads
 from consumers.ordering import Event
 from consumers.parking import Reason, park
-from consumers.share import Result, Share
 from consumers.target import Session
 from consumers.target_session import open_session
 from consumers.tenants import CHANNEL, TENANT_LOCK
-from consumers.watermark import Mark, Place
 from demo.servers import wait_until
 from replicator import TableSchema
 from tests.histories import Erase, Source, Write, schema_of
@@ -192,103 +188,27 @@ def test_a_tenant_whose_tables_version_does_not_come_is_parked(applied: Applied)
     assert (stuck.stuck, kind(stuck)) == ({0: 0}, "VersionUnknown")
 
 
-# --- whose rows are staged together with others'
-
-
-NOT_JSON, NOT_TEXT = b'{"before":null,"after":{"content":},"op":"c"}', b'{"after":{"content":"\xff"}}'
-
-
-def run_all(
-    applier: Applier, *shares: tuple[int, Sequence[Event]], marks: Mapping[Place, Mark] = MappingProxyType({})
-) -> list[Result]:
-    together = [Share(tenant=tenant, events=events) for tenant, events in shares]
-    return applier.run_all(together, TOPIC_ID, marks, threading.Event())
-
-
-@pytest.fixture
-def staged(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """How many transactions' rows each message to the staging tables has brought."""
-    sent: list[int] = []
-    send = Loads.send
-
-    def counted(self: Loads, *loads: Load) -> None:
-        send(self, *loads)
-        sent.append(len(loads))
-
-    monkeypatch.setattr(Loads, "send", counted)
-    return sent
-
-
-def test_rows_that_are_staged_together_become_each_tenants_own(
-    applied: Applied, applier: Applier, staged: list[int]
-) -> None:
-    results = run_all(applier, (TENANT, messages(1, 2)), (OTHER, messages(2, 3, inbox=OTHERS_INBOX)))
-    assert ([result.upserts for result in results], staged) == ([2, 2], [2])
-    assert [applied.rows(tenant, "SELECT id, inbox_id FROM messages ORDER BY id") for tenant in (TENANT, OTHER)] == [
-        [(1, INBOX), (2, INBOX)],
-        [(2, OTHERS_INBOX), (3, OTHERS_INBOX)],
-    ]
-
-
-def test_deletes_that_are_staged_together_are_each_tenants_own(
-    applied: Applied, applier: Applier, staged: list[int]
-) -> None:
-    mine, theirs = Source(), Source()
-    for source, inbox, gone in ((mine, INBOX, 1), (theirs, OTHERS_INBOX, 2)):
-        for row in (1, 2):
-            source.carry_out(Write("messages", row, inbox, None, long=True))
-        source.carry_out(Erase("messages", gone, broadcast=False))
-    written = run_all(applier, (TENANT, mine.published[:2]), (OTHER, theirs.published[:2]))
-    marks = {place: mark for result in written for place, mark in result.marks.items()}
-    deleted = run_all(applier, (TENANT, mine.published[2:]), (OTHER, theirs.published[2:]), marks=marks)
-    assert ([result.deletes for result in deleted], staged) == ([1, 1], [2, 2])
-    assert [applied.rows(tenant, "SELECT id FROM messages") for tenant in (TENANT, OTHER)] == [[(2,)], [(1,)]]
-
-
-@pytest.mark.parametrize("body", [NOT_JSON, NOT_TEXT])
-def test_a_row_that_cannot_be_staged_is_its_own_tenants_dead_letter(
-    applied: Applied, applier: Applier, body: bytes
-) -> None:
-    bad = messages(1)[0]._replace(body=body)
-    first, second = run_all(applier, (TENANT, [bad]), (OTHER, messages(2, inbox=OTHERS_INBOX)))
-    assert (first.buried.total(), first.stuck, second.upserts) == (1, {}, 1)
-    assert [applied.rows(tenant, "SELECT id FROM messages") for tenant in (TENANT, OTHER)] == [[], [(2,)]]
-
-
-def test_a_tenant_that_is_locked_keeps_nothing_from_those_behind_it(
-    applied: Applied, applier: Applier, staged: list[int]
-) -> None:
-    with applied.target.connected("owner") as person, person.transaction():
-        person.execute("UPDATE inbox_tenant_mapping SET inbox_name = 'x' WHERE inbox_id = %s", [INBOX])
-        stuck, done = run_all(applier, (TENANT, messages(1)), (OTHER, messages(2, inbox=OTHERS_INBOX)))
-    assert (stuck.stuck, kind(stuck), done.upserts) == ({0: 0}, "55P03", 1)
-    assert staged[0] == 2
-
-
 # --- what the target refuses, and no table of ours knows
 
 
-@pytest.mark.parametrize("together", [False, True])
 def test_rows_are_being_made_ready_until_the_target_has_its_turn(
-    applied: Applied, applier: Applier, monkeypatch: pytest.MonkeyPatch, together: bool
+    applied: Applied, applier: Applier, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     said: list[tuple[str, bool]] = []
-    pack, claim = Loads.pack, Session._claim
+    pack, claim = target.pack, Session._claim
 
-    def packing(self: Loads, *given: Any) -> Load:
+    def packing(*given: Any) -> Any:
         said.append(("pack", applier.is_preparing))
-        return pack(self, *given)
+        return pack(*given)
 
     def claiming(self: Session, *given: Any) -> None:
         said.append(("claim", applier.is_preparing))
         claim(self, *given)
 
-    monkeypatch.setattr(Loads, "pack", packing)
+    monkeypatch.setattr(target, "pack", packing)
     monkeypatch.setattr(Session, "_claim", claiming)
-    shares = (TENANT, messages(1)), (OTHER, messages(2, inbox=OTHERS_INBOX))
-    for group in [shares] if together else [[share] for share in shares]:
-        assert [result.upserts for result in run_all(applier, *group)] == [1] * len(group)
-    assert sorted(said) == [("claim", False)] * 2 + [("pack", True)] * 2
+    assert run(applier, messages(1)).upserts == 1
+    assert said == [("pack", True), ("claim", False)]
     monkeypatch.setattr(Session, "_claim", None)
     with pytest.raises(TypeError):
         run(applier, messages(3))

@@ -16,11 +16,11 @@ from typer.testing import CliRunner
 
 from consumers import parking
 from consumers.__main__ import app
+from consumers.apply import Result
 from consumers.batch import Batch
 from consumers.errors import Overtaken
 from consumers.ledger import Ledger
 from consumers.parking import Parked, Reason, park
-from consumers.share import Result
 from consumers.target_session import open_session
 from consumers.tenants import Mapping, verify
 from consumers.watermark import Mark, Place, Progress, read_progress, start_progress

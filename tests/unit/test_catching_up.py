@@ -12,7 +12,7 @@ from typing import Any, cast
 import pytest
 
 from consumers import catching_up
-from consumers.apply import Applier
+from consumers.apply import Applier, Result
 from consumers.batch import Batch, Message
 from consumers.catching_up import MOST_AT_ONCE, STRETCH, CatchingUp, read
 from consumers.config import Settings, load
@@ -20,7 +20,6 @@ from consumers.errors import LogUnavailable, TargetRefused
 from consumers.flight import Flight
 from consumers.ledger import Ledger
 from consumers.parking import Parked, Reason
-from consumers.share import Result
 from consumers.watermark import Place, Progress
 
 CONTROL = cast(Any, SimpleNamespace(broken=False))
@@ -84,8 +83,8 @@ class Beside:
         return [Message(partition, end - 1, b"11", None, (), b"{}")]
 
     def _send_off(self, _: Any, flight: Flight, *__: Any) -> None:
-        job: Future[list[Result]] = Future()
-        job.set_result([self.outcome])
+        job: Future[Result] = Future()
+        job.set_result(self.outcome)
         flight.batch, flight.jobs = Batch(), [job]
         self.sent.append(flight)
 
