@@ -37,6 +37,9 @@ _MOST_STAGED_BYTES: Final = 32 << 20
 """After so many rows, or bytes of them, the staging tables are emptied: deletes that were left are read over by every
 statement (1 ms more for 5000, 15 ms for 20000), and each emptying writes to the catalogue and takes milliseconds."""
 
+_MOST_LOADS: Final = 1 << 30
+"""Their number is an integer. A transaction may have one without a row."""
+
 _FEW: Final = 200
 """Rows that cost less to write than to plan for (measured at ten: 1.7 ms for our statements, 0.4 for what foreign keys
 ask; half of all): their plans are kept, and do not know them. For more rows all are made anew in each step, and kept
@@ -188,9 +191,9 @@ class Session:
 
     def _stage(self, work: Work, schemas: Schemas) -> list[list[Writing]]:
         """Sends the rows of every step; the forms of each step by number."""
-        if self._staged > _MOST_STAGED or self._staged_bytes > _MOST_STAGED_BYTES:
+        if self._staged > _MOST_STAGED or self._staged_bytes > _MOST_STAGED_BYTES or self._load > _MOST_LOADS:
             self._execute("TRUNCATE pg_temp.staged_rows, pg_temp.staged_deletes, pg_temp.orphans")
-            self._staged = self._staged_bytes = 0
+            self._staged = self._staged_bytes = self._load = 0
         self._load += 1
         forms: list[list[Writing]] = []
         rows: list[bytes] = []

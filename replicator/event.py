@@ -71,9 +71,11 @@ class Position(NamedTuple):
 
     @classmethod
     def unpack(cls, packed: bytes) -> Position:
-        """Raises ValueError if `packed` is not three integers joined by colons."""
-        epoch, point, ordinal = packed.split(b":")
-        return cls(int(epoch), int(point), int(ordinal))
+        """Raises ValueError if `packed` is not three integers joined by colons, each from 0 to that of a bigint."""
+        epoch, point, ordinal = map(int, packed.split(b":"))
+        if (epoch | point | ordinal) >> 63:
+            raise ValueError("a position that no column holds")
+        return cls(epoch, point, ordinal)
 
 
 NOWHERE: Final = Position(0, 0, 0)
@@ -142,12 +144,15 @@ def pack_head(head: Head) -> Headers:
 def unpack_head(headers: Sequence[tuple[str, bytes]]) -> Head:
     """The inverse of `pack_head`. Raises KeyError or ValueError for a message that is not ours."""
     field = dict(headers)
+    generation = int(field["generation"])
+    if generation >> 63:
+        raise ValueError("a generation that no column holds")
     return Head(
         field["op"].decode(),  # type: ignore[arg-type]  # one of the letters; the consumer refuses others
         field.get("table", b"").decode(),
         field.get("key", b""),
         Position.unpack(field["position"]),
-        int(field["generation"]),
+        generation,
         field.get("schema", b"").decode(),
         field.get("absent", b""),
         "snapshot" in field,

@@ -76,6 +76,14 @@ def test_a_parent_deleted_before_its_children_becomes_a_stub_that_goes_with_the_
     assert [found(applied, table) for table in ("messages", "conversations", "inboxes")] == [[], [], []]
 
 
+def test_a_session_that_has_had_as_many_transactions_as_an_integer_counts_goes_on(applied: Applied) -> None:
+    applied.session._load = 2**31 - 2
+    for row in (1, 2, 3):
+        applied.apply(TENANT, [change("c", "contacts", row, row)])
+    assert found(applied, "contacts") == [(1,), (2,), (3,)]
+    assert applied.session._load == 3
+
+
 def test_a_child_that_leaves_its_parent_for_another_takes_the_stub_along(applied: Applied) -> None:
     applied.apply(TENANT, [change("c", "conversations", 5, 10, contact_id=3)])
     applied.apply(TENANT, [change("u", "conversations", 5, 11, contact_id=4)])

@@ -344,6 +344,9 @@ FOREIGN: list[Any] = [
     [("op", b"u"), ("position", None), ("generation", b"1")],
     [("op", b"u"), ("position", b"1:2:3"), ("generation", b"")],
     [("op", b"u"), ("position", b"1:2:3"), ("generation", None)],
+    [("op", b"u"), ("position", b"1:2:3"), ("generation", b"%d" % 2**63)],
+    [("op", b"u"), ("position", b"%d:2:3" % 2**63), ("generation", b"1")],
+    [("op", b"u"), ("position", b"1:2:-3"), ("generation", b"1")],
 ]
 
 
