@@ -86,7 +86,7 @@ class Ways:
         )
         self._ours = Source(settings)
         self._ours.plan_once()
-        self._derived = self._definition(settings)
+        self._derived, self._largest = self._definition(settings), settings.max_message_bytes
         origin = Origin(topic_prefix=PREFIX, database="chatwoot", schema="public", table=path.ANALYTICS)
         self._table = self._derived.table(origin)
         self._theirs = BatchQuery(stage.source_dsn)
@@ -124,7 +124,7 @@ class Ways:
     def _read(self, keys: list[int]) -> float:
         began = time.perf_counter()
         with self._ours.reading():
-            rows = read_rows(self._ours.connection, self._derived, self._table, [(key,) for key in keys])
+            rows = read_rows(self._ours.connection, self._derived, self._table, keys, self._largest).rows
         return timed(began, len(rows), len(keys))
 
 

@@ -9,7 +9,7 @@ Pure. The same code renders a streamed and a backfilled row: that is why both ar
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import orjson
 
@@ -23,12 +23,17 @@ _GARBLED = (ValueError, KeyError)
 """What converters raise; a UnicodeDecodeError is a ValueError."""
 
 
+TOO_LARGE: Final = b""
+"""In place of its JSON: a row that was too large to be read."""
+
+
 class RenderedRow(NamedTuple):
     """One row, or the part of it that the stream carried."""
 
     key: bytes
     inbox: int | None
     json: bytes
+    """Or `TOO_LARGE`."""
     absent: bytes
     """JSON array of the columns left out, `b""` when none is."""
 

@@ -218,10 +218,10 @@ class Derivation:
 
     # --- what is read
 
-    def take(self, most: int) -> Reading | None:
-        """The next reading that is due."""
+    def take(self, most: int, fewer: Mapping[str, int]) -> Reading | None:
+        """The next reading that is due. `fewer`: of these relations not so many keys."""
         unsettled = self._progress.unsettled
-        return self._dirty.take(time.monotonic(), most, unsettled, whole=self._between_transactions)
+        return self._dirty.take(time.monotonic(), most, unsettled, whole=self._between_transactions, fewer=fewer)
 
     def publish(self, reading: Reading, rows: Sequence[RenderedRow], hashes: Sequence[Seen], lsn: int) -> None:
         """What a reading of keys has found, of a snapshot at this LSN."""
@@ -279,6 +279,10 @@ class Derivation:
     def split(self, reading: Reading) -> None:
         """Its halves are to be read each by itself."""
         self._dirty.split(reading)
+
+    def set_aside(self, reading: Reading, starts: Collection[Start]) -> None:
+        """Some of its items, not all, are to be read by themselves; the rest is still to be published."""
+        self._dirty.set_aside(reading, starts)
 
     def pause(self, relation: str, seconds: float) -> None:
         """Other relations are not to wait for this one."""

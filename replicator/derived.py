@@ -4,6 +4,9 @@ The rows of many keys are read by `unnest(…) CROSS JOIN LATERAL (… OFFSET 0)
 the relation's aggregates, which a list of keys is not (measured on the analytics view: 17 ms for 100 keys, against 10 s
 by `= ANY`; without OFFSET 0 the subquery is pulled up, and takes 13 s).
 
+What a reading brings is bounded by the source itself, row by row: that of a conversation of years may have hundreds of
+megabytes. The more keys are read at once, the smaller is the largest row that comes with them.
+
 Relies on an open REPEATABLE READ transaction with the source's schema as its search path. Values are taken as the text
 that PostgreSQL printed.
 """
@@ -13,24 +16,28 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from psycopg import Connection, sql
+from psycopg.types.numeric import Int8
 
 from replicator.backfill_job import Chunk
 from replicator.causes import Reach, Way
-from replicator.changes import RenderedRow, Table
+from replicator.changes import TOO_LARGE, RenderedRow, Table
 from replicator.chunk import raw_rows
 from replicator.dirty import KEY, Start
-from replicator.event import ClockColumn, Origin
+from replicator.event import ClockColumn, Origin, pack_key
 from replicator.lineage import Catalog, Lineage, Path
 from replicator.lineage.utc import in_utc
-from replicator.pgoutput import Column
+from replicator.pgoutput import Column, RawValue
 from replicator.relations import STREAMED_BY_NAME, DerivedRelation
 from replicator.source import columns_of, identifier
 
 BaseTable = tuple[str, str]
 """(schema, name)."""
+_NOTHING: Final = sql.SQL("")
+_NULL: Final = b"NULL"
+"""In an array."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,28 +108,64 @@ class Redefined(Exception):
     """The relation has other columns than when it was derived."""
 
 
-def read_rows(connection: Connection[Any], derived: Derived, table: Table, keys: Sequence[Start]) -> list[RenderedRow]:
-    """At most one row of each key at each inbox; rows without an inbox concern nobody. Raises Redefined."""
-    result = connection.execute(_read_statement(derived), ([key for (key,) in keys],), prepare=True).pgresult
-    if result is None or columns_of(result) != derived.columns:
+READ_BYTES: Final = 8 << 20
+"""Of the rows of many keys at one inbox each, as the source has them: a reading takes a few times as much memory."""
+
+
+class Read(NamedTuple):
+    """What a reading of keys has brought."""
+
+    rows: list[RenderedRow]
+    """At most one of each key at each inbox; those without an inbox concern nobody."""
+    crowded: frozenset[int]
+    """Keys with a row that is too large to be read with so many others: of these there is nothing in `rows`."""
+
+
+def read_rows(connection: Connection[Any], derived: Derived, table: Table, keys: Sequence[int], largest: int) -> Read:
+    """`largest`: bytes that a row may have; a larger one is `changes.TOO_LARGE`. Raises Redefined."""
+    return newest_rows(derived, table, fetch(connection, derived, keys, largest), keys)
+
+
+def fetch(
+    connection: Connection[Any], derived: Derived, keys: Sequence[int], largest: int, led_by: sql.Composable = _NOTHING
+) -> list[list[bytes | None]]:
+    """What `read` reads. Raises Redefined."""
+    result = connection.execute(*read(derived, keys, largest, led_by), prepare=True).pgresult
+    if result is None or columns_of(result)[-len(derived.columns) :] != derived.columns:
         raise Redefined(f"{derived.relation.name} has other columns than before")
-    return newest_rows(derived, table, raw_rows(result))
+    return raw_rows(result)
 
 
-def newest_rows(derived: Derived, table: Table, read: Iterable[Sequence[bytes | None]]) -> list[RenderedRow]:
-    """Of what was read the newest row of each key at each inbox; rows without an inbox are left out."""
+def newest_rows(derived: Derived, table: Table, fetched: Iterable[Sequence[bytes | None]], keys: Sequence[int]) -> Read:
+    """Of what was fetched of these keys the newest row of each at each inbox; rows without an inbox are left out."""
     found: dict[tuple[bytes, int], tuple[tuple[bool, int, bytes], RenderedRow]] = {}
+    crowded: set[bytes] = set()
     newest = table.position_of(derived.relation.newest)
-    for raw in read:
-        row = table.render(list(raw))
+    for left_out, *raw in fetched:
+        if left_out is None:
+            row = table.render(list[RawValue](raw))
+            mark = raw[newest] if newest is not None else None
+        else:
+            row, mark = _told(left_out)
+            if len(keys) > 1:
+                crowded.add(row.key)
         if row.inbox is None:
             continue
-        mark = raw[newest] if newest is not None else None
         rank = (mark is not None, int(mark) if mark is not None else 0, row.json)
         known = found.get((row.key, row.inbox))
         if known is None or rank > known[0]:
             found[row.key, row.inbox] = rank, row
-    return [row for _, row in found.values()]
+    return Read(
+        [row for _, row in found.values() if row.key not in crowded],
+        frozenset(key for key in keys if pack_key([key]) in crowded) if crowded else frozenset(),
+    )
+
+
+def _told(left_out: bytes) -> tuple[RenderedRow, bytes | None]:
+    """What is known of a row that was left out, and what makes it the newest: printed as an array."""
+    key, inbox, mark = left_out[1:-1].split(b",")
+    row = RenderedRow(pack_key([int(key)]), int(inbox) if inbox != _NULL else None, TOO_LARGE, b"")
+    return row, mark if mark != _NULL else None
 
 
 def referred(connection: Connection[Any], derived: Derived, column: str, keys: Sequence[int]) -> list[int]:
@@ -131,14 +174,30 @@ def referred(connection: Connection[Any], derived: Derived, column: str, keys: S
     return [value for (value,) in connection.execute(statement, [list(keys)]).fetchall() if value is not None]
 
 
-def read(derived: Derived, keys: Sequence[int]) -> tuple[sql.Composed, list[Any]]:
-    """The statement that reads these keys."""
-    return _read_statement(derived), [list(keys)]
+def read(
+    derived: Derived, keys: Sequence[int], largest: int, led_by: sql.Composable = _NOTHING
+) -> tuple[sql.Composed, list[Any]]:
+    """The statement that reads these keys, and its parameters.
+
+    A row of the result has what `led_by` adds, over `r`, then what stands for a row that is left out (key, inbox and
+    what makes it the newest; else NULL), then the relation's columns, all of them NULL where the row is left out.
+    """
+    newest = [column.name for column in derived.columns if column.name == derived.relation.newest]
+    names = (*derived.relation.key, derived.relation.inbox)
+    told = [identifier("r", name) for name in (*names, *newest)]
+    outputs = sql.SQL("{}CASE WHEN {} IS NULL THEN ARRAY[{}]::bigint[] END, w.*").format(
+        led_by, identifier("w", *derived.relation.key), sql.SQL(", ").join(told if newest else [*told, sql.SQL("NULL")])
+    )
+    # What is stored compressed counts as it is stored: a row may be some times larger than that. An outer join, and no
+    # CASE around each column, because types and modifiers stay, and a column that is new is there too.
+    bounded = sql.SQL("{} LEFT JOIN LATERAL (SELECT r.*) AS w ON pg_column_size(r) <= %s")
+    most = largest if len(keys) <= 1 else min(largest, READ_BYTES // len(keys))
+    return bounded.format(keyed(derived, outputs)), [list(keys), Int8(most)]
 
 
-def explain_read(derived: Derived) -> tuple[sql.Composed, list[Any]]:
+def explain_read(derived: Derived, largest: int) -> tuple[sql.Composed, list[Any]]:
     """How one key is read, for EXPLAIN to tell."""
-    statement, parameters = read(derived, [0])
+    statement, parameters = read(derived, [0], largest)
     return sql.SQL("EXPLAIN (FORMAT JSON) {}").format(statement), parameters
 
 
@@ -229,15 +288,11 @@ def _keys(connection: Connection[Any], statement: sql.Composed, parameters: Sequ
 
 
 def keyed(derived: Derived, outputs: sql.Composable) -> sql.Composed:
-    """The statement that reads rows of an array of keys, its one parameter. `outputs` are over `r`, such a row."""
+    """The statement that reads rows of an array of keys, its first parameter. `outputs` are over `r`, such a row."""
     return sql.SQL(
         "SELECT {} FROM unnest(%s::bigint[]) AS k (id)"
         " CROSS JOIN LATERAL (SELECT * FROM ({}) AS q WHERE q.{} = k.id OFFSET 0) AS r"
     ).format(outputs, select_of(derived), identifier(*derived.relation.key))
-
-
-def _read_statement(derived: Derived) -> sql.Composed:
-    return keyed(derived, sql.SQL("r.*"))
 
 
 def select_of(derived: Derived) -> sql.SQL:

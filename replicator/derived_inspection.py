@@ -29,11 +29,11 @@ def read_derived(settings: Settings) -> tuple[DerivedFacts, ...]:
         facts = []
         for relation in captured.derived:
             source.rows("SELECT set_config('enable_seqscan', 'off', false)")
-            facts.append(_facts(source, relation.name, found.relations[relation.name]))
+            facts.append(_facts(source, relation.name, found.relations[relation.name], settings.max_message_bytes))
         return tuple(facts)
 
 
-def _facts(source: Source, name: str, found: Derived | str) -> DerivedFacts:
+def _facts(source: Source, name: str, found: Derived | str, largest: int) -> DerivedFacts:
     if isinstance(found, str):
         return DerivedFacts(name=name, problem=found)
     lineage = found.lineage
@@ -53,11 +53,11 @@ def _facts(source: Source, name: str, found: Derived | str) -> DerivedFacts:
                 fault=fault,
             )
         )
-    scanned, fault = _scanned(source, *statements.explain_read(found))
+    scanned, fault = _scanned(source, *statements.explain_read(found, largest))
     reading = None
     if name == ANALYTICS and not fault:
         try:
-            reading = _reading(source, found)
+            reading = _reading(source, found, largest)
         except ReplicatorError as error:
             fault = str(error)
     return DerivedFacts(
@@ -72,7 +72,7 @@ def _facts(source: Source, name: str, found: Derived | str) -> DerivedFacts:
     )
 
 
-def _reading(source: Source, found: Derived) -> ViewReading:
+def _reading(source: Source, found: Derived, largest: int) -> ViewReading:
     source.rows("SELECT set_config('enable_seqscan', 'on', false)")
     with source.reading():
         ((twice, newest),) = source.rows(
@@ -82,17 +82,17 @@ def _reading(source: Source, found: Derived) -> ViewReading:
     return ViewReading(
         columns={each.name: found.type_names[each.type_oid, each.type_modifier] for each in found.columns},
         surveyed_twice=twice,
-        one_read_ms=_one_read_ms(source, found, newest) if newest is not None else None,
+        one_read_ms=_one_read_ms(source, found, newest, largest) if newest is not None else None,
     )
 
 
-def _one_read_ms(source: Source, found: Derived, key: int) -> float:
+def _one_read_ms(source: Source, found: Derived, key: int, largest: int) -> float:
     """The first one fills caches; the second is what a changed conversation costs, its planning included."""
     took = 0.0
     for _ in range(2):
         began = time.perf_counter()
         with source.reading():
-            source.rows(*statements.read(found, [key]))
+            source.rows(*statements.read(found, [key], largest))
         took = time.perf_counter() - began
     return 1000 * took
 

@@ -11,7 +11,7 @@ Pure: it is told the time, and asks nobody. Belongs to the stream's loop.
 from __future__ import annotations
 
 from collections import Counter, OrderedDict, deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -30,6 +30,8 @@ LONGEST_RETRY_S: Final = 300.0
 
 KEY: Final = ""
 """The path of an item that is a key itself."""
+
+_OF_NONE: Final[Mapping[str, int]] = {}
 
 Start = tuple[JsonValue, ...]
 """A key, or the values that a path starts from."""
@@ -122,7 +124,7 @@ class DirtyKeys:
     _errands: deque[Errand] = field(default_factory=deque)
     _flying: list[Reading] = field(default_factory=list)
     _halves: dict[str, deque[Reading]] = field(default_factory=dict)
-    """By relation: parts of readings that failed; they are in `_flying` too."""
+    """By relation: parts of readings that failed, or were too much at once; they are in `_flying` too."""
     _paused: dict[str, float] = field(default_factory=dict)
     """Relation → when it may be read again."""
     _failed: dict[str, OrderedDict[tuple[str, Start], Item]] = field(default_factory=dict)
@@ -200,8 +202,11 @@ class DirtyKeys:
         """To be read behind the live items."""
         self._errands.append(errand)
 
-    def take(self, now: float, most: int, unsettled: Sequence[int], *, whole: bool) -> Reading | None:
-        """The next reading, if one is due. `whole`: no transaction is half delivered.
+    def take(
+        self, now: float, most: int, unsettled: Sequence[int], *, whole: bool, fewer: Mapping[str, int] = _OF_NONE
+    ) -> Reading | None:
+        """The next reading, if one is due. `whole`: no transaction is half delivered. `fewer`: relations of which not
+        so many keys are read at once.
 
         A relation that has readings to finish in halves waits for the work of all others: it may be slow.
         """
@@ -215,20 +220,20 @@ class DirtyKeys:
             and not self._is_paused(name[0], now)
         ]
         for is_halved, _, (relation, path) in sorted(ripe):
-            if is_halved and (half := self._next_half(now)):
+            if is_halved and (half := self._next_half(now, fewer)):
                 return half
-            items = self._pick((relation, path), now, most, upto)
+            items = self._pick((relation, path), now, fewer.get(relation, most) if path == KEY else most, upto)
             if items:
                 reading = Reading(relation, path, items, tuple(unsettled))
                 self._flying.append(reading)
                 return reading
-        return self._next_half(now) or self._take_turns(now, most, unsettled)
+        return self._next_half(now, fewer) or self._take_turns(now, most, unsettled, fewer)
 
-    def _take_turns(self, now: float, most: int, unsettled: Sequence[int]) -> Reading | None:
+    def _take_turns(self, now: float, most: int, unsettled: Sequence[int], fewer: Mapping[str, int]) -> Reading | None:
         """What failed, and errands: slow keys may be due again as soon as they have failed."""
         retried = None if self._has_retried else self._retry(now, unsettled)
         self._has_retried = retried is not None
-        return retried or self._run_errand(now, most, unsettled) or self._retry(now, unsettled)
+        return retried or self._run_errand(now, most, unsettled, fewer) or self._retry(now, unsettled)
 
     def pause(self, relation: str, until: float) -> None:
         """Nothing of this relation is read before that time."""
@@ -237,7 +242,7 @@ class DirtyKeys:
     def _is_paused(self, relation: str, now: float) -> bool:
         return self._paused.get(relation, now) > now
 
-    def _next_half(self, now: float) -> Reading | None:
+    def _next_half(self, now: float, fewer: Mapping[str, int]) -> Reading | None:
         """Relations take turns; within one the latest goes first, so that the item that fails is soon known."""
         relation = next((each for each in self._halves if not self._is_paused(each, now)), None)
         if relation is None:
@@ -246,6 +251,8 @@ class DirtyKeys:
         half = halves.popleft()
         if halves:
             self._halves[relation] = halves
+        if half.path == KEY and len(half.items) > (most := fewer.get(relation, len(half.items))):
+            self._part(half, half.items[:most], half.items[most:])
         return half
 
     def _pick(self, name: Group, now: float, most: int, upto: int) -> list[Item]:
@@ -279,12 +286,13 @@ class DirtyKeys:
                     return reading
         return None
 
-    def _run_errand(self, now: float, most: int, unsettled: Sequence[int]) -> Reading | None:
+    def _run_errand(self, now: float, most: int, unsettled: Sequence[int], fewer: Mapping[str, int]) -> Reading | None:
         while self._errands and not self._errands[0].keys:
             self._errands.popleft()
         errand = next((each for each in self._errands if each.keys and not self._is_paused(each.relation, now)), None)
         if errand is None:
             return None
+        most = fewer.get(errand.relation, most)
         keys, errand.keys = errand.keys[:most], errand.keys[most:]
         errand.open += 1
         items = [Item(key, frozenset(inboxes), now, now, 0, 0) for key, inboxes in keys]
@@ -408,6 +416,19 @@ class DirtyKeys:
         if reading.errand is not None:
             reading.errand.open += 2
         self._halves.setdefault(reading.relation, deque()).extendleft(reversed(halves))
+
+    def set_aside(self, reading: Reading, starts: Collection[Start]) -> None:
+        """Some of its items, not all, leave it, to be read by themselves."""
+        left = [item for item in reading.items if item.start not in starts]
+        self._part(reading, left, [item for item in reading.items if item.start in starts])
+
+    def _part(self, reading: Reading, left: list[Item], aside: list[Item]) -> None:
+        reading.items = left
+        part = Reading(reading.relation, reading.path, aside, reading.unsettled, reading.errand)
+        self._flying.append(part)
+        if reading.errand is not None:
+            reading.errand.open += 1
+        self._halves.setdefault(reading.relation, deque()).appendleft(part)
 
     def _land(self, reading: Reading) -> None:
         self._flying.remove(reading)

@@ -6,6 +6,7 @@ row that the topic cannot take by an event without a body, so that it holds up n
 
 from __future__ import annotations
 
+from replicator import changes
 from replicator.changes import RenderedRow, Table
 from replicator.envelope import Envelope
 from replicator.event import Cause, Head, Marker, Op, Position, Run, TableSchema, Topics, encode_marker
@@ -88,14 +89,15 @@ class Outlet:
         version = table.version if after is not NULL else ""
         of = (table.relation.name, op, version, is_read)
         envelope = self._envelopes.get(of) or self._envelope(table, of)
-        body = envelope.body(cause, before, after, point, ordinal, absent, moved_to)
+        is_unread = after == changes.TOO_LARGE
+        body = b"" if is_unread else envelope.body(cause, before, after, point, ordinal, absent, moved_to)
         headers = envelope.headers(key, point, ordinal, absent)
         if inbox is None:
             for partition in range(self.partitions):
                 self._publisher.send(self._changes, partition, None, body, headers, batch)
         else:
             partition, name = self._places.get(inbox) or self._place(inbox)
-            if not self._publisher.fits(name, body, headers):
+            if is_unread or not self._publisher.fits(name, body, headers):
                 error = ""
                 if version:  # a delete says all it has to say without its old row
                     self.oversized += 1

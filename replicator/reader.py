@@ -2,13 +2,14 @@
 
 A reading is done in one REPEATABLE READ transaction whose snapshot sees everything that was delivered before it was
 taken, look-ups included. What fails is split until the very key that can't be read is known; the rest goes on, and so
-do other relations between the parts. Faults of the source are waited out here; they never stop the stream.
+do other relations between the parts. Rows that are too large to be read with so many others are read with fewer, at
+last alone: what is in memory has a bound. Faults of the source are waited out here; they never stop the stream.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from typing import Final, NamedTuple, Protocol
 
 import structlog
@@ -18,7 +19,7 @@ from replicator.calls import Calls
 from replicator.changes import RenderedRow, Table
 from replicator.config import Settings
 from replicator.definitions import Definitions, read_definitions
-from replicator.derived import Derived, Redefined, look_up, read_rows
+from replicator.derived import READ_BYTES, Derived, Redefined, look_up, read_rows
 from replicator.digests import Seen
 from replicator.dirty import KEY, Reading, Start
 from replicator.errors import SourceBusy, SourceRefused, SourceUnavailable
@@ -31,6 +32,9 @@ from replicator.source import Source
 log = structlog.get_logger(__name__)
 
 KEYS_AT_ONCE: Final = 500
+"""At the most: fewer of a relation whose rows are large."""
+FILLS: Final = READ_BYTES // 4
+"""A reading of less than that could have been twice as large."""
 WATCH_S: Final = 10.0
 """Between two looks whether a definition has changed."""
 MOST_FAILED: Final = 1_000
@@ -41,7 +45,7 @@ BROKEN_PAUSE_S: Final = 10.0
 class Work(Protocol):
     """What the run's loop does for the reader. Every method is called through `Calls`, in the loop's thread."""
 
-    def take(self, most: int) -> Reading | None: ...
+    def take(self, most: int, fewer: Mapping[str, int]) -> Reading | None: ...
 
     def derived(self, relation: str) -> Derived | None: ...
 
@@ -52,6 +56,8 @@ class Work(Protocol):
     def fan_out(self, reading: Reading) -> None: ...
 
     def split(self, reading: Reading) -> None: ...
+
+    def set_aside(self, reading: Reading, starts: Collection[Start]) -> None: ...
 
     def pause(self, relation: str, seconds: float) -> None: ...
 
@@ -68,6 +74,8 @@ class Rows(NamedTuple):
     rows: list[RenderedRow]
     hashes: list[Seen]
     """Of these rows, and of those that gave way to newer ones; empty where nobody asks for them."""
+    crowded: frozenset[int]
+    """Keys of which nothing is here: to be read with fewer others."""
 
 
 class Keys(NamedTuple):
@@ -101,12 +109,14 @@ class Reader:
         self._known = known
         self._tables: dict[str, tuple[Derived, Table]] = {}
         self._watch_due = 0.0
+        self._fewer: dict[str, int] = {}
+        """Relations of which not so many keys are read at once."""
 
     def serve(self, source: Source) -> bool:
         """Looks at the definitions now and then, and reads what is due next; False if nothing is."""
         if time.monotonic() >= self._watch_due:
             self._look_at_definitions(source)
-        reading = self._calls.run(lambda: self._work.take(KEYS_AT_ONCE))
+        reading = self._calls.run(lambda: self._work.take(KEYS_AT_ONCE, self._fewer))
         if reading is None:
             return False
         self.read(source, reading)
@@ -162,13 +172,33 @@ class Reader:
         """Outside the transaction: the loop may be held up by Kafka, which must not hold a snapshot of the source."""
         match found:
             case Rows():
-                self._calls.run(lambda: self._work.publish(reading, found.rows, found.hashes, lsn))
+                self._take_measure(reading, found)
+                self._calls.run(lambda: self._publish(reading, found, lsn))
             case Keys() if len(found.keys) <= self._settings.fan_out_keys:
                 self._calls.run(lambda: self._work.looked_up(reading, found.keys))
             case Keys() if len(reading.items) == 1:
                 self._calls.run(lambda: self._work.fan_out(reading))
             case Keys():
                 self._calls.run(lambda: self._work.split(reading))
+
+    def _take_measure(self, reading: Reading, found: Rows) -> None:
+        """How many keys are read at once follows the size of the rows."""
+        keys, most = len(reading.items), self._fewer.get(reading.relation, KEYS_AT_ONCE)
+        filled = sum(len(row.json) for row in found.rows)
+        if 2 * len(found.crowded) >= keys or filled > READ_BYTES:
+            self._fewer[reading.relation] = max(1, min(most, keys // 2))
+        elif most < KEYS_AT_ONCE and filled < FILLS:
+            self._fewer[reading.relation] = min(2 * most, KEYS_AT_ONCE)
+
+    def _publish(self, reading: Reading, found: Rows, lsn: int) -> None:
+        """In the loop's thread."""
+        crowded: set[Start] = {(key,) for key in found.crowded}
+        if crowded.issuperset(item.start for item in reading.items):
+            self._work.split(reading)
+            return
+        if crowded:
+            self._work.set_aside(reading, crowded)
+        self._work.publish(reading, found.rows, found.hashes, lsn)
 
     def _read_settled(self, source: Source, derived: Derived, reading: Reading) -> tuple[Found, int]:
         """What is found, and an LSN of its snapshot, which sees everything that was delivered before."""
@@ -181,11 +211,13 @@ class Reader:
         starts = [item.start for item in reading.items]
         try:
             if reading.path == KEY:
-                table = self._table(derived)
+                table, largest = self._table(derived), self._settings.max_message_bytes
+                keys = [int(key) for (key,) in starts]  # type: ignore[arg-type]  # an integer, by `definitions`
                 if self._hashed:
-                    keys = [int(key) for (key,) in starts]  # type: ignore[arg-type]  # an integer, by `definitions`
-                    return Rows(*read_hashed_rows(source.connection, derived, table, keys))
-                return Rows(read_rows(source.connection, derived, table, starts), [])
+                    read, hashes = read_hashed_rows(source.connection, derived, table, keys, largest)
+                else:
+                    read, hashes = read_rows(source.connection, derived, table, keys, largest), []
+                return Rows(read.rows, hashes, read.crowded)
             most = self._settings.fan_out_keys + 1
             return Keys(look_up(source.connection, derived, reading.path, starts, most))
         except FeatureNotSupported as error:

@@ -14,12 +14,12 @@ from typing import Any, Final
 
 from psycopg import Connection, sql
 
-from replicator.changes import RenderedRow, Table
+from replicator.changes import Table
 from replicator.chunk import raw_rows
-from replicator.derived import Derived, Redefined, keyed, newest_rows
+from replicator.derived import Derived, Read, fetch, keyed, newest_rows
 from replicator.digests import Seen
 from replicator.pgoutput import Column
-from replicator.source import columns_of, identifier
+from replicator.source import identifier
 
 _HASH: Final = sql.SQL('hashtextextended(({})::text COLLATE "C", 0)')
 """Collations may call different texts equal, and then give them one hash."""
@@ -73,15 +73,15 @@ def read_hashes(connection: Connection[Any], derived: Derived, keys: Sequence[in
 
 
 def read_hashed_rows(
-    connection: Connection[Any], derived: Derived, table: Table, keys: Sequence[int]
-) -> tuple[list[RenderedRow], list[Seen]]:
-    """What `read_rows` and what `read_hashes` would read, of the same rows. Raises Redefined."""
-    statement = keyed(derived, sql.SQL("{}, r.*").format(_leading(derived)))
-    result = connection.execute(statement, (list(keys),), prepare=True).pgresult
-    if result is None or columns_of(result)[_LED_BY:] != derived.columns:
-        raise Redefined(f"{derived.relation.name} has other columns than before")
-    read = raw_rows(result)
-    return newest_rows(derived, table, [raw[_LED_BY:] for raw in read]), _seen(read)
+    connection: Connection[Any], derived: Derived, table: Table, keys: Sequence[int], largest: int
+) -> tuple[Read, list[Seen]]:
+    """What `read_rows` and what `read_hashes` would read, of the same rows; none of keys that are crowded.
+
+    Raises Redefined.
+    """
+    fetched = fetch(connection, derived, keys, largest, sql.SQL("{}, ").format(_leading(derived)))
+    read = newest_rows(derived, table, (raw[_LED_BY:] for raw in fetched), keys)
+    return read, [seen for seen in _seen(fetched) if seen.key not in read.crowded]
 
 
 def _leading(derived: Derived) -> sql.Composed:

@@ -79,8 +79,8 @@ def test_a_parent_deleted_before_its_children_becomes_a_stub_that_goes_with_the_
 def test_a_session_that_has_had_as_many_transactions_as_an_integer_counts_goes_on(applied: Applied) -> None:
     applied.session._load = 2**31 - 2
     for row in (1, 2, 3):
-        applied.apply(TENANT, [change("c", "contacts", row, row)])
-    assert found(applied, "contacts") == [(1,), (2,), (3,)]
+        applied.apply(TENANT, [change("c", "conversations", row, row)])
+    assert found(applied, "conversations") == [(1,), (2,), (3,)]
     assert applied.session._load == 3
 
 

@@ -16,7 +16,14 @@ from replicator.derived import Redefined, read_rows
 from replicator.errors import SourceRefused
 from replicator.event import Origin
 from tests.integration.chatwoot import Source, add_message
-from tests.integration.derived_rows import VIEW, expected, wait_until_derived
+from tests.integration.derived_rows import (
+    ENLARGED,
+    ROOM,
+    VIEW,
+    expected,
+    wait_for_all_but_the_largest,
+    wait_until_derived,
+)
 from tests.integration.programs import RUN, Program, settings_of, started
 from tests.integration.replayed import Replayed
 
@@ -290,6 +297,20 @@ def test_what_changed_while_the_view_was_away_from_the_start_is_read_when_it_ret
         assert third.stop() == 0
 
 
+def test_rows_that_are_too_large_to_be_read_at_once_all_arrive(
+    environment: dict[str, str], source: Source, source_dsn: str, replayed: Replayed, tmp_path: Path
+) -> None:
+    """But for one that the topic can't take: it is an event without a body."""
+    seed(source_dsn, conversations=40, messages_per_conversation=1)
+    source.execute(ENLARGED)
+    with started(RUN, environment | ROOM, tmp_path / "log") as replicator:
+        wait_for_all_but_the_largest(replayed, source)
+        source.execute("UPDATE conversations SET priority = 3 - coalesce(priority, 0)")
+        wait_for_all_but_the_largest(replayed, source)
+        assert replicator.status()["oversized"] > 0
+        assert replicator.stop() == 0
+
+
 def test_a_read_is_planned_once_for_as_long_as_the_view_is_the_same(
     environment: dict[str, str], source: Source
 ) -> None:
@@ -304,7 +325,7 @@ def test_a_read_is_planned_once_for_as_long_as_the_view_is_the_same(
 
         def read() -> None:
             with session.reading():
-                read_rows(session.connection, derived, table, [(1,)])
+                read_rows(session.connection, derived, table, [1], settings.max_message_bytes)
 
         for _ in range(12):
             read()

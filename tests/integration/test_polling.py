@@ -21,6 +21,7 @@ from replicator.polling import Polling
 from replicator.rolling_pass import RollingPass
 from replicator.runtime import Stop
 from tests.integration.chatwoot import Source, add_message, connect, differences
+from tests.integration.derived_rows import ENLARGED, ROOM, wait_for_all_but_the_largest
 from tests.integration.polled import (
     ANALYTICS,
     BY_CANDIDATES,
@@ -52,6 +53,16 @@ def by_view(environment: dict[str, str], source: Source, source_dsn: str) -> Ite
     seed(source_dsn, conversations=80, messages_per_conversation=3)
     with reader(source, source_dsn, environment, *SEES_VIEW) as settings:
         yield settings
+
+
+def test_rows_that_are_too_large_to_be_read_at_once_all_arrive(
+    by_view: dict[str, str], source: Source, replayed: Replayed, tmp_path: Path
+) -> None:
+    source.execute("DELETE FROM conversations WHERE id > 40")
+    source.execute(ENLARGED)
+    with polling(by_view | ROOM, tmp_path / "log") as program:
+        wait_for_all_but_the_largest(replayed, source)
+        assert program.stop() == 0
 
 
 @pytest.fixture

@@ -186,6 +186,8 @@ def test_a_large_transaction_needs_constant_memory(
             " SELECT 1, 1 + g % 6, 1, 0, repeat('text ', 1200), now(), now() FROM generate_series(1, 30000) g"
         )
         wait_until(lambda: replicator.status().get("row_changes", 0) >= 30_000, "all rows", 90)
+        # All of them are of one conversation: its row in the analytics view has 180 MB.
+        wait_until(lambda: replicator.status().get("oversized"), "the conversation's row is published", 60)
         peak_kb = next(
             int(line.split()[1])
             for line in Path(f"/proc/{replicator.pid}/status").read_text().splitlines()

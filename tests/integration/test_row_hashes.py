@@ -25,6 +25,7 @@ from tests.integration.derived_rows import VIEW
 
 ANALYTICS = "conversations_analytics"
 KEYS = range(1, 41)
+LARGEST = 1 << 20
 ORIGIN = Origin(topic_prefix="t", database="d", schema="public", table="t")
 TIES = """
     SELECT c.id AS conversation_id, c.inbox_id, c.display_id AS "100% %s", c.custom_attributes AS as_it_is,
@@ -64,10 +65,10 @@ class Hashed:
             table = self.derived.table(ORIGIN)
             with session.reading():
                 hashes = read_hashes(session.connection, self.derived, KEYS)
-                rows, seen = read_hashed_rows(session.connection, self.derived, table, KEYS)
-                assert rows == read_rows(session.connection, self.derived, table, [(key,) for key in KEYS])
+                read, seen = read_hashed_rows(session.connection, self.derived, table, KEYS, LARGEST)
+                assert read == read_rows(session.connection, self.derived, table, KEYS, LARGEST)
         assert Counter(hashes) == Counter(seen)
-        assert {row.inbox for row in rows} == {row.inbox for row in seen}
+        assert {row.inbox for row in read.rows} == {row.inbox for row in seen}
         return Counter(hashes)
 
 
@@ -246,9 +247,9 @@ def test_a_role_that_may_read_the_view_alone_has_its_rows_hashed(
         session.reading(),
     ):
         assert Counter(read_hashes(session.connection, derived, KEYS)) == expected
-        rows, seen = read_hashed_rows(session.connection, derived, derived.table(ORIGIN), KEYS)
+        read, seen = read_hashed_rows(session.connection, derived, derived.table(ORIGIN), KEYS, LARGEST)
     assert Counter(seen) == expected
-    assert len(rows) == len(KEYS)
+    assert len(read.rows) == len(KEYS)
 
 
 def test_other_columns_are_found_out_when_rows_are_read(hashed: Callable[[str], Hashed], source: Source) -> None:
@@ -259,7 +260,7 @@ def test_other_columns_are_found_out_when_rows_are_read(hashed: Callable[[str], 
         with session.reading():
             assert len(read_hashes(session.connection, derived, KEYS)) >= len(KEYS)
             with pytest.raises(Redefined):
-                read_hashed_rows(session.connection, derived, derived.table(ORIGIN), KEYS)
+                read_hashed_rows(session.connection, derived, derived.table(ORIGIN), KEYS, LARGEST)
 
 
 def test_columns_of_the_clock_have_no_part_in_it(hashed: Callable[[str], Hashed]) -> None:

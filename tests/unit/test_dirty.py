@@ -393,6 +393,51 @@ def test_halves_come_behind_the_work_of_other_relations() -> None:
     assert at.dirty.hold() == 1
 
 
+def test_what_is_set_aside_is_read_by_itself_and_holds_what_it_held() -> None:
+    at = At()
+    for key in range(4):
+        at.touch(key, lsn=10 + key)
+    at.wait(COALESCE_S)
+    reading = at.reading()
+    assert reading is not None
+    at.dirty.set_aside(reading, {(0,), (2,)})
+    assert [item.start for item in at.finish(reading)] == [(1,), (3,)]
+    assert at.dirty.hold() == 10
+    aside = at.reading()
+    assert aside is not None
+    assert [item.start for item in at.finish(aside)] == [(0,), (2,)]
+    assert at.dirty.hold() is None
+
+
+def test_an_errand_is_not_complete_before_what_was_set_aside_of_it() -> None:
+    at = At()
+    errand = Errand(VIEW, [((n,), frozenset({3})) for n in range(3)])
+    at.dirty.send(errand)
+    reading = at.reading()
+    assert reading is not None
+    at.dirty.set_aside(reading, {(1,)})
+    at.finish(reading)
+    assert not errand.complete
+    aside = at.reading()
+    assert aside is not None
+    assert [item.start for item in at.finish(aside)] == [(1,)]
+    assert errand.complete
+
+
+def test_of_a_relation_with_large_rows_fewer_keys_are_read_at_once() -> None:
+    at = At()
+    for key in range(3):
+        at.touch(key)
+        at.touch(key, path=LOOKUP)
+        at.dirty.touch("contacts", KEY, (key,), (1,), 1, at.now)
+    at.dirty.send(Errand(VIEW, [((n,), frozenset()) for n in range(3, 6)]))
+    at.wait(COALESCE_S)
+    taken = []
+    while reading := at.dirty.take(at.now, 100, (), whole=True, fewer={VIEW: 2}):
+        taken.append((reading.relation, reading.path, len(reading.items)))
+    assert sorted(taken) == [("contacts", KEY, 3), *[(VIEW, KEY, n) for n in (1, 1, 2, 2)], (VIEW, LOOKUP, 3)]
+
+
 def test_a_backfill_that_fails_on_a_failed_key_leaves_what_it_holds() -> None:
     """Where its row was must be said once it can be read."""
     at = At()

@@ -270,7 +270,7 @@ class Life:
         self.poller._wait = lambda seconds: self._wait_for(None)  # type: ignore[method-assign]
 
     def _read(self, source: Any) -> bool:
-        reading = self.derivation.take(500)
+        reading = self.derivation.take(500, {})
         if reading is None:
             return False
         with source.reading():

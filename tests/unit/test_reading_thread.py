@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
+from functools import cache
 from typing import Any, cast
 
 import pytest
 
-from replicator.dirty import COALESCE_S, KEY, DirtyKeys, Reading
+from replicator.changes import RenderedRow
+from replicator.derived import READ_BYTES
+from replicator.digests import Seen
+from replicator.dirty import COALESCE_S, KEY, DirtyKeys, Errand, Reading, Start
 from replicator.errors import SourceUnavailable
 from replicator.progress import Batch
-from replicator.reader import BROKEN_PAUSE_S, Reader
+from replicator.reader import BROKEN_PAUSE_S, KEYS_AT_ONCE, Reader, Rows
 
 
 class Loop:
@@ -28,6 +33,17 @@ class Loop:
 
     def failed(self, relation: str) -> int:
         return len(self.dirty.failed(relation))
+
+    def take(self, most: int, fewer: Mapping[str, int]) -> Reading | None:
+        return self.dirty.take(self.now, most, (), whole=True, fewer=fewer)
+
+    def publish(self, reading: Reading, rows: list[RenderedRow], hashes: list[Seen], lsn: int) -> None:
+        self.said.append([item.start[0] for item in reading.items])
+        self.dirty.published(reading, Batch(), len(rows), 0)
+        list(self.dirty.finish())
+
+    def set_aside(self, reading: Reading, starts: Collection[Start]) -> None:
+        self.dirty.set_aside(reading, starts)
 
     def split(self, reading: Reading) -> None:
         self.dirty.split(reading)
@@ -48,15 +64,19 @@ class Session:
     connection = cast(Any, type("Connection", (), {"broken": False}))
 
 
-def test_a_slow_relation_is_read_in_halves_between_others_and_pauses_after_a_key(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    loop = Loop()
-    reader = Reader(
+def reader_of(loop: Loop) -> Reader:
+    return Reader(
         *cast(Any, (None, None, loop, loop, None, None, None)),
         known=cast(Any, None),
         hashed=False,
     )
+
+
+def test_a_slow_relation_is_read_in_halves_between_others_and_pauses_after_a_key(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    loop = Loop()
+    reader = reader_of(loop)
 
     def slow(source: Any, derived: Any, reading: Reading) -> Any:
         loop.said.append([item.start[0] for item in reading.items])
@@ -74,3 +94,32 @@ def test_a_slow_relation_is_read_in_halves_between_others_and_pauses_after_a_key
     while (reading := loop.dirty.take(loop.now, 10, (), whole=True)) is not None:
         reader.read(cast(Any, Session()), reading)
     assert loop.said[5:] == [[1], ("failed", 1), ("pause", "view", BROKEN_PAUSE_S)]
+
+
+@pytest.mark.parametrize("sizes", [{}, {n: 1 + n % 7 for n in range(2000)}, {9: 100}, dict.fromkeys(range(2000), 90)])
+def test_rows_are_read_with_as_many_others_as_there_is_room_for(
+    monkeypatch: pytest.MonkeyPatch, sizes: dict[int, int]
+) -> None:
+    """Room is for a hundred of size one."""
+    json = cache(lambda size: bytes(size * READ_BYTES // 100))
+    loop = Loop()
+    reader = reader_of(loop)
+    read: list[int] = []
+
+    def bounded(source: Any, derived: Any, reading: Reading) -> Any:
+        keys = [int(item.start[0]) for item in reading.items]  # type: ignore[arg-type]
+        read.append(len(keys))
+        crowded = frozenset(key for key in keys if len(keys) > 1 and sizes.get(key, 0) * len(keys) > 100)
+        whole = [RenderedRow(b"", 1, json(sizes.get(key, 0)), b"") for key in keys if key not in crowded]
+        return Rows(whole, [], crowded), 1
+
+    monkeypatch.setattr(reader, "_read_settled", bounded)
+    monkeypatch.setattr(reader, "_watch_due", float("inf"))
+    errand = Errand("view", [((key,), frozenset()) for key in range(2000)])
+    loop.dirty.send(errand)
+    while reader.serve(cast(Any, Session())):
+        pass
+    assert errand.complete
+    assert sorted(key for keys in loop.said for key in keys) == list(range(2000)), "each once"
+    assert sum(read) < 2000 + 5 * KEYS_AT_ONCE, "what is read in vain stays little"
+    assert max(read) == KEYS_AT_ONCE
