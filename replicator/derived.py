@@ -32,6 +32,7 @@ from replicator.lineage.utc import in_utc
 from replicator.pgoutput import Column, RawValue
 from replicator.relations import STREAMED_BY_NAME, DerivedRelation
 from replicator.source import columns_of, identifier
+from replicator.values import FIXED_WIDTH
 
 BaseTable = tuple[str, str]
 """(schema, name)."""
@@ -188,11 +189,19 @@ def read(
     outputs = sql.SQL("{}CASE WHEN {} IS NULL THEN ARRAY[{}]::bigint[] END, w.*").format(
         led_by, identifier("w", *derived.relation.key), sql.SQL(", ").join(told if newest else [*told, sql.SQL("NULL")])
     )
-    # What is stored compressed counts as it is stored: a row may be some times larger than that. An outer join, and no
-    # CASE around each column, because types and modifiers stay, and a column that is new is there too.
-    bounded = sql.SQL("{} LEFT JOIN LATERAL (SELECT r.*) AS w ON pg_column_size(r) <= %s")
+    # An outer join, and no CASE around each column: types and modifiers stay, and a column that is new is there too.
+    bounded = sql.SQL("{} LEFT JOIN LATERAL (SELECT r.*) AS w ON {} <= %s")
     most = largest if len(keys) <= 1 else min(largest, READ_BYTES // len(keys))
-    return bounded.format(keyed(derived, outputs)), [list(keys), Int8(most)]
+    return bounded.format(keyed(derived, outputs), _size(derived)), [list(keys), Int8(most)]
+
+
+def _size(derived: Derived) -> sql.Composed:
+    """Bytes of what has no fixed width in `r`. Copies nothing, and unpacks nothing: what is stored compressed counts as
+    it is stored, so a row may be some times larger than that."""
+    wide = [identifier("r", column.name) for column in derived.columns if column.type_oid not in FIXED_WIDTH]
+    return sql.SQL(" + ").join(
+        [sql.SQL("0::bigint"), *(sql.SQL("coalesce(pg_column_size({}), 0)").format(name) for name in wide)]
+    )
 
 
 def explain_read(derived: Derived, largest: int) -> tuple[sql.Composed, list[Any]]:

@@ -39,6 +39,8 @@ _BITS: Final[dict[int, int]] = {INT2: 15, INT4: 31, INT8: 63}
 
 INTEGERS: Final = frozenset(_BITS)
 """Types whose values are numbers in an event."""
+FIXED_WIDTH: Final = INTEGERS | {BOOL, 700, 701, 1082, 1083, 1114, 1184, 1186, 2950}
+"""Of no more than 16 bytes: float4, float8, date, time, timestamp, timestamptz, interval and uuid too."""
 
 
 def converter(type_oid: int) -> Converter:
