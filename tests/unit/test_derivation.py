@@ -141,7 +141,7 @@ def test_what_is_owed_of_a_key_says_the_inboxes_of_all_that_wait_for_it(
         run.touch([Cause("people", KEY, (7,), (inbox,))], lsn)
         run.end_transaction(lsn)
         now += 1.0
-        assert run.take(10) is not None
+        assert run.take(10, {}) is not None
     run.write_down()
     now += OWE_S
     run.write_down()
