@@ -13,8 +13,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final
 
@@ -195,22 +194,6 @@ class Applier:
             return replace(verdict, action=Action.PARK)
         return verdict
 
-    @property
-    def is_preparing(self) -> bool:
-        """Whether any thread makes rows ready, which takes the interpreter and not the target."""
-        with self._lock:
-            return any(session.is_preparing for session in self._sessions)
-
-    @contextmanager
-    def _preparing(self) -> Iterator[Session]:
-        """The thread's session, which says when it is done with that."""
-        session = self._session()
-        session.is_preparing = True
-        try:
-            yield session
-        finally:
-            session.is_preparing = False
-
     def cancel(self) -> None:
         """Ends what every thread is doing in the target."""
         with self._lock:
@@ -236,9 +219,8 @@ class Applier:
         leads: LeadColumns | None,
         result: Result,
     ) -> dict[Place, Mark]:
-        with self._preparing() as session:
-            work = self._work(tenant, topic_id, stretch, marks, leads)
-            result.add(session.apply(work, self._schemas))
+        work = self._work(tenant, topic_id, stretch, marks, leads)
+        result.add(self._session().apply(work, self._schemas))
         if work.letters is not None and work.letters.changes:
             self._held.pop(tenant, None)
             self._tell(tenant, work.letters, result)

@@ -6,7 +6,6 @@ Belongs to the worker's loop, as all does that it is sorted out by; the threads 
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Sequence
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass, field
@@ -36,7 +35,6 @@ class Flight:
     results: dict[int, Result] = field(default_factory=dict)
     ended: threading.Event = field(default_factory=threading.Event)
     """Set: to be abandoned."""
-    sent_at: float = float("-inf")
 
     @property
     def is_done(self) -> bool:
@@ -93,7 +91,7 @@ class Departures:
             if any(event.table in led for event in events)
         }
         # From here on it is not made again. After all that may fail: without its jobs a batch would count as applied.
-        flight.batch, flight.sent_at = batch, time.monotonic()
+        flight.batch = batch
         flight.jobs = [
             threads.submit(
                 applier.run, tenant, self._ledger.topic_id, events, marks, flight.ended, leads=leads.get(tenant)

@@ -103,8 +103,6 @@ class Session:
         self._load = 0
         self._staged = self._staged_bytes = 0
         self._has_few = False
-        self.is_preparing = False
-        """Rows are being made ready for a transaction: the interpreter's work, before the server's."""
         self._planned_at = time.monotonic()
         self._noted: set[str] = set()
         """Tables of which rows stand among the orphans."""
@@ -212,9 +210,8 @@ class Session:
         self._has_few = len(rows) + len(deletes) <= _FEW
         self._staged += len(rows) + len(deletes)  # before: what fails half-way leaves dead rows behind
         self._staged_bytes += sum(map(len, rows)) + sum(map(len, deletes))
-        pieces = list(readable(rows)) if rows else []
-        self.is_preparing = False
         if rows:
+            pieces = list(readable(rows))
             with self.connection.cursor() as cursor, cursor.copy(upsert.STAGE_ROWS) as copy:
                 for piece in pieces:
                     copy.write(piece)

@@ -52,9 +52,6 @@ log = structlog.get_logger(__name__)
 POLL_S: Final = 0.02
 BRISK_S: Final = 0.002
 """The longest wait for messages while some wait for their turn, which comes with the clock or with a batch's end."""
-PREPARED_S: Final = 0.2
-"""For so long, at most, nothing is read while rows of a batch are made ready: what is read would only wait for it, and
-such a batch took a quarter longer."""
 GROUP_S: Final = 2.0
 """How long Kafka may take to note that a worker leaves: milliseconds, or it is away."""
 REVOKE_S: Final = 5.0
@@ -245,20 +242,12 @@ class Worker:
 
     def _read(self) -> None:
         """Into the buffer, which is bounded by its room."""
-        if self._inbound is None or self._gives_way():
+        if self._inbound is None:
             return
         taken = self._inbound.take(self._ahead.room, BRISK_S if len(self._ahead) else POLL_S)
         if self._inbound.gaps:
             self._recover |= self._inbound.gaps & self._ledger.progress.keys()
         self._ahead.add([message for message in taken if message.partition in self._ledger.progress])
-
-    def _gives_way(self) -> bool:
-        """To the threads that make rows ready: the interpreter serves one at a time, and the target waits for them."""
-        flight = self._flight
-        if flight is None or time.monotonic() > flight.sent_at + PREPARED_S or not self._applier.is_preparing:
-            return False
-        time.sleep(BRISK_S / 2)
-        return True
 
     def _next_batch(self) -> Flight | None:
         if self._recover or self._catching_up.is_awaited or not self._ahead.is_ripe:

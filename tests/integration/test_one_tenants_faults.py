@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from psycopg import Connection
 
-from consumers import config, target
+from consumers import config
 from consumers.apply import Applier, Result
 from consumers.blocking import end_frozen, is_table_locked
 from consumers.errors import VersionUnknown
@@ -189,30 +189,6 @@ def test_a_tenant_whose_tables_version_does_not_come_is_parked(applied: Applied)
 
 
 # --- what the target refuses, and no table of ours knows
-
-
-def test_rows_are_being_made_ready_until_the_target_has_its_turn(
-    applied: Applied, applier: Applier, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    said: list[tuple[str, bool]] = []
-    pack, claim = target.pack, Session._claim
-
-    def packing(*given: Any) -> Any:
-        said.append(("pack", applier.is_preparing))
-        return pack(*given)
-
-    def claiming(self: Session, *given: Any) -> None:
-        said.append(("claim", applier.is_preparing))
-        claim(self, *given)
-
-    monkeypatch.setattr(target, "pack", packing)
-    monkeypatch.setattr(Session, "_claim", claiming)
-    assert run(applier, messages(1)).upserts == 1
-    assert said == [("pack", True), ("claim", False)]
-    monkeypatch.setattr(Session, "_claim", None)
-    with pytest.raises(TypeError):
-        run(applier, messages(3))
-    assert not applier.is_preparing
 
 
 @contextmanager

@@ -238,24 +238,6 @@ def test_what_waits_for_its_turn_is_not_kept_waiting_by_a_silent_log(
     assert waits == [worker.POLL_S, worker.BRISK_S]
 
 
-def test_while_rows_are_made_ready_nothing_is_read_but_not_for_long(
-    settings: Settings, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    read: list[int] = []
-    loop, session = Worker(settings, Stop()), SimpleNamespace(is_preparing=True)
-    loop._applier._sessions = cast(Any, [session])
-    monkeypatch.setattr(loop, "_inbound", SimpleNamespace(gaps=set(), take=lambda *_: read.append(1) or []))
-    loop._flight = Flight([], sent_at=time.monotonic() + 60)
-    loop._read()
-    assert read == []
-    session.is_preparing = False
-    loop._read()
-    assert read == [1]
-    session.is_preparing, loop._flight.sent_at = True, time.monotonic() - worker.PREPARED_S
-    loop._read()
-    assert read == [1, 1]
-
-
 def test_a_batch_that_could_not_be_sent_off_is_not_taken_as_applied(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
