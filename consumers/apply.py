@@ -219,34 +219,26 @@ class Applier:
         leads: LeadColumns | None,
         result: Result,
     ) -> dict[Place, Mark]:
-        work = self._work(tenant, topic_id, stretch, marks, leads)
-        result.add(self._session().apply(work, self._schemas))
-        if work.letters is not None and work.letters.changes:
-            self._held.pop(tenant, None)
-            self._tell(tenant, work.letters, result)
-        return {place: mark for place, (_, mark, _) in work.marks.items()}
-
-    def _work(
-        self,
-        tenant: int,
-        topic_id: str,
-        stretch: _Stretch,
-        marks: Mapping[Place, Mark],
-        leads: LeadColumns | None,
-    ) -> Work:
         events = stretch.events
         named = {event.inbox for event in events if event.inbox is not None}
         held = self._held_of(tenant)
         sorting = Sorted() if stretch.blamed else sort(events, held)
-        return Work(
+        letters = _letters(stretch, sorting, held)
+        moved = new_marks(tenant, events, ends_of(events), marks)
+        work = Work(
             tenant=tenant,
             topic_id=topic_id,
             steps=steps(sorting.going, without_inbox(self._layout.relations)),
             inboxes=frozenset(named.union(*(event.inboxes for event in events))),
             leads=leads,
-            marks=new_marks(tenant, events, ends_of(events), marks),
-            letters=_letters(stretch, sorting, held),
+            marks=moved,
+            letters=letters,
         )
+        result.add(self._session().apply(work, self._schemas))
+        if letters.changes:
+            self._held.pop(tenant, None)
+            self._tell(tenant, letters, result)
+        return {place: mark for place, (_, mark, _) in moved.items()}
 
     def _held_of(self, tenant: int) -> Held:
         held = self._held.get(tenant)

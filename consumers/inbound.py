@@ -52,9 +52,9 @@ _DEFAULTS: Final = {
 _FETCHED: Final = {
     # What is fetched ahead waits uncompressed, in blocks that stay as long as one message of theirs. `ReadAhead` holds
     # a batch besides.
-    # Of each partition. Where more waits, a batch is to have many rows of few tenants not a few of each: of 1000
-    # tenants a transaction had 22 rows by 128 kB and 58 by 512. But it is to have rows of each of a few tenants, whose
-    # transactions go side by side: of three, 512 kB wrote a tenth less than 128.
+    # Of each partition. Deep, because a transaction of a few rows costs as much as the rows: of 1000 tenants one had 22
+    # by 128 kB, and 58 by 512. Not too deep, because a batch is to have rows of several tenants, whose transactions go
+    # side by side: of three tenants 512 kB wrote a tenth less than 128.
     "fetch.message.max.bytes": 256 << 10,
     "fetch.max.bytes": 1 << 20,
     "queued.max.messages.kbytes": 4 << 10,
