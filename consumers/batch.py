@@ -31,7 +31,6 @@ from replicator import (
     Position,
     Run,
     decode_marker,
-    is_said,
     partition_of,
     unpack_head,
 )
@@ -43,22 +42,16 @@ class Message(NamedTuple):
     partition: int
     offset: int
     key: bytes | None
-    head: Head | None
-    """What its headers say; None: it is not ours."""
     headers: Sequence[tuple[str, bytes]]
-    """As they came, where the head does not say all of them: they take a kilobyte."""
     body: bytes
 
 
-def message_of(
-    partition: int, offset: int, key: bytes | None, headers: Sequence[tuple[str, bytes]], body: bytes
-) -> Message:
-    """A record as it comes, its headers looked at."""
+def head_of(headers: Sequence[tuple[str, bytes]]) -> Head | None:
+    """What they say; None: the message is not ours."""
     try:
-        head = unpack_head(headers)
+        return unpack_head(headers)
     except (KeyError, ValueError, AttributeError, TypeError):  # Kafka's headers may have no value
-        return Message(partition, offset, key, None, headers, body)
-    return Message(partition, offset, key, head, () if is_said(headers, head) else headers, body)
+        return None
 
 
 _OPS: Final = UPSERTS | {"d", "t"}
@@ -130,7 +123,7 @@ class _Sorting:
     def take(self, message: Message) -> None:
         self.batch.counts.messages += 1
         self.batch.ends[message.partition] = message.offset + 1
-        head = message.head
+        head = head_of(message.headers)
         if head is None:
             self._unreadable(message)
             return
@@ -240,7 +233,7 @@ def _holders(messages: Iterable[Message], ask: Holders) -> dict[tuple[str, int |
     """Who holds what the broadcasts tell of, asked once for each table: a broadcast stands in every partition."""
     told: set[tuple[str, int | None]] = set()
     for message in messages:
-        if message.key is None and (head := message.head) is not None and head.op in _OPS:
+        if message.key is None and (head := head_of(message.headers)) is not None and head.op in _OPS:
             with suppress(BadEvent):  # `_Sorting` says what is wrong with it
                 told.add(_told(head))
     found: dict[tuple[str, int | None], Iterable[int]] = {}
@@ -325,5 +318,5 @@ def event_of(message: Message, head: Head, inbox: int | None) -> Event:
         head.error,
         None,
         (),
-        message.headers or message.head or (),
+        message.headers,
     )

@@ -16,13 +16,13 @@ from typing import Any, Final
 import orjson
 from psycopg import Connection
 
-from consumers.batch import UNKNOWN, event_of, message_of
+from consumers.batch import UNKNOWN, Message, event_of, head_of
 from consumers.errors import BadEvent, LettersMoved, TooManyLetters
 from consumers.ordering import Event, identifier
 from consumers.parking import Reason
 from consumers.script import Answer, Script
 from consumers.waiting import Closing, Held, Kept, Row, Stand, is_whole
-from replicator import Head, Position, pack_head
+from replicator import Position
 
 MOST_OF_A_TENANT: Final = 10_000
 """Beyond that the tenant is parked: somebody must look, and each of its transactions asks for their number."""
@@ -257,7 +257,7 @@ def _bury(connection: Connection[Any], tenant: int, topic_id: str, letter: Lette
             "concerns": reason.concerns,
             "says": _storable(reason.says),
             "advice": _storable(reason.advice),
-            "headers": pack_headers(pack_head(event.said) if isinstance(event.said, Head) else event.said),
+            "headers": pack_headers(event.headers),
             "body": event.body,
         },
     )
@@ -311,8 +311,8 @@ def asked_no_more(connection: Connection[Any], tenant: int, table: str, key: str
 
 
 def _event(partition: int, offset: int, inbox: int | None, headers: Any, body: bytes) -> Event:
-    message = message_of(partition, offset, None, unpack_headers(headers), body)
-    return event_of(message, message.head or UNKNOWN, inbox)
+    raw = unpack_headers(headers)
+    return event_of(Message(partition, offset, None, raw, body), head_of(raw) or UNKNOWN, inbox)
 
 
 def pack_headers(headers: Iterable[tuple[str, bytes | None]]) -> str:

@@ -18,7 +18,7 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 from confluent_kafka import Message as Record
 
 from consumers import clients
-from consumers.batch import Message, message_of
+from consumers.batch import Message
 from consumers.config import Settings
 from consumers.errors import LogUnavailable
 from replicator import Topics
@@ -204,8 +204,7 @@ class Inbound:
         if error is None:
             self.waits_for = ""
             headers: Any = record.headers() or []  # a list: the dict of its type is for producers
-            place = record.partition() or 0, record.offset() or 0
-            return message_of(*place, record.key(), headers, record.value() or b"")
+            return Message(record.partition() or 0, record.offset() or 0, record.key(), headers, record.value() or b"")
         if error.code() in _GAPS:
             self.gaps.add(record.partition() or 0)
         elif error.fatal():

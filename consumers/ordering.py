@@ -23,7 +23,7 @@ from typing import Any, Final, NamedTuple
 import orjson
 
 from consumers.errors import BadEvent
-from replicator import BackfillMarker, Head, Position
+from replicator import BackfillMarker, Position
 
 UPSERTS: Final = frozenset("cur")
 
@@ -49,8 +49,8 @@ class Event(NamedTuple):
     """Begin or end of a backfill of this tenant's inboxes in this partition."""
     inboxes: tuple[int, ...]
     """Of the marker."""
-    said: Head | Sequence[tuple[str, bytes]] = ()
-    """By its headers, which are as they came where the head does not say all of them: what a dead letter keeps."""
+    headers: Sequence[tuple[str, bytes]] = ()
+    """As they came: what a dead letter keeps."""
 
 
 class Upsert(NamedTuple):

@@ -19,7 +19,7 @@ from typing import Any, Final
 import psycopg
 
 from consumers import starts
-from consumers.batch import Message, View, new_marks, sort_out
+from consumers.batch import Message, View, head_of, new_marks, sort_out
 from consumers.config import Settings
 from consumers.differing import Differing, Merged, TableDifference, one_by_one
 from consumers.errors import BadEvent, Fault, Refused, TargetRefused, TargetUnavailable, classify, classify_applying
@@ -209,8 +209,7 @@ class _Replaying:
         for partition, start in self._at.items():
             for messages in self._reader.read(partition, start, ends[partition], self._settings.batch_messages):
                 for message in messages:
-                    head = message.head
-                    if message.key is not None or head is None:
+                    if message.key is not None or (head := head_of(message.headers)) is None:
                         continue
                     with suppress(BadEvent):  # it concerns no row of ours
                         if head.op == "t":

@@ -12,7 +12,7 @@ from typing import Any, Final
 from confluent_kafka import TIMESTAMP_NOT_AVAILABLE, KafkaError, KafkaException, TopicPartition
 
 from consumers import clients
-from consumers.batch import Message, message_of
+from consumers.batch import Message
 from consumers.config import Settings
 from consumers.errors import LogGap, LogUnavailable
 from replicator import Topics
@@ -101,7 +101,7 @@ class LogReader:
                     break
                 headers: Any = record.headers() or []
                 body = record.value() or b""
-                batch.append(message_of(partition, start - 1, record.key(), headers, body))
+                batch.append(Message(partition, start - 1, record.key(), headers, body))
                 size += len(body)
             if len(batch) >= most or size >= _MOST_BYTES:
                 yield batch

@@ -16,7 +16,7 @@ from typing import Any, Final
 from psycopg import Connection
 
 from consumers import layout, target
-from consumers.batch import Message
+from consumers.batch import Message, head_of
 from consumers.biography import Found, Standing, StoredRow, Streamed, Told, outcome
 from consumers.config import Settings
 from consumers.errors import Refused
@@ -118,7 +118,7 @@ class _Searching:
                 self._say(f"partition {partition}: offset {messages[-1].offset:,} of {end:,}")
 
     def _take(self, message: Message, said: Streamed) -> None:
-        head = message.head
+        head = head_of(message.headers)
         try:
             inbox = int(message.key) if message.key is not None else None
         except ValueError:

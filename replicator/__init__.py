@@ -15,8 +15,6 @@ from replicator.event import (
     Topics,
     decode,
     decode_marker,
-    is_said,
-    pack_head,
     row_of,
     unpack_head,
 )
@@ -52,8 +50,6 @@ __all__ = [
     "decode",
     "decode_marker",
     "encode_request",
-    "is_said",
-    "pack_head",
     "partition_of",
     "row_of",
     "unpack_head",

@@ -160,11 +160,6 @@ def unpack_head(headers: Sequence[tuple[str, bytes]]) -> Head:
     )
 
 
-def is_said(headers: Sequence[tuple[str, bytes]], head: Head) -> bool:
-    """Whether `pack_head` gives these headers again: another hand may order them otherwise, or write a number so."""
-    return list(headers) == pack_head(head)
-
-
 def pack_key(values: list[JsonValue]) -> bytes:
     """A row's key as a canonical JSON array: equal keys are equal bytes."""
     return orjson.dumps(values)

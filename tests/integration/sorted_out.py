@@ -21,7 +21,7 @@ from psycopg.conninfo import conninfo_to_dict
 from consumers import target as applying
 from consumers import target_session
 from consumers.apply import Applier
-from consumers.batch import Message, View, message_of, sort_out
+from consumers.batch import Message, View, sort_out
 from consumers.differing import Differing
 from consumers.layout import Layout
 from consumers.leads import Leads
@@ -137,7 +137,7 @@ class Applied:
         )
         headers, body = encode_marker(marker, Run(EPOCH, GENERATION), self._lsn)
         partition = partition_of(inbox, PARTITIONS)
-        return message_of(partition, self._next(partition), None, headers, body)
+        return Message(partition, self._next(partition), None, headers, body)
 
     def _change(
         self,
@@ -167,7 +167,7 @@ class Applied:
             partition = partition_of(inbox, PARTITIONS)
         packed = None if inbox is None else str(inbox).encode()
         body = encode(head, ORIGIN, CAUSE, b"null", after)
-        return message_of(partition, self._next(partition), packed, pack_head(head), body)
+        return Message(partition, self._next(partition), packed, pack_head(head), body)
 
     def _next(self, partition: int) -> int:
         self._offsets[partition] += 1

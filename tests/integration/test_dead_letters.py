@@ -24,6 +24,7 @@ from consumers.target_session import open_session
 from consumers.watermark import Mark, Place
 from demo.servers import wait_until
 from replicator import BackfillMarker, Head, KeysRequest, Position
+from replicator.event import pack_head
 from tests.histories import EPOCH, schema_of
 from tests.integration.applied import TOPIC_ID, Applied
 
@@ -106,7 +107,7 @@ def event(
     partition = (inbox or 0) % 2
     return Event(
         *(partition, point, op, table, key, inbox, head.position, False, head.schema, absent, body, "", None, ()),
-        head,
+        pack_head(head),
     )
 
 

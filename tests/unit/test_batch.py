@@ -9,7 +9,7 @@ from typing import Any, Literal
 import orjson
 import pytest
 
-from consumers.batch import Batch, Message, View, begins_backfill, ends_of, message_of, new_marks, sort_out
+from consumers.batch import Batch, Message, View, begins_backfill, ends_of, new_marks, sort_out
 from consumers.errors import Action, BadEvent, LogTooNew, classify
 from consumers.ordering import Event, steps
 from consumers.tenants import Owner
@@ -65,7 +65,7 @@ class Log:
         return self.put(*encode_marker(marker, run, 1), None, partition)
 
     def put(self, headers: Any, body: bytes, key: bytes | None, partition: int = 0) -> Log:
-        self.messages.append(message_of(partition, self.offset, key, headers, body))
+        self.messages.append(Message(partition, self.offset, key, headers, body))
         self.offset += 1
         return self
 
@@ -366,20 +366,18 @@ def test_an_unreadable_message_that_a_tenants_inbox_keys_is_an_event_without_a_r
 
 
 @pytest.mark.parametrize("more", [[], [("since", b"a later version")], [("table", b"messages")]])
-def test_an_event_keeps_what_its_headers_said(more: Any) -> None:
+def test_an_event_keeps_its_headers_as_they_came(more: Any) -> None:
     log = Log().change(MINE, 5)
-    headers = [*pack_head(log.messages[0].head), *more]
+    headers = [*log.messages[0].headers, *more]
     (event,) = log.put(headers, b"", b"%d" % MINE).sorted(marks={(1, 0): Mark(11, NOWHERE)}).events[1]
-    assert (pack_head(event.said) if isinstance(event.said, Head) else event.said) == headers
-    assert isinstance(event.said, Head) == (not more)
+    assert event.headers == headers
 
 
 def test_a_change_of_a_kind_that_is_not_known_is_nothing_else() -> None:
     log = Log().change(MINE, 5).change(MINE, 6).change(None, 7)
     for number in (1, 2):
-        head = log.messages[number].head
-        assert head is not None
-        log.messages[number] = log.messages[number]._replace(head=head._replace(op="z"))
+        headers = [(name, b"z" if name == "op" else value) for name, value in log.messages[number].headers]
+        log.messages[number] = log.messages[number]._replace(headers=headers)
     batch = log.sorted(holders=lambda *_: {7: [1]})
     known, unknown = batch.events[1]
     assert (known.error, bool(unknown.error), batch.counts.unreadable) == ("", True, 1)

@@ -80,7 +80,7 @@ class Beside:
         assert self.may_read.acquire(timeout=10)
         if self.fault is not None:
             raise self.fault
-        return [Message(partition, end - 1, b"11", None, (), b"{}")]
+        return [Message(partition, end - 1, b"11", [], b"{}")]
 
     def _send_off(self, _: Any, flight: Flight, *__: Any) -> None:
         job: Future[Result] = Future()
@@ -282,7 +282,7 @@ def test_a_broker_that_is_behind_does_not_make_a_stretch_shorter(
             pass
 
         def read(self, partition: int, start: int, end: int, most: int) -> Iterator[list[Message]]:
-            yield [Message(partition, offset, b"11", None, (), b"{}") for offset in range(start, min(end, 8))]
+            yield [Message(partition, offset, b"11", [], b"{}") for offset in range(start, min(end, 8))]
 
         def close(self) -> None:
             pass

@@ -12,7 +12,7 @@ from consumers.batch import Message
 
 
 def messages(partition: int, offsets: Iterable[int], body: bytes = b"{}") -> list[Message]:
-    return [Message(partition, offset, b"11", None, (), body) for offset in offsets]
+    return [Message(partition, offset, b"11", [], body) for offset in offsets]
 
 
 def read(*found: Message, most: int = 100, wait_ms: int = 0) -> ReadAhead:
@@ -55,7 +55,7 @@ def test_a_batch_of_many_inboxes_is_larger_in_proportion_up_to_a_bound() -> None
     made = read(most=10, wait_ms=60_000)
     for inboxes, size in ((250, 10), (375, 15), (1_000, 40), (3_000, 40)):
         made.drop([0])
-        made.add([Message(0, inbox, b"%d" % inbox, None, (), b"{}") for inbox in range(inboxes)])
+        made.add([Message(0, inbox, b"%d" % inbox, [], b"{}") for inbox in range(inboxes)])
         assert (made.room, made.is_ripe) == (0, True)
         batch, torn = made.next_batch({0: 0})
         assert (len(batch), torn) == (size, set())

@@ -208,7 +208,7 @@ def test_what_is_looked_after_beside_stubs_has_its_turns_while_a_lock_keeps_thes
 
 
 def messages(partition: int, offsets: Iterable[int]) -> list[Message]:
-    return [Message(partition, offset, b"11", None, (), b"{}") for offset in offsets]
+    return [Message(partition, offset, b"11", [], b"{}") for offset in offsets]
 
 
 def test_a_batch_that_does_not_begin_where_the_last_one_ended_is_read_again(settings: Settings) -> None:
