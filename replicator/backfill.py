@@ -22,6 +22,7 @@ from replicator.calls import Calls, Ended
 from replicator.changes import Table
 from replicator.chunk import Limits, lock_against_ddl, read_chunk, read_keys, scope
 from replicator.config import Settings
+from replicator.derivation import LOST_PATH
 from replicator.derived import Derived, expected_keys, keys_within, looked_up_after
 from replicator.dirty import Errand, Start
 from replicator.errors import SourceUnavailable
@@ -76,6 +77,9 @@ class Work(Protocol):
 
     def errand(self, relation: str, keys: Iterable[tuple[Start, frozenset[int]]]) -> Errand:
         """Has these keys read behind the live ones."""
+
+    def read_whole(self, table: str, reason: str, batch: Batch) -> None:
+        """Has a derived relation read as a whole; durable with the batch."""
 
 
 class Backfiller(SourceThread):
@@ -202,6 +206,11 @@ class Backfiller(SourceThread):
         derived = self._calls.run(lambda: self._work.derived(chunk.table))
         if derived is None:
             raise SourceUnavailable(f"{chunk.table} can't be read at the moment")
+        if job.fan_out is not None and not derived.has_path(job.fan_out.path):
+            batch = Batch()
+            self._calls.run(lambda: self._work.read_whole(chunk.table, LOST_PATH, batch))
+            self._wait(batch)
+            return 0, job.advanced(0, None)
         most = self._rows
         with source.reading():
             if job.fan_out is not None:

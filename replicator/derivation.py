@@ -34,6 +34,7 @@ MOST_FAILED_SHOWN: Final = 5
 """Keys that `status` names of those that can't be read."""
 _DERIVED: Final = "derived/"
 UNPUBLISHED: Final = "not in the publication, so their changes are not seen; `replicator setup` shows what adds them"
+LOST_PATH: Final = "the path of a change is gone with the definition that it was of"
 DURABLE: Final = Batch()
 """A batch of nothing: what was loaded from the state topic is in it."""
 
@@ -276,6 +277,12 @@ class Derivation:
         self._fan_out(reading.relation, fan_out, batch)
         self._dirty.published(reading, batch, 0, 0)
 
+    def lose_path(self, reading: Reading) -> None:
+        """Its path is of another definition: nobody can say any more where its starts lead."""
+        batch = Batch()
+        self._read_whole(reading.relation, LOST_PATH, batch)
+        self._dirty.published(reading, batch, 0, 0)
+
     def split(self, reading: Reading) -> None:
         """Its halves are to be read each by itself."""
         self._dirty.split(reading)
@@ -373,7 +380,7 @@ class Derivation:
         now = time.monotonic()
         for name, record in self._memory.under(f"dirty/{relation}/").items():
             if record["path"] != KEY and not derived.has_path(record["path"]):
-                self._read_whole(relation, "a path of an owed change is gone", self._progress.batch)
+                self._read_whole(relation, LOST_PATH, self._progress.batch)
                 self._memory.forget(name, self._progress.batch)
                 continue
             start = tuple(record["start"])

@@ -55,6 +55,8 @@ class Work(Protocol):
 
     def fan_out(self, reading: Reading) -> None: ...
 
+    def lose_path(self, reading: Reading) -> None: ...
+
     def split(self, reading: Reading) -> None: ...
 
     def set_aside(self, reading: Reading, starts: Collection[Start]) -> None: ...
@@ -135,6 +137,9 @@ class Reader:
         derived = self._calls.run(lambda: self._work.derived(reading.relation))
         if derived is None:
             self._calls.run(lambda: self._work.put_back(reading, BROKEN_PAUSE_S))
+            return
+        if reading.path != KEY and not derived.has_path(reading.path):
+            self._calls.run(lambda: self._work.lose_path(reading))
             return
         try:
             found, lsn = self._read_settled(source, derived, reading)

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 
 from replicator.backfill import Backfiller, Work
+from replicator.backfill_job import BackfillJob, FanOut
 from replicator.calls import Calls, Ended
 from replicator.config import load
 from replicator.progress import Snapshot
 from replicator.relations import STREAMED_BY_NAME, Captured
 from replicator.source import Sample, Source
 from replicator.window import Window
+from tests.unit.test_derivation import PEOPLE, derived
 
 BORN = 100
 SETTINGS = load(_env_file=None, source_dsn="postgresql://nowhere", kafka_bootstrap_servers="nowhere:1")
@@ -47,16 +50,20 @@ class Stage:
         return 1
 
 
-def read_chunk(stage: Stage) -> None:
-    backfiller = Backfiller(
+def backfilling(stage: object) -> Backfiller:
+    return Backfiller(
         SETTINGS,
-        Captured([]),
+        Captured([PEOPLE]),
         cast(Calls, stage),
         cast(Work, stage),
         lambda _: pytest.fail("no row"),
         epoch=5,
         born=BORN,
     )
+
+
+def read_chunk(stage: Stage) -> None:
+    backfiller = backfilling(stage)
     backfiller._in_window(cast(Source, stage), STREAMED_BY_NAME["messages"], lambda _: pytest.fail("nothing is read"))
 
 
@@ -72,3 +79,23 @@ def test_a_window_in_which_too_much_changes_is_given_up() -> None:
     with pytest.raises(TimeoutError, match="keys of messages changed"):
         read_chunk(stage)
     assert stage.said[-1] == "closed"
+
+
+def read_people(stage: object, source: object, fan_out: FanOut | None = None) -> tuple[int, BackfillJob]:
+    """One chunk of a derived relation."""
+    job = BackfillJob(id="a", tables=("people",), inboxes=None, requested_ms=1, fan_out=fan_out)
+    chunk = job.chunk()
+    assert chunk is not None
+    return backfilling(stage)._read_derived(cast(Source, source), job, chunk)
+
+
+def test_a_fan_out_whose_path_is_gone_ends_with_its_relation_read_as_a_whole() -> None:
+    """A definition may be another by the time that it is read, or while it is."""
+    whole: list[str] = []
+    stage = SimpleNamespace(
+        run=lambda call: call(),
+        derived=lambda _: derived("b"),
+        read_whole=lambda relation, reason, batch: whole.append(relation),
+    )
+    rows, job = read_people(stage, None, FanOut(path="inboxes(id) 1234abcd", start=(1,), inboxes=(1,)))
+    assert (rows, job.chunk(), whole) == (0, None, ["people"])

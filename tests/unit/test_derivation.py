@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any, cast
@@ -17,6 +18,7 @@ from replicator.lineage import Catalog, Lineage
 from replicator.outlet import Outlet
 from replicator.pgoutput import Column
 from replicator.progress import Batch, Progress
+from replicator.reader import Reader
 from replicator.relations import Captured, DerivedRelation
 from tests.unit.test_changes import ORIGIN
 
@@ -146,3 +148,54 @@ def test_what_is_owed_of_a_key_says_the_inboxes_of_all_that_wait_for_it(
     now += OWE_S
     run.write_down()
     assert runs.begin({"people": derived("a")}).unread_inboxes("people") == {1, 2}
+
+
+def delivered(run: Derivation, lsn: int, *causes: Cause) -> None:
+    """One transaction."""
+    run.begin_transaction()
+    run.touch(causes, lsn)
+    run.end_transaction(lsn)
+
+
+def read_all(run: Derivation, monkeypatch: pytest.MonkeyPatch, failure: Exception | None = None) -> None:
+    """What is due, and each part of it, by the reading thread. `failure`: what becomes of each reading."""
+    reader = Reader(
+        *cast(Any, (None, None, SimpleNamespace(run=lambda call: call()), run, None, None, None)),
+        known=cast(Any, None),
+        hashed=False,
+    )
+
+    def read(*_: object) -> Any:
+        raise failure or AssertionError("it can't be read")
+
+    monkeypatch.setattr(reader, "_read_settled", read)
+    while (reading := run.take(10, {})) is not None:
+        reader.read(cast(Any, SimpleNamespace(connection=SimpleNamespace(broken=False))), reading)
+
+
+@pytest.fixture
+def later(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
+    """Lets seconds pass."""
+    clock = SimpleNamespace(now=100.0)
+    monkeypatch.setattr(
+        derivation, "time", SimpleNamespace(monotonic=lambda: clock.now, time_ns=lambda: int(clock.now * 1e9))
+    )
+
+    def passed(seconds: float) -> None:
+        clock.now += seconds
+
+    return passed
+
+
+def test_starts_whose_path_is_gone_have_their_relation_read_as_a_whole(
+    runs: Runs, later: Callable[[float], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A unique index that comes or goes makes other paths of the same definition."""
+    run = runs.begin({"people": derived("a")})
+    delivered(run, 30, Cause("people", "inboxes(id) 1234abcd", (7,), (1,)))
+    later(1.0)
+    assert not runs.read_whole()
+    read_all(run, monkeypatch)
+    assert runs.read_whole()
+    run.finish()
+    assert run.hold() is None
