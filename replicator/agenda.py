@@ -244,6 +244,10 @@ class Agenda:
         """A derived relation, if it can be read."""
         return self._derivation.derived(relation)
 
+    def to_be_seen(self) -> tuple[int, ...]:
+        """32-bit xids of the stream that a snapshot must see."""
+        return self._derivation.to_be_seen
+
     def errand(self, relation: str, keys: Iterable[tuple[Start, frozenset[int]]]) -> Errand:
         """Has keys of a derived relation read behind the live ones."""
         return self._derivation.errand(relation, keys)

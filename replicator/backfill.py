@@ -78,6 +78,9 @@ class Work(Protocol):
     def errand(self, relation: str, keys: Iterable[tuple[Start, frozenset[int]]]) -> Errand:
         """Has these keys read behind the live ones."""
 
+    def to_be_seen(self) -> tuple[int, ...]:
+        """32-bit xids of the stream that a snapshot must see."""
+
     def read_whole(self, table: str, reason: str, batch: Batch) -> None:
         """Has a derived relation read as a whole; durable with the batch."""
 
@@ -211,14 +214,14 @@ class Backfiller(SourceThread):
             self._calls.run(lambda: self._work.read_whole(chunk.table, LOST_PATH, batch))
             self._wait(batch)
             return 0, job.advanced(0, None)
-        most = self._rows
-        with source.reading():
-            if job.fan_out is not None:
-                keys = looked_up_after(
-                    source.connection, derived, job.fan_out.path, job.fan_out.start, chunk.after, most
-                )
-            else:
-                keys = keys_within(source.connection, derived, chunk, most)
+        most, fan_out = self._rows, job.fan_out
+
+        def find(_: Sample) -> list[Start]:
+            if fan_out is None:
+                return keys_within(source.connection, derived, chunk, most)
+            return looked_up_after(source.connection, derived, fan_out.path, fan_out.start, chunk.after, most)
+
+        keys = self._settled.read(source, self._calls.run(self._work.to_be_seen), find)
         inboxes = frozenset(job.fan_out.inboxes if job.fan_out is not None else ())
         errand = self._calls.run(lambda: self._work.errand(chunk.table, [(key, inboxes) for key in keys]))
         self._wait(errand)

@@ -189,6 +189,13 @@ class Derivation:
             if relation in self._available and not self._dirty.is_full and type(key[0]) is int:
                 self._dirty.touch(relation, KEY, key, [inbox], 0, now, transaction=0)
 
+    @property
+    def to_be_seen(self) -> tuple[int, ...]:
+        """32-bit xids that a snapshot must see. The one that is being delivered is among them: its changes may have had
+        a relation given up, and are then only in what is read as a whole.
+        """
+        return self._progress.to_be_seen
+
     def errand(self, relation: str, keys: Iterable[tuple[Start, frozenset[int]]]) -> Errand:
         """Keys to be read behind the live ones, each with the inboxes where it is expected."""
         errand = Errand(relation, list(keys))
@@ -221,8 +228,7 @@ class Derivation:
 
     def take(self, most: int, fewer: Mapping[str, int]) -> Reading | None:
         """The next reading that is due. `fewer`: of these relations not so many keys."""
-        unsettled = self._progress.unsettled
-        return self._dirty.take(time.monotonic(), most, unsettled, whole=self._between_transactions, fewer=fewer)
+        return self._dirty.take(time.monotonic(), most, self.to_be_seen, whole=self._between_transactions, fewer=fewer)
 
     def publish(self, reading: Reading, rows: Sequence[RenderedRow], hashes: Sequence[Seen], lsn: int) -> None:
         """What a reading of keys has found, of a snapshot at this LSN."""

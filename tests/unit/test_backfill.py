@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 
+from replicator import backfill
 from replicator.backfill import Backfiller, Work
 from replicator.backfill_job import BackfillJob, FanOut
 from replicator.calls import Calls, Ended
 from replicator.config import load
+from replicator.dirty import Errand
 from replicator.progress import Snapshot
 from replicator.relations import STREAMED_BY_NAME, Captured
 from replicator.source import Sample, Source
@@ -99,3 +103,39 @@ def test_a_fan_out_whose_path_is_gone_ends_with_its_relation_read_as_a_whole() -
     )
     rows, job = read_people(stage, None, FanOut(path="inboxes(id) 1234abcd", start=(1,), inboxes=(1,)))
     assert (rows, job.chunk(), whole) == (0, None, ["people"])
+
+
+class Snapshots:
+    """Stands for the source: its snapshots, one after the other."""
+
+    connection: Any = None
+
+    def __init__(self, *snapshots: Snapshot) -> None:
+        self.left = list(snapshots)
+
+    @contextmanager
+    def reading(self) -> Iterator[None]:
+        yield
+
+    def sample(self) -> Sample:
+        return Sample(snapshot=self.left.pop(0), flushed_lsn=1, at_ms=1)
+
+
+def test_keys_are_listed_in_a_snapshot_that_sees_all_that_was_delivered(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What had a relation read as a whole may have made a key that only the list can tell of."""
+    xid = BORN + 5
+    source = Snapshots(
+        Snapshot(BORN - 1, BORN + 9, frozenset({BORN - 1})),  # the slot is younger
+        Snapshot(BORN, BORN + 9, frozenset({xid})),
+        Snapshot(BORN + 9, BORN + 9, frozenset()),
+    )
+    listed: list[int] = []
+    monkeypatch.setattr(backfill, "keys_within", lambda *_: listed.append(len(source.left)) or [(1,)])
+    stage = SimpleNamespace(
+        run=lambda call: call(),
+        derived=lambda _: derived("a"),
+        to_be_seen=lambda: (xid,),
+        errand=lambda relation, keys: Errand(relation, []),
+    )
+    rows, _ = read_people(stage, source)
+    assert (rows, listed) == (1, [0])

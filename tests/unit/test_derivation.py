@@ -10,14 +10,14 @@ from typing import Any, cast
 import pytest
 
 from replicator import derivation
-from replicator.causes import Cause
+from replicator.causes import WHOLE, Cause
 from replicator.derivation import Derivation
 from replicator.derived import Derived
 from replicator.dirty import KEY, OWE_S
 from replicator.lineage import Catalog, Lineage
 from replicator.outlet import Outlet
 from replicator.pgoutput import Column
-from replicator.progress import Batch, Progress
+from replicator.progress import Batch, Progress, Snapshot
 from replicator.reader import Reader
 from replicator.relations import Captured, DerivedRelation
 from tests.unit.test_changes import ORIGIN
@@ -60,12 +60,12 @@ class Runs:
         self.memory = Remembering()
         self.whole: list[str] = []
 
-    def begin(self, found: dict[str, Derived | str]) -> Derivation:
+    def begin(self, found: dict[str, Derived | str], progress: Progress | None = None) -> Derivation:
         run = Derivation(
             Captured([PEOPLE]),
             cast(Any, self.memory),
             cast(Outlet, None),
-            Progress(0),
+            progress or Progress(0),
             lambda _: None,
             lambda _: ORIGIN,
             lambda relation, reason, batch: self.whole.append(relation),
@@ -185,6 +185,27 @@ def later(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
         clock.now += seconds
 
     return passed
+
+
+def test_what_is_read_as_a_whole_sees_the_transaction_that_is_being_delivered(
+    runs: Runs, later: Callable[[float], None]
+) -> None:
+    """Its changes may be what had the relation given up, and nobody else reads them."""
+    progress = Progress(0)
+    run = runs.begin({"people": derived("a")}, progress)
+    progress.begun(6)
+    progress.committed(6, 20, 25)
+    progress.begun(7)
+    run.begin_transaction()
+    run.touch([Cause("people", WHOLE, (), ())], 30)
+    assert runs.read_whole()
+    run.errand("people", [((1,), frozenset())])
+    reading = run.take(10, {})
+    assert reading is not None
+    assert reading.unsettled == (6, 7)
+    progress.committed(7, 30, 35)
+    progress.settle(Snapshot(9, 9, frozenset()))
+    assert run.to_be_seen == ()
 
 
 def test_starts_whose_path_is_gone_have_their_relation_read_as_a_whole(
