@@ -304,8 +304,11 @@ class Derivation:
     def fail(self, reading: Reading, reason: str) -> None:
         """Its only item can't be read."""
         (item,) = reading.items
-        self._dirty.fail(reading, item, reason, time.monotonic())
-        self._dirty.published(reading, Batch(), 0, 0)
+        batch = Batch()
+        failed = self._dirty.fail(reading, item, reason, time.monotonic())
+        # At once: who had it read as one of many goes on as if it were read, and remembers that.
+        self._owe(reading.relation, reading.path, failed, batch)
+        self._dirty.published(reading, batch, 0, 0)
 
     def put_back(self, reading: Reading, pause_s: float) -> None:
         """It can't be read now, through no fault of its items."""

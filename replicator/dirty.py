@@ -78,7 +78,7 @@ class Errand:
 
     @property
     def complete(self) -> bool:
-        """Everything is acknowledged, or has become an item of its own that failed."""
+        """Everything is acknowledged, or has become an item of its own that failed and is written down."""
         return not self.keys and not self.open
 
 
@@ -385,8 +385,8 @@ class DirtyKeys:
         self._open.pop((reading.relation, reading.path), None)
         self._size += len(first)
 
-    def fail(self, reading: Reading, item: Item, reason: str, now: float) -> None:
-        """This very item can't be read: tried again later by itself, and written down."""
+    def fail(self, reading: Reading, item: Item, reason: str, now: float) -> Item:
+        """This very item can't be read: tried again later by itself, and written down. Returned is what stands for it."""
         reading.items.remove(item)
         item.tries += 1
         item.reason = reason
@@ -394,15 +394,16 @@ class DirtyKeys:
         newer = self._pending(reading, item)
         if newer is not None:
             self._merge(newer, item)
-            return
+            return newer
         failed = self._failed.setdefault(reading.relation, OrderedDict())
         if (older := failed.get((reading.path, item.start))) is not None:  # a backfill came upon the same key
             tries, is_said = max(older.tries, item.tries), item.inboxes <= older.inboxes
             self._merge(older, item)
             older.tries, older.due = tries, item.due
             older.owed = older.owed if is_said else None
-            return
+            return older
         failed[reading.path, item.start] = item
+        return item
 
     def split(self, reading: Reading) -> None:
         """Two halves, to be taken one by one."""

@@ -14,6 +14,7 @@ from replicator.causes import WHOLE, Cause
 from replicator.derivation import Derivation
 from replicator.derived import Derived
 from replicator.dirty import KEY, OWE_S
+from replicator.errors import SourceRefused
 from replicator.lineage import Catalog, Lineage
 from replicator.outlet import Outlet
 from replicator.pgoutput import Column
@@ -42,9 +43,20 @@ class Remembering:
     """Stands for Memory: what a later run finds."""
 
     records: dict[str, Any] = field(default_factory=dict)
+    acknowledges: bool = True
+    unanswered: list[Batch] = field(default_factory=list)
 
     def write(self, key: str, content: dict[str, Any], batch: Batch) -> None:
         self.records[key] = content
+        if not self.acknowledges:
+            batch.sent += 1
+            self.unanswered.append(batch)
+
+    def answer(self) -> None:
+        """Acknowledges what was written."""
+        for batch in self.unanswered:
+            batch.acknowledged += 1
+        self.unanswered.clear()
 
     def forget(self, key: str, batch: Batch) -> None:
         self.records.pop(key, None)
@@ -206,6 +218,27 @@ def test_what_is_read_as_a_whole_sees_the_transaction_that_is_being_delivered(
     progress.committed(7, 30, 35)
     progress.settle(Snapshot(9, 9, frozenset()))
     assert run.to_be_seen == ()
+
+
+def test_a_key_that_fails_is_written_down_before_who_asked_for_it_goes_on(
+    runs: Runs, later: Callable[[float], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a crash would leave a backfill that is beyond a key which nobody has read."""
+    run = runs.begin({"people": derived("a")})
+    run.ask("people", [(8,)], 1)
+    errand = run.errand("people", [((7,), frozenset({1})), ((8,), frozenset({2}))])
+    run.finish()
+    assert not errand.complete
+    later(0.1)
+    runs.memory.acknowledges = False
+    read_all(run, monkeypatch, SourceRefused("22003"))
+    run.finish()
+    assert not errand.complete
+    runs.memory.answer()
+    run.finish()
+    assert errand.complete
+    assert runs.begin({"people": derived("a")}).unread_inboxes("people") == {1, 2}
+    assert runs.memory.records["dirty/people//[8]"]["inboxes"] == [1, 2], "what had been asked for is owed too"
 
 
 def test_starts_whose_path_is_gone_have_their_relation_read_as_a_whole(
