@@ -327,7 +327,7 @@ class Derivation:
 
     def spared(self, relation: str) -> tuple[int, ...]:
         """Keys that could not be read: what the target has of them is not swept."""
-        return tuple(int(item.start[0]) for item in self._dirty.failed(relation) if type(item.start[0]) is int)
+        return tuple(int(key) for (key,) in self._dirty.unread(relation) if type(key) is int)
 
     def next_position(self) -> Position:
         """Every row that is read from now on stands at or beyond this."""
@@ -375,7 +375,7 @@ class Derivation:
         # Another item of the same start may rely on what stands there: what is read, or on its way to Kafka, meanwhile.
         known = self._memory.records[name]["inboxes"] if name in self._memory.records else ()
         record = {"relation": relation, "path": path, "start": item.start, "inboxes": sorted(item.inboxes.union(known))}
-        self._memory.write(name, record, batch)
+        self._memory.write(name, record | {"tries": item.tries}, batch)
         item.owed, item.is_recorded = batch, True
 
     def _forget(self, relation: str, path: str, item: Item, batch: Batch) -> None:
@@ -395,6 +395,7 @@ class Derivation:
             start = tuple(record["start"])
             item = self._dirty.touch(relation, record["path"], start, record["inboxes"], 0, now, transaction=0)
             item.owed, item.is_recorded = DURABLE, True
+            item.tries = record.get("tries", 0)
 
 
 def derived_ever(memory: Memory) -> frozenset[str]:

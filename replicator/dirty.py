@@ -386,7 +386,7 @@ class DirtyKeys:
         self._size += len(first)
 
     def fail(self, reading: Reading, item: Item, reason: str, now: float) -> Item:
-        """This very item can't be read: tried again later by itself, and written down. Returned is what stands for it."""
+        """This very item can't be read: tried again later by itself, and written down. Returned: what stands for it."""
         reading.items.remove(item)
         item.tries += 1
         item.reason = reason
@@ -397,9 +397,9 @@ class DirtyKeys:
             return newer
         failed = self._failed.setdefault(reading.relation, OrderedDict())
         if (older := failed.get((reading.path, item.start))) is not None:  # a backfill came upon the same key
-            tries, is_said = max(older.tries, item.tries), item.inboxes <= older.inboxes
+            is_said = item.inboxes <= older.inboxes
             self._merge(older, item)
-            older.tries, older.due = tries, item.due
+            older.due = item.due
             older.owed = older.owed if is_said else None
             return older
         failed[reading.path, item.start] = item
@@ -439,7 +439,8 @@ class DirtyKeys:
     def _merge(self, newer: Item, older: Item) -> None:
         newer.inboxes |= older.inboxes
         newer.first = min(newer.first, older.first)
-        newer.tries, newer.reason = older.tries, older.reason
+        if older.tries > newer.tries:
+            newer.tries, newer.reason = older.tries, older.reason
         newer.is_recorded |= older.is_recorded
         if older.holds:
             newer.lsn = min(newer.lsn, older.lsn) if newer.lsn else older.lsn
@@ -523,6 +524,14 @@ class DirtyKeys:
     def failed(self, relation: str) -> list[Item]:
         """Items that could not be read, each by its own fault."""
         return list(self._failed.get(relation, {}).values())
+
+    def unread(self, relation: str) -> Iterator[Start]:
+        """Keys that could not be read when it was tried last, be they due again, or being read."""
+        failed = (item for (path, _), item in self._failed.get(relation, {}).items() if path == KEY)
+        pending = self._groups.get((relation, KEY), {}).values()
+        flying = (each for each in self._flying if (each.relation, each.path, each.batch) == (relation, KEY, None))
+        for items in (failed, pending, *(each.items for each in flying)):
+            yield from (item.start for item in items if item.tries)
 
 
 def _name(reading: Reading, item: Item) -> tuple[Group, Start]:

@@ -13,7 +13,7 @@ from replicator import derivation
 from replicator.causes import WHOLE, Cause
 from replicator.derivation import Derivation
 from replicator.derived import Derived
-from replicator.dirty import KEY, OWE_S
+from replicator.dirty import FIRST_RETRY_S, KEY, OWE_S
 from replicator.errors import SourceRefused
 from replicator.lineage import Catalog, Lineage
 from replicator.outlet import Outlet
@@ -239,6 +239,27 @@ def test_a_key_that_fails_is_written_down_before_who_asked_for_it_goes_on(
     assert errand.complete
     assert runs.begin({"people": derived("a")}).unread_inboxes("people") == {1, 2}
     assert runs.memory.records["dirty/people//[8]"]["inboxes"] == [1, 2], "what had been asked for is owed too"
+
+
+def test_a_key_that_could_not_be_read_is_spared_until_it_can(
+    runs: Runs, later: Callable[[float], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also while it is tried again, or due again, and in a later run."""
+    run = runs.begin({"people": derived("a")})
+    delivered(run, 30, Cause("people", KEY, (7,), (1,)), Cause("people", "inboxes(id) 1234abcd", (5,), (1,)))
+    monkeypatch.setattr(Derived, "has_path", lambda *_: True)
+    later(1.0)
+    read_all(run, monkeypatch, SourceRefused("22003"))
+    assert run.spared("people") == (7,)
+    later(FIRST_RETRY_S)
+    assert run.take(10, {}) is not None
+    assert run.spared("people") == (7,)
+    assert run.take(10, {}) is not None
+    read_all(run, monkeypatch, SourceRefused("22003"))
+    later_run = runs.begin({"people": derived("a")})
+    assert later_run.spared("people") == (7,)
+    delivered(later_run, 40, Cause("people", KEY, (7,), (1,)), Cause("people", KEY, (8,), (1,)))
+    assert later_run.spared("people") == (7,)
 
 
 def test_starts_whose_path_is_gone_have_their_relation_read_as_a_whole(
