@@ -34,6 +34,7 @@ MOST_FAILED_SHOWN: Final = 5
 """Keys that `status` names of those that can't be read."""
 _DERIVED: Final = "derived/"
 UNPUBLISHED: Final = "not in the publication, so their changes are not seen; `replicator setup` shows what adds them"
+TOO_MANY: Final = "more keys are dirty than are remembered"
 LOST_PATH: Final = "the path of a change is gone with the definition that it was of"
 DURABLE: Final = Batch()
 """A batch of nothing: what was loaded from the state topic is in it."""
@@ -169,7 +170,7 @@ class Derivation:
             if path == WHOLE:
                 self._give_up(relation, "a change could not be traced to its keys", self._progress.batch)
             elif self._dirty.is_full:
-                self._give_up(relation, "more keys are dirty than are remembered", self._progress.batch)
+                self._give_up(relation, TOO_MANY, self._progress.batch)
             else:
                 self._dirty.touch(relation, path, start, inboxes, lsn, now)
 
@@ -271,8 +272,11 @@ class Derivation:
     def looked_up(self, reading: Reading, keys: Sequence[Start]) -> None:
         """The keys to which the starts of a reading lead."""
         batch = Batch()
-        for item in self._dirty.looked_up(reading, keys, time.monotonic()):
-            self._owe(reading.relation, KEY, item, batch)
+        if self._dirty.is_full:
+            self._give_up(reading.relation, TOO_MANY, batch)
+        else:
+            for item in self._dirty.looked_up(reading, keys, time.monotonic()):
+                self._owe(reading.relation, KEY, item, batch)
         self._dirty.published(reading, batch, 0, 0)
 
     def fan_out(self, reading: Reading) -> None:

@@ -24,6 +24,7 @@ from replicator.relations import Captured, DerivedRelation
 from tests.unit.test_changes import ORIGIN
 
 INT8 = 20
+MOST_DIRTY = 10
 PEOPLE = DerivedRelation(name="people", select="SELECT * FROM p", key=("id",), inbox="inbox_id")
 
 
@@ -82,7 +83,7 @@ class Runs:
             lambda _: ORIGIN,
             lambda relation, reason, batch: self.whole.append(relation),
             lambda relation, fan_out, batch: None,
-            most_dirty=10,
+            most_dirty=MOST_DIRTY,
             fingerprints=10,
         )
         run.install(found, {})
@@ -260,6 +261,24 @@ def test_a_key_that_could_not_be_read_is_spared_until_it_can(
     assert later_run.spared("people") == (7,)
     delivered(later_run, 40, Cause("people", KEY, (7,), (1,)), Cause("people", KEY, (8,), (1,)))
     assert later_run.spared("people") == (7,)
+
+
+def test_starts_that_lead_to_more_keys_than_are_remembered_have_their_relation_read_as_a_whole(
+    runs: Runs, later: Callable[[float], None]
+) -> None:
+    run = runs.begin({"people": derived("a")})
+    delivered(run, 30, *(Cause("people", "inboxes(id) 1234abcd", (n,), (1,)) for n in range(MOST_DIRTY)))
+    later(1.0)
+    assert not runs.read_whole()
+    for n in range(MOST_DIRTY):
+        reading = run.take(1, {})
+        if reading is None or reading.path == KEY:
+            break
+        run.looked_up(reading, [(key,) for key in range(100 * n, 100 * n + 5)])
+        run.finish()
+    assert runs.read_whole()
+    assert run.take(10, {}) is None
+    assert run.hold() is None
 
 
 def test_starts_whose_path_is_gone_have_their_relation_read_as_a_whole(
