@@ -125,6 +125,10 @@ class DirtyKeys:
     _flying: list[Reading] = field(default_factory=list)
     _halves: dict[str, deque[Reading]] = field(default_factory=dict)
     """By relation: parts of readings that failed, or were too much at once; they are in `_flying` too."""
+    _taken: tuple[str, float] | None = None
+    """Of what relation the last reading is, and when it began; None: there was nothing to read."""
+    _halves_due: float = 0.0
+    """When halves come before the work of other relations."""
     _paused: dict[str, float] = field(default_factory=dict)
     """Relation → when it may be read again."""
     _failed: dict[str, OrderedDict[tuple[str, Start], Item]] = field(default_factory=dict)
@@ -208,8 +212,20 @@ class DirtyKeys:
         """The next reading, if one is due. `whole`: no transaction is half delivered. `fewer`: relations of which not
         so many keys are read at once.
 
-        A relation that has readings to finish in halves waits for the work of all others: it may be slow.
+        A relation that has readings to finish in halves may be slow: while others have work they are given as much time
+        as each of its readings took.
         """
+        if self._taken is not None and self._taken[0] in self._halves:
+            self._halves_due = now + (now - self._taken[1])
+        reading = self._take(now, most, unsettled, whole, fewer)
+        self._taken = (reading.relation, now) if reading is not None else None
+        return reading
+
+    def _take(
+        self, now: float, most: int, unsettled: Sequence[int], whole: bool, fewer: Mapping[str, int]
+    ) -> Reading | None:
+        if now >= self._halves_due and (half := self._next_half(now, fewer)):
+            return half
         upto = self.transaction + 1 if whole else self.transaction
         ripe = [
             (name[0] in self._halves, next(iter(group.values())).due, name)

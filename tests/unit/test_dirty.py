@@ -393,6 +393,31 @@ def test_halves_come_behind_the_work_of_other_relations() -> None:
     assert at.dirty.hold() == 1
 
 
+def test_halves_get_their_turn_however_much_other_relations_have_to_be_read() -> None:
+    """As much time as the others, so that a slow one doesn't hold them up."""
+    for took in (0.01, 5.0):
+        at, spent = At(), {VIEW: 0.0, "contacts": 0.0}
+        for key in range(64):
+            at.touch(key)
+        at.wait(LONGEST_S)
+        for contact in range(1_000):
+            at.dirty.touch("contacts", KEY, (contact,), (1,), 1, at.now - LONGEST_S)
+            reading = at.reading()
+            assert reading is not None
+            begun = at.now
+            at.wait(took if reading.relation == VIEW else 0.01)
+            if len(reading.items) > 1 and reading.relation == VIEW:
+                at.dirty.split(reading)
+            else:
+                at.finish(reading)
+            spent[reading.relation] += at.now - begun
+            if not at.dirty.oldest(VIEW, at.now):
+                break
+            assert spent[VIEW] <= spent["contacts"] + 2 * took
+        else:
+            assert spent[VIEW] > spent["contacts"] - 2 * took
+
+
 def test_what_is_set_aside_is_read_by_itself_and_holds_what_it_held() -> None:
     at = At()
     for key in range(4):
