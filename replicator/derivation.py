@@ -316,6 +316,9 @@ class Derivation:
 
     def put_back(self, reading: Reading, pause_s: float) -> None:
         """It can't be read now, through no fault of its items."""
+        if reading.relation not in self._available and reading.errand is None:
+            self._dirty.published(reading, Batch(), 0, 0)  # it is read as a whole when it returns
+            return
         self.pause(reading.relation, pause_s)
         self._dirty.put_back(reading, time.monotonic())
 

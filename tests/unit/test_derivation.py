@@ -281,6 +281,26 @@ def test_starts_that_lead_to_more_keys_than_are_remembered_have_their_relation_r
     assert run.hold() is None
 
 
+def test_what_was_being_read_of_a_relation_that_is_gone_holds_up_nothing(
+    runs: Runs, later: Callable[[float], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Parts of a reading that failed because it is gone: heartbeats would wait for them until it returns."""
+    run = runs.begin({"people": derived("a")})
+    delivered(run, 30, *(Cause("people", KEY, (key,), (1,)) for key in range(4)))
+    later(1.0)
+    reading = run.take(10, {})
+    assert reading is not None
+    run.split(reading)
+    run.install({"people": "it is away"}, {})
+    errand = run.errand("people", [((9,), frozenset())])
+    assert not run.is_done(100.0)
+    read_all(run, monkeypatch)
+    run.finish()
+    assert run.is_done(100.0)
+    assert run.hold() is None
+    assert not errand.complete, "a backfill would go on without its keys"
+
+
 def test_starts_whose_path_is_gone_have_their_relation_read_as_a_whole(
     runs: Runs, later: Callable[[float], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
