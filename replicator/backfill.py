@@ -38,6 +38,8 @@ log = structlog.get_logger(__name__)
 
 KEYS_AT_ONCE = 100
 """Keys that are owed have large values more often than others."""
+LOOK_S = 1.0
+"""Between two looks whether a relation can still be read of which keys are waited for."""
 SLOW_S = 10.0
 """A watermark that takes longer through the stream is worth a word in the status."""
 
@@ -224,7 +226,7 @@ class Backfiller(SourceThread):
         keys = self._settled.read(source, self._calls.run(self._work.to_be_seen), find)
         inboxes = frozenset(job.fan_out.inboxes if job.fan_out is not None else ())
         errand = self._calls.run(lambda: self._work.errand(chunk.table, [(key, inboxes) for key in keys]))
-        self._wait(errand)
+        self._wait_for(errand)
         return len(keys), job.advanced(len(keys), keys[-1] if len(keys) == most else None)
 
     def _read_chunk(
@@ -305,10 +307,22 @@ class Backfiller(SourceThread):
         self._held_up = ""
         _refuse_overflown(window)
 
-    def _wait(self, batch: Batch | Errand) -> None:
+    def _wait(self, batch: Batch) -> None:
         """Until the batch is acknowledged, however long Kafka is away."""
         while not batch.complete:
             self._pause(0.005)
+
+    def _wait_for(self, errand: Errand) -> None:
+        """Until it is done; what can't be read any more is given up, so that other work goes on."""
+        look_due = time.monotonic() + LOOK_S
+        while not errand.complete:
+            self._pause(0.005)
+            if time.monotonic() < look_due:
+                continue
+            if self._calls.run(lambda: self._work.derived(errand.relation)) is None:
+                self._calls.run(errand.keys.clear)
+                raise SourceUnavailable(f"{errand.relation} can't be read at the moment")
+            look_due = time.monotonic() + LOOK_S
 
 
 def _refuse_overflown(window: Window) -> None:

@@ -16,6 +16,7 @@ from replicator.backfill_job import BackfillJob, FanOut
 from replicator.calls import Calls, Ended
 from replicator.config import load
 from replicator.dirty import Errand
+from replicator.errors import SourceUnavailable
 from replicator.progress import Snapshot
 from replicator.relations import STREAMED_BY_NAME, Captured
 from replicator.source import Sample, Source
@@ -139,3 +140,21 @@ def test_keys_are_listed_in_a_snapshot_that_sees_all_that_was_delivered(monkeypa
     )
     rows, _ = read_people(stage, source)
     assert (rows, listed) == (1, [0])
+
+
+def test_keys_of_a_relation_that_is_gone_are_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its backfill goes on when it returns, and others until then."""
+    monkeypatch.setattr(backfill, "LOOK_S", 0.0)
+    monkeypatch.setattr(backfill, "keys_within", lambda *_: [(1,), (2,)])
+    found, asked = [derived("a"), derived("a"), None], list[Errand]()
+
+    def errand(relation: str, keys: Any) -> Errand:
+        asked.append(Errand(relation, keys))
+        return asked[0]
+
+    stage = SimpleNamespace(
+        run=lambda call: call(), derived=lambda _: found.pop(0), to_be_seen=lambda: (), errand=errand
+    )
+    with pytest.raises(SourceUnavailable, match="people can't be read at the moment"):
+        read_people(stage, Snapshots(Snapshot(BORN, BORN, frozenset())))
+    assert not asked[0].keys
