@@ -240,6 +240,10 @@ class Agenda:
         """Backfills that have not begun: all that changed before they do is in them."""
         return [job for job in self.jobs.values() if job.start is None]
 
+    def can_read(self, table: str) -> bool:
+        """Whether its rows can be read now."""
+        return self._derivation.can_read(table)
+
     def derived(self, relation: str) -> Derived | None:
         """A derived relation, if it can be read."""
         return self._derivation.derived(relation)

@@ -74,6 +74,9 @@ class Work(Protocol):
     def announce(self, table: Table) -> None:
         """Makes the table's columns known before rows of them are published."""
 
+    def can_read(self, table: str) -> bool:
+        """Whether its rows can be read now."""
+
     def derived(self, relation: str) -> Derived | None:
         """A derived relation, if it can be read."""
 
@@ -319,8 +322,8 @@ class Backfiller(SourceThread):
             self._pause(0.005)
             if time.monotonic() < look_due:
                 continue
-            if self._calls.run(lambda: self._work.derived(errand.relation)) is None:
-                self._calls.run(errand.keys.clear)
+            if not self._calls.run(lambda: self._work.can_read(errand.relation)):
+                self._calls.run(errand.give_up)
                 raise SourceUnavailable(f"{errand.relation} can't be read at the moment")
             look_due = time.monotonic() + LOOK_S
 

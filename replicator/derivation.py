@@ -30,6 +30,8 @@ from replicator.relations import Captured
 
 log = structlog.get_logger(__name__)
 
+MOST_FAILED: Final = 1_000
+"""Keys of one relation that may fail by themselves; beyond that the relation is broken, not its keys."""
 MOST_FAILED_SHOWN: Final = 5
 """Keys that `status` names of those that can't be read."""
 _DERIVED: Final = "derived/"
@@ -136,7 +138,9 @@ class Derivation:
 
     def can_read(self, table: str) -> bool:
         """Whether rows of this relation can be read now; of a streamed one always."""
-        return table in self._available or not self._captured.derived_among([table])
+        if not self._captured.derived_among([table]):
+            return True
+        return table in self._available and self.failed(table) < MOST_FAILED
 
     def derived(self, relation: str) -> Derived | None:
         return self._available.get(relation)

@@ -75,6 +75,11 @@ class Errand:
     """Each with the inboxes where it is expected."""
     open: int = 0
     """Readings of it that are under way."""
+    is_wanted: bool = True
+
+    def give_up(self) -> None:
+        """Nobody waits for it any more: what is being read of it need not be read again."""
+        self.keys, self.is_wanted = [], False
 
     @property
     def complete(self) -> bool:
@@ -383,6 +388,8 @@ class DirtyKeys:
         """It could not be read for a reason that lies not in its items: they are due again after a pause."""
         self._land(reading)
         if reading.errand is not None:
+            if not reading.errand.is_wanted:
+                return
             back = [(item.start, item.inboxes) for item in reading.items]
             reading.errand.keys = back + reading.errand.keys
             if reading.errand not in self._errands:

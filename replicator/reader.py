@@ -19,6 +19,7 @@ from replicator.calls import Calls
 from replicator.changes import RenderedRow, Table
 from replicator.config import Settings
 from replicator.definitions import Definitions, read_definitions
+from replicator.derivation import MOST_FAILED
 from replicator.derived import READ_BYTES, Derived, Redefined, look_up, read_rows
 from replicator.digests import Seen
 from replicator.dirty import KEY, Reading, Start
@@ -37,8 +38,6 @@ FILLS: Final = READ_BYTES // 4
 """A reading of less than that could have been twice as large."""
 WATCH_S: Final = 10.0
 """Between two looks whether a definition has changed."""
-MOST_FAILED: Final = 1_000
-"""Keys of one relation that may fail by themselves; beyond that the relation is broken, not its keys."""
 BROKEN_PAUSE_S: Final = 10.0
 
 

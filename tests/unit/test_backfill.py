@@ -146,15 +146,19 @@ def test_keys_of_a_relation_that_is_gone_are_not_waited_for(monkeypatch: pytest.
     """Its backfill goes on when it returns, and others until then."""
     monkeypatch.setattr(backfill, "LOOK_S", 0.0)
     monkeypatch.setattr(backfill, "keys_within", lambda *_: [(1,), (2,)])
-    found, asked = [derived("a"), derived("a"), None], list[Errand]()
+    can_read, asked = [True, False], list[Errand]()
 
     def errand(relation: str, keys: Any) -> Errand:
         asked.append(Errand(relation, keys))
         return asked[0]
 
     stage = SimpleNamespace(
-        run=lambda call: call(), derived=lambda _: found.pop(0), to_be_seen=lambda: (), errand=errand
+        run=lambda call: call(),
+        derived=lambda _: derived("a"),
+        can_read=lambda _: can_read.pop(0),
+        to_be_seen=lambda: (),
+        errand=errand,
     )
     with pytest.raises(SourceUnavailable, match="people can't be read at the moment"):
         read_people(stage, Snapshots(Snapshot(BORN, BORN, frozenset())))
-    assert not asked[0].keys
+    assert not asked[0].is_wanted

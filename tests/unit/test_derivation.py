@@ -301,6 +301,22 @@ def test_what_was_being_read_of_a_relation_that_is_gone_holds_up_nothing(
     assert not errand.complete, "a backfill would go on without its keys"
 
 
+def test_a_relation_of_which_too_much_fails_is_left_alone_by_backfills_until_it_heals(
+    runs: Runs, later: Callable[[float], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = runs.begin({"people": derived("a")})
+    monkeypatch.setattr(derivation, "MOST_FAILED", 2)
+    for key, expected in ((1, True), (2, False)):
+        delivered(run, 30, Cause("people", KEY, (key,), (1,)))
+        later(1.0)
+        read_all(run, monkeypatch, SourceRefused("22003"))
+        assert run.can_read("people") is expected
+    assert run.can_read("messages")
+    later(FIRST_RETRY_S)
+    assert run.take(10, {}) is not None
+    assert run.can_read("people")
+
+
 def test_starts_whose_path_is_gone_have_their_relation_read_as_a_whole(
     runs: Runs, later: Callable[[float], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:

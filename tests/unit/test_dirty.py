@@ -546,6 +546,19 @@ def test_errands_come_behind_live_keys_and_are_complete_when_acknowledged() -> N
     assert errand.complete
 
 
+def test_an_errand_that_was_given_up_does_not_come_again() -> None:
+    """Whoever tries again asks for its keys anew."""
+    at = At()
+    errand = Errand(VIEW, [((n,), frozenset({3})) for n in range(5)])
+    at.dirty.send(errand)
+    reading = at.reading(3)
+    assert reading is not None
+    errand.give_up()
+    at.dirty.put_back(reading, at.now)
+    assert at.take() == []
+    assert errand.complete
+
+
 def test_a_relation_that_is_read_as_a_whole_holds_until_that_is_durable() -> None:
     at = At()
     at.touch(1, lsn=30)
