@@ -431,6 +431,8 @@ class DirtyKeys:
     def split(self, reading: Reading) -> None:
         """Two halves, to be taken one by one."""
         self._land(reading)
+        if reading.path != KEY:  # what it leads to is expected at all inboxes of a half
+            reading.items.sort(key=lambda item: sorted(item.inboxes))
         middle = len(reading.items) // 2
         halves = [
             Reading(reading.relation, reading.path, items, reading.unsettled, reading.errand)

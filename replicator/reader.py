@@ -178,12 +178,18 @@ class Reader:
             case Rows():
                 self._take_measure(reading, found)
                 self._calls.run(lambda: self._publish(reading, found, lsn))
-            case Keys() if len(found.keys) <= self._settings.fan_out_keys:
+            case Keys() if self._is_expected_little(reading, found):
                 self._calls.run(lambda: self._work.looked_up(reading, found.keys))
             case Keys() if len(reading.items) == 1:
                 self._calls.run(lambda: self._work.fan_out(reading))
             case Keys():
                 self._calls.run(lambda: self._work.split(reading))
+
+    def _is_expected_little(self, reading: Reading, found: Keys) -> bool:
+        """Each key is expected wherever any start is: where it is not, that is an event too."""
+        inboxes = frozenset[int]().union(*(item.inboxes for item in reading.items))
+        places = max(1, len(inboxes)) if len(reading.items) > 1 else 1
+        return len(found.keys) * places <= self._settings.fan_out_keys
 
     def _take_measure(self, reading: Reading, found: Rows) -> None:
         """How many keys are read at once follows the size of the rows."""
