@@ -211,11 +211,6 @@ class Derivation:
         """The slot must not forget this commit, nor what comes after it."""
         return self._dirty.hold()
 
-    @property
-    def is_clean(self) -> bool:
-        """Nothing is dirty at all."""
-        return self._dirty.is_clean
-
     def is_done(self, upto: float) -> bool:
         """Whether all that was touched before this moment is published (what can't be read is no part of it)."""
         return self._dirty.is_done(upto)

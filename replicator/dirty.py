@@ -493,11 +493,6 @@ class DirtyKeys:
                 if item.owed is None:
                     yield relation, path, item
 
-    @property
-    def is_clean(self) -> bool:
-        """Nothing holds the slot, as can be told without looking at every item: asked for each keepalive."""
-        return not (self._size or self._flying or self._released or any(self._failed.values()))
-
     def hold(self) -> int | None:
         """The slot must not forget this commit, nor what comes after it. Looks at every item."""
         self._released = [(lsn, batch) for lsn, batch in self._released if not batch.complete]

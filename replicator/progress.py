@@ -122,8 +122,8 @@ class Progress:
         return not self._unsettled and self.acknowledged_all
 
     def idle_at(self, wal_end: int) -> None:
-        """The server has nothing before `wal_end` that was not delivered, no transaction is half delivered, and no
-        row is dirty.
+        """The server has nothing before `wal_end` that was not delivered, and no transaction is half delivered. What is
+        dirty holds the slot all the same (`confirm`).
         """
         if self.idle:
             self._acknowledged = max(self._acknowledged, wal_end)

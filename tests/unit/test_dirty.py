@@ -790,7 +790,7 @@ class NothingIsLost(RuleBasedStateMachine):
         assert not self.unread, "dirtied and never read"
         assert not any(keys for _, keys in self.errands), "asked for and never read"
         assert not self.records, "read and still owed"
-        assert self.dirty.is_clean
+        assert self.dirty.hold() is None
 
     @staticmethod
     def _key(item: Item) -> int:
