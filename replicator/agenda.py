@@ -284,13 +284,18 @@ class Agenda:
             self._remember(job, batch)
         return batch
 
+    def end(self, job: BackfillJob) -> Batch:
+        """The end marker. The job is forgotten by `finish`, once every partition has the marker."""
+        batch = Batch()
+        if job.id in self.jobs and job.fan_out is None:
+            self._outlet.marker(self._marker(job, "end"), self._point(job), batch)
+        return batch
+
     def finish(self, job: BackfillJob) -> Batch:
         batch = Batch()
         if job.id not in self.jobs:
             return batch
-        if job.fan_out is None:
-            self._outlet.marker(self._marker(job, "end"), self._point(job), batch)
-        self.jobs.pop(job.id, None)
+        del self.jobs[job.id]
         self._finished.append(job.id)
         self._memory.forget(f"backfill/{job.id}", batch)
         self._memory.write("finished", {"ids": list(self._finished)}, batch)

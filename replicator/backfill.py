@@ -59,8 +59,11 @@ class Work(Protocol):
     def advance(self, job: BackfillJob) -> Batch:
         """Remembers how far the job is."""
 
+    def end(self, job: BackfillJob) -> Batch:
+        """Publishes the end marker."""
+
     def finish(self, job: BackfillJob) -> Batch:
-        """Publishes the end marker and forgets the job."""
+        """Forgets the job."""
 
     def settle_owed(self, table: str, keys: list[bytes]) -> Batch:
         """These keys were read."""
@@ -161,6 +164,8 @@ class Backfiller(SourceThread):
         chunk = job.chunk()
         if chunk is None:
             finished = job
+            self._wait(self._calls.run(lambda: self._work.end(finished)))
+            # Only now: a crash before this says the end again. Without it nothing is swept, or known as complete.
             self._wait(self._calls.run(lambda: self._work.finish(finished)))
             log.info("backfill.finished", id=job.id, rows=job.rows)
             return

@@ -299,6 +299,7 @@ class Poller(SourceThread):
             job = self._begin(source, job)
         chunk = job.chunk()
         if chunk is None:
+            self._await(self._calls.run(lambda: self._agenda.end(job)))
             self._await(self._calls.run(lambda: self._agenda.finish(job)))
             log.info("backfill.finished", id=job.id, rows=job.rows)
             return
