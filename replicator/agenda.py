@@ -240,9 +240,17 @@ class Agenda:
         """Backfills that have not begun: all that changed before they do is in them."""
         return [job for job in self.jobs.values() if job.start is None]
 
+    def can_read(self, table: str) -> bool:
+        """Whether its rows can be read now."""
+        return self._derivation.can_read(table)
+
     def derived(self, relation: str) -> Derived | None:
         """A derived relation, if it can be read."""
         return self._derivation.derived(relation)
+
+    def to_be_seen(self) -> tuple[int, ...]:
+        """32-bit xids of the stream that a snapshot must see."""
+        return self._derivation.to_be_seen
 
     def errand(self, relation: str, keys: Iterable[tuple[Start, frozenset[int]]]) -> Errand:
         """Has keys of a derived relation read behind the live ones."""
@@ -276,13 +284,18 @@ class Agenda:
             self._remember(job, batch)
         return batch
 
+    def end(self, job: BackfillJob) -> Batch:
+        """The end marker. The job is forgotten by `finish`, once every partition has the marker."""
+        batch = Batch()
+        if job.id in self.jobs and job.fan_out is None:
+            self._outlet.marker(self._marker(job, "end"), self._point(job), batch)
+        return batch
+
     def finish(self, job: BackfillJob) -> Batch:
         batch = Batch()
         if job.id not in self.jobs:
             return batch
-        if job.fan_out is None:
-            self._outlet.marker(self._marker(job, "end"), self._point(job), batch)
-        self.jobs.pop(job.id, None)
+        del self.jobs[job.id]
         self._finished.append(job.id)
         self._memory.forget(f"backfill/{job.id}", batch)
         self._memory.write("finished", {"ids": list(self._finished)}, batch)

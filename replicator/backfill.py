@@ -22,6 +22,7 @@ from replicator.calls import Calls, Ended
 from replicator.changes import Table
 from replicator.chunk import Limits, lock_against_ddl, read_chunk, read_keys, scope
 from replicator.config import Settings
+from replicator.derivation import LOST_PATH
 from replicator.derived import Derived, expected_keys, keys_within, looked_up_after
 from replicator.dirty import Errand, Start
 from replicator.errors import SourceUnavailable
@@ -37,6 +38,8 @@ log = structlog.get_logger(__name__)
 
 KEYS_AT_ONCE = 100
 """Keys that are owed have large values more often than others."""
+LOOK_S = 1.0
+"""Between two looks whether a relation can still be read of which keys are waited for."""
 SLOW_S = 10.0
 """A watermark that takes longer through the stream is worth a word in the status."""
 
@@ -56,8 +59,11 @@ class Work(Protocol):
     def advance(self, job: BackfillJob) -> Batch:
         """Remembers how far the job is."""
 
+    def end(self, job: BackfillJob) -> Batch:
+        """Publishes the end marker."""
+
     def finish(self, job: BackfillJob) -> Batch:
-        """Publishes the end marker and forgets the job."""
+        """Forgets the job."""
 
     def settle_owed(self, table: str, keys: list[bytes]) -> Batch:
         """These keys were read."""
@@ -71,11 +77,20 @@ class Work(Protocol):
     def announce(self, table: Table) -> None:
         """Makes the table's columns known before rows of them are published."""
 
+    def can_read(self, table: str) -> bool:
+        """Whether its rows can be read now."""
+
     def derived(self, relation: str) -> Derived | None:
         """A derived relation, if it can be read."""
 
     def errand(self, relation: str, keys: Iterable[tuple[Start, frozenset[int]]]) -> Errand:
         """Has these keys read behind the live ones."""
+
+    def to_be_seen(self) -> tuple[int, ...]:
+        """32-bit xids of the stream that a snapshot must see."""
+
+    def read_whole(self, table: str, reason: str, batch: Batch) -> None:
+        """Has a derived relation read as a whole; durable with the batch."""
 
 
 class Backfiller(SourceThread):
@@ -149,6 +164,8 @@ class Backfiller(SourceThread):
         chunk = job.chunk()
         if chunk is None:
             finished = job
+            self._wait(self._calls.run(lambda: self._work.end(finished)))
+            # Only now: a crash before this says the end again. Without it nothing is swept, or known as complete.
             self._wait(self._calls.run(lambda: self._work.finish(finished)))
             log.info("backfill.finished", id=job.id, rows=job.rows)
             return
@@ -202,17 +219,22 @@ class Backfiller(SourceThread):
         derived = self._calls.run(lambda: self._work.derived(chunk.table))
         if derived is None:
             raise SourceUnavailable(f"{chunk.table} can't be read at the moment")
-        most = self._rows
-        with source.reading():
-            if job.fan_out is not None:
-                keys = looked_up_after(
-                    source.connection, derived, job.fan_out.path, job.fan_out.start, chunk.after, most
-                )
-            else:
-                keys = keys_within(source.connection, derived, chunk, most)
+        if job.fan_out is not None and not derived.has_path(job.fan_out.path):
+            batch = Batch()
+            self._calls.run(lambda: self._work.read_whole(chunk.table, LOST_PATH, batch))
+            self._wait(batch)
+            return 0, job.advanced(0, None)
+        most, fan_out = self._rows, job.fan_out
+
+        def find(_: Sample) -> list[Start]:
+            if fan_out is None:
+                return keys_within(source.connection, derived, chunk, most)
+            return looked_up_after(source.connection, derived, fan_out.path, fan_out.start, chunk.after, most)
+
+        keys = self._settled.read(source, self._calls.run(self._work.to_be_seen), find)
         inboxes = frozenset(job.fan_out.inboxes if job.fan_out is not None else ())
         errand = self._calls.run(lambda: self._work.errand(chunk.table, [(key, inboxes) for key in keys]))
-        self._wait(errand)
+        self._wait_for(errand)
         return len(keys), job.advanced(len(keys), keys[-1] if len(keys) == most else None)
 
     def _read_chunk(
@@ -293,10 +315,22 @@ class Backfiller(SourceThread):
         self._held_up = ""
         _refuse_overflown(window)
 
-    def _wait(self, batch: Batch | Errand) -> None:
+    def _wait(self, batch: Batch) -> None:
         """Until the batch is acknowledged, however long Kafka is away."""
         while not batch.complete:
             self._pause(0.005)
+
+    def _wait_for(self, errand: Errand) -> None:
+        """Until it is done; what can't be read any more is given up, so that other work goes on."""
+        look_due = time.monotonic() + LOOK_S
+        while not errand.complete:
+            self._pause(0.005)
+            if time.monotonic() < look_due:
+                continue
+            if not self._calls.run(lambda: self._work.can_read(errand.relation)):
+                self._calls.run(errand.give_up)
+                raise SourceUnavailable(f"{errand.relation} can't be read at the moment")
+            look_due = time.monotonic() + LOOK_S
 
 
 def _refuse_overflown(window: Window) -> None:

@@ -113,6 +113,7 @@ class Capture:
         self._course.follow(begin)
         self._transaction = begin
         self._index = 0
+        self._progress.begun(begin.xid)
         self._derivation.begin_transaction()
         self._cause = Cause(begin.xid, begin.commit_lsn, begin.committed_us // 1000, time.time_ns() // 1_000_000)
 

@@ -131,6 +131,8 @@ def _derive(source: Source, relation: DerivedRelation, catalog: Catalog, known: 
             return f"it has no column {name}"
         if at[name].type_oid not in INTEGERS:
             return f"its column {name} is no integer"
+    if relation.newest in at and at[relation.newest].type_oid not in INTEGERS:
+        return f"its column {relation.newest} is no integer"
     lineage = derive(relation.select, relation.key, catalog, relation.paths)
     # A column that reads the clock and can't be computed elsewhere is as old as its row: `check` says so.
     fatal = [problem for problem in lineage.problems if problem.sql not in lineage.clock]

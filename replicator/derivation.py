@@ -30,10 +30,14 @@ from replicator.relations import Captured
 
 log = structlog.get_logger(__name__)
 
+MOST_FAILED: Final = 1_000
+"""Keys of one relation that may fail by themselves; beyond that the relation is broken, not its keys."""
 MOST_FAILED_SHOWN: Final = 5
 """Keys that `status` names of those that can't be read."""
 _DERIVED: Final = "derived/"
 UNPUBLISHED: Final = "not in the publication, so their changes are not seen; `replicator setup` shows what adds them"
+TOO_MANY: Final = "more keys are dirty than are remembered"
+LOST_PATH: Final = "the path of a change is gone with the definition that it was of"
 DURABLE: Final = Batch()
 """A batch of nothing: what was loaded from the state topic is in it."""
 
@@ -134,7 +138,9 @@ class Derivation:
 
     def can_read(self, table: str) -> bool:
         """Whether rows of this relation can be read now; of a streamed one always."""
-        return table in self._available or not self._captured.derived_among([table])
+        if not self._captured.derived_among([table]):
+            return True
+        return table in self._available and self.failed(table) < MOST_FAILED
 
     def derived(self, relation: str) -> Derived | None:
         return self._available.get(relation)
@@ -168,7 +174,7 @@ class Derivation:
             if path == WHOLE:
                 self._give_up(relation, "a change could not be traced to its keys", self._progress.batch)
             elif self._dirty.is_full:
-                self._give_up(relation, "more keys are dirty than are remembered", self._progress.batch)
+                self._give_up(relation, TOO_MANY, self._progress.batch)
             else:
                 self._dirty.touch(relation, path, start, inboxes, lsn, now)
 
@@ -188,6 +194,13 @@ class Derivation:
             if relation in self._available and not self._dirty.is_full and type(key[0]) is int:
                 self._dirty.touch(relation, KEY, key, [inbox], 0, now, transaction=0)
 
+    @property
+    def to_be_seen(self) -> tuple[int, ...]:
+        """32-bit xids that a snapshot must see. The one that is being delivered is among them: its changes may have had
+        a relation given up, and are then only in what is read as a whole.
+        """
+        return self._progress.to_be_seen
+
     def errand(self, relation: str, keys: Iterable[tuple[Start, frozenset[int]]]) -> Errand:
         """Keys to be read behind the live ones, each with the inboxes where it is expected."""
         errand = Errand(relation, list(keys))
@@ -197,11 +210,6 @@ class Derivation:
     def hold(self) -> int | None:
         """The slot must not forget this commit, nor what comes after it."""
         return self._dirty.hold()
-
-    @property
-    def is_clean(self) -> bool:
-        """Nothing is dirty at all."""
-        return self._dirty.is_clean
 
     def is_done(self, upto: float) -> bool:
         """Whether all that was touched before this moment is published (what can't be read is no part of it)."""
@@ -220,8 +228,7 @@ class Derivation:
 
     def take(self, most: int, fewer: Mapping[str, int]) -> Reading | None:
         """The next reading that is due. `fewer`: of these relations not so many keys."""
-        unsettled = self._progress.unsettled
-        return self._dirty.take(time.monotonic(), most, unsettled, whole=self._between_transactions, fewer=fewer)
+        return self._dirty.take(time.monotonic(), most, self.to_be_seen, whole=self._between_transactions, fewer=fewer)
 
     def publish(self, reading: Reading, rows: Sequence[RenderedRow], hashes: Sequence[Seen], lsn: int) -> None:
         """What a reading of keys has found, of a snapshot at this LSN."""
@@ -264,8 +271,11 @@ class Derivation:
     def looked_up(self, reading: Reading, keys: Sequence[Start]) -> None:
         """The keys to which the starts of a reading lead."""
         batch = Batch()
-        for item in self._dirty.looked_up(reading, keys, time.monotonic()):
-            self._owe(reading.relation, KEY, item, batch)
+        if self._dirty.is_full:
+            self._give_up(reading.relation, TOO_MANY, batch)
+        else:
+            for item in self._dirty.looked_up(reading, keys, time.monotonic()):
+                self._owe(reading.relation, KEY, item, batch)
         self._dirty.published(reading, batch, 0, 0)
 
     def fan_out(self, reading: Reading) -> None:
@@ -274,6 +284,12 @@ class Derivation:
         batch = Batch()
         fan_out = FanOut(path=reading.path, start=item.start, inboxes=tuple(sorted(item.inboxes)))
         self._fan_out(reading.relation, fan_out, batch)
+        self._dirty.published(reading, batch, 0, 0)
+
+    def lose_path(self, reading: Reading) -> None:
+        """Its path is of another definition: nobody can say any more where its starts lead."""
+        batch = Batch()
+        self._read_whole(reading.relation, LOST_PATH, batch)
         self._dirty.published(reading, batch, 0, 0)
 
     def split(self, reading: Reading) -> None:
@@ -291,11 +307,17 @@ class Derivation:
     def fail(self, reading: Reading, reason: str) -> None:
         """Its only item can't be read."""
         (item,) = reading.items
-        self._dirty.fail(reading, item, reason, time.monotonic())
-        self._dirty.published(reading, Batch(), 0, 0)
+        batch = Batch()
+        failed = self._dirty.fail(reading, item, reason, time.monotonic())
+        # At once: who had it read as one of many goes on as if it were read, and remembers that.
+        self._owe(reading.relation, reading.path, failed, batch)
+        self._dirty.published(reading, batch, 0, 0)
 
     def put_back(self, reading: Reading, pause_s: float) -> None:
         """It can't be read now, through no fault of its items."""
+        if reading.relation not in self._available and reading.errand is None:
+            self._dirty.published(reading, Batch(), 0, 0)  # it is read as a whole when it returns
+            return
         self.pause(reading.relation, pause_s)
         self._dirty.put_back(reading, time.monotonic())
 
@@ -311,7 +333,7 @@ class Derivation:
 
     def spared(self, relation: str) -> tuple[int, ...]:
         """Keys that could not be read: what the target has of them is not swept."""
-        return tuple(int(item.start[0]) for item in self._dirty.failed(relation) if type(item.start[0]) is int)
+        return tuple(int(key) for (key,) in self._dirty.unread(relation) if type(key) is int)
 
     def next_position(self) -> Position:
         """Every row that is read from now on stands at or beyond this."""
@@ -359,7 +381,7 @@ class Derivation:
         # Another item of the same start may rely on what stands there: what is read, or on its way to Kafka, meanwhile.
         known = self._memory.records[name]["inboxes"] if name in self._memory.records else ()
         record = {"relation": relation, "path": path, "start": item.start, "inboxes": sorted(item.inboxes.union(known))}
-        self._memory.write(name, record, batch)
+        self._memory.write(name, record | {"tries": item.tries}, batch)
         item.owed, item.is_recorded = batch, True
 
     def _forget(self, relation: str, path: str, item: Item, batch: Batch) -> None:
@@ -373,12 +395,13 @@ class Derivation:
         now = time.monotonic()
         for name, record in self._memory.under(f"dirty/{relation}/").items():
             if record["path"] != KEY and not derived.has_path(record["path"]):
-                self._read_whole(relation, "a path of an owed change is gone", self._progress.batch)
+                self._read_whole(relation, LOST_PATH, self._progress.batch)
                 self._memory.forget(name, self._progress.batch)
                 continue
             start = tuple(record["start"])
             item = self._dirty.touch(relation, record["path"], start, record["inboxes"], 0, now, transaction=0)
             item.owed, item.is_recorded = DURABLE, True
+            item.tries = record.get("tries", 0)
 
 
 def derived_ever(memory: Memory) -> frozenset[str]:

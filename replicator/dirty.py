@@ -75,10 +75,15 @@ class Errand:
     """Each with the inboxes where it is expected."""
     open: int = 0
     """Readings of it that are under way."""
+    is_wanted: bool = True
+
+    def give_up(self) -> None:
+        """Nobody waits for it any more: what is being read of it need not be read again."""
+        self.keys, self.is_wanted = [], False
 
     @property
     def complete(self) -> bool:
-        """Everything is acknowledged, or has become an item of its own that failed."""
+        """Everything is acknowledged, or has become an item of its own that failed and is written down."""
         return not self.keys and not self.open
 
 
@@ -125,6 +130,10 @@ class DirtyKeys:
     _flying: list[Reading] = field(default_factory=list)
     _halves: dict[str, deque[Reading]] = field(default_factory=dict)
     """By relation: parts of readings that failed, or were too much at once; they are in `_flying` too."""
+    _taken: tuple[str, float] | None = None
+    """Of what relation the last reading is, and when it began; None: there was nothing to read."""
+    _halves_due: float = 0.0
+    """When halves come before the work of other relations."""
     _paused: dict[str, float] = field(default_factory=dict)
     """Relation → when it may be read again."""
     _failed: dict[str, OrderedDict[tuple[str, Start], Item]] = field(default_factory=dict)
@@ -208,8 +217,20 @@ class DirtyKeys:
         """The next reading, if one is due. `whole`: no transaction is half delivered. `fewer`: relations of which not
         so many keys are read at once.
 
-        A relation that has readings to finish in halves waits for the work of all others: it may be slow.
+        A relation that has readings to finish in halves may be slow: while others have work they are given as much time
+        as each of its readings took.
         """
+        if self._taken is not None and self._taken[0] in self._halves:
+            self._halves_due = now + (now - self._taken[1])
+        reading = self._take(now, most, unsettled, whole, fewer)
+        self._taken = (reading.relation, now) if reading is not None else None
+        return reading
+
+    def _take(
+        self, now: float, most: int, unsettled: Sequence[int], whole: bool, fewer: Mapping[str, int]
+    ) -> Reading | None:
+        if now >= self._halves_due and (half := self._next_half(now, fewer)):
+            return half
         upto = self.transaction + 1 if whole else self.transaction
         ripe = [
             (name[0] in self._halves, next(iter(group.values())).due, name)
@@ -367,6 +388,8 @@ class DirtyKeys:
         """It could not be read for a reason that lies not in its items: they are due again after a pause."""
         self._land(reading)
         if reading.errand is not None:
+            if not reading.errand.is_wanted:
+                return
             back = [(item.start, item.inboxes) for item in reading.items]
             reading.errand.keys = back + reading.errand.keys
             if reading.errand not in self._errands:
@@ -385,8 +408,8 @@ class DirtyKeys:
         self._open.pop((reading.relation, reading.path), None)
         self._size += len(first)
 
-    def fail(self, reading: Reading, item: Item, reason: str, now: float) -> None:
-        """This very item can't be read: tried again later by itself, and written down."""
+    def fail(self, reading: Reading, item: Item, reason: str, now: float) -> Item:
+        """This very item can't be read: tried again later by itself, and written down. Returned: what stands for it."""
         reading.items.remove(item)
         item.tries += 1
         item.reason = reason
@@ -394,19 +417,22 @@ class DirtyKeys:
         newer = self._pending(reading, item)
         if newer is not None:
             self._merge(newer, item)
-            return
+            return newer
         failed = self._failed.setdefault(reading.relation, OrderedDict())
         if (older := failed.get((reading.path, item.start))) is not None:  # a backfill came upon the same key
-            tries, is_said = max(older.tries, item.tries), item.inboxes <= older.inboxes
+            is_said = item.inboxes <= older.inboxes
             self._merge(older, item)
-            older.tries, older.due = tries, item.due
+            older.due = item.due
             older.owed = older.owed if is_said else None
-            return
+            return older
         failed[reading.path, item.start] = item
+        return item
 
     def split(self, reading: Reading) -> None:
         """Two halves, to be taken one by one."""
         self._land(reading)
+        if reading.path != KEY:  # what it leads to is expected at all inboxes of a half
+            reading.items.sort(key=lambda item: sorted(item.inboxes))
         middle = len(reading.items) // 2
         halves = [
             Reading(reading.relation, reading.path, items, reading.unsettled, reading.errand)
@@ -438,7 +464,8 @@ class DirtyKeys:
     def _merge(self, newer: Item, older: Item) -> None:
         newer.inboxes |= older.inboxes
         newer.first = min(newer.first, older.first)
-        newer.tries, newer.reason = older.tries, older.reason
+        if older.tries > newer.tries:
+            newer.tries, newer.reason = older.tries, older.reason
         newer.is_recorded |= older.is_recorded
         if older.holds:
             newer.lsn = min(newer.lsn, older.lsn) if newer.lsn else older.lsn
@@ -465,11 +492,6 @@ class DirtyKeys:
             for (path, _), item in failed.items():
                 if item.owed is None:
                     yield relation, path, item
-
-    @property
-    def is_clean(self) -> bool:
-        """Nothing holds the slot, as can be told without looking at every item: asked for each keepalive."""
-        return not (self._size or self._flying or self._released or any(self._failed.values()))
 
     def hold(self) -> int | None:
         """The slot must not forget this commit, nor what comes after it. Looks at every item."""
@@ -522,6 +544,14 @@ class DirtyKeys:
     def failed(self, relation: str) -> list[Item]:
         """Items that could not be read, each by its own fault."""
         return list(self._failed.get(relation, {}).values())
+
+    def unread(self, relation: str) -> Iterator[Start]:
+        """Keys that could not be read when it was tried last, be they due again, or being read."""
+        failed = (item for (path, _), item in self._failed.get(relation, {}).items() if path == KEY)
+        pending = self._groups.get((relation, KEY), {}).values()
+        flying = (each for each in self._flying if (each.relation, each.path, each.batch) == (relation, KEY, None))
+        for items in (failed, pending, *(each.items for each in flying)):
+            yield from (item.start for item in items if item.tries)
 
 
 def _name(reading: Reading, item: Item) -> tuple[Group, Start]:

@@ -28,7 +28,7 @@ from replicator.beyond import Beyond, Stamped
 from replicator.calls import Calls, Ended
 from replicator.candidates import END_OF_TIME, LAST_KEY, appended_after, greatest_key, stamp_of, stamped_after
 from replicator.config import Settings
-from replicator.derivation import Derivation
+from replicator.derivation import MOST_FAILED, Derivation
 from replicator.derived import Derived, expected_keys, keys_within, referred
 from replicator.digest_memory import DigestMemory
 from replicator.errors import SourceBusy, SourceRefused, SourceUnavailable
@@ -36,7 +36,7 @@ from replicator.event import Position
 from replicator.horizon import Horizon, Sampled
 from replicator.marks import Marks
 from replicator.progress import Batch
-from replicator.reader import MOST_FAILED, Reader
+from replicator.reader import Reader
 from replicator.rolling_pass import Keys, RollingPass, expected_nowhere, next_page
 from replicator.runtime import GrowingPause
 from replicator.settled import SettledReads
@@ -299,6 +299,7 @@ class Poller(SourceThread):
             job = self._begin(source, job)
         chunk = job.chunk()
         if chunk is None:
+            self._await(self._calls.run(lambda: self._agenda.end(job)))
             self._await(self._calls.run(lambda: self._agenda.finish(job)))
             log.info("backfill.finished", id=job.id, rows=job.rows)
             return
@@ -372,7 +373,7 @@ class Poller(SourceThread):
             if self._reader.serve(source):
                 self._rest(source)
             elif self._calls.run(lambda: self._is_broken(relation)):
-                errand.keys.clear()
+                self._calls.run(errand.give_up)
                 raise SourceUnavailable(f"{relation} can't be read at the moment")
             else:
                 self._wait(0.005)

@@ -74,14 +74,20 @@ class Progress:
         self._open = Batch()
         self._sealed: deque[Batch] = deque()
         self._unsettled: deque[Delivered] = deque()
+        self._delivering: int | None = None
 
     @property
     def batch(self) -> Batch:
         """Where the next event counts. Bounded by `seal`."""
         return self._open
 
+    def begun(self, xid: int) -> None:
+        """A transaction's BEGIN was delivered."""
+        self._delivering = xid
+
     def committed(self, xid: int, commit_lsn: int, end_lsn: int) -> None:
         """A transaction's COMMIT was delivered; its events were all sent before."""
+        self._delivering = None
         self._open.end_lsn = self._ended = end_lsn
         self._unsettled.append(Delivered(xid, commit_lsn))
 
@@ -101,6 +107,11 @@ class Progress:
         return tuple(each.xid for each in self._unsettled)
 
     @property
+    def to_be_seen(self) -> tuple[int, ...]:
+        """These, and the one that is being delivered: what a read that any change has given rise to must see."""
+        return self.unsettled if self._delivering is None else (*self.unsettled, self._delivering)
+
+    @property
     def acknowledged_all(self) -> bool:
         """Nothing that was sent is unacknowledged."""
         return self._open.complete and all(batch.complete for batch in self._sealed)
@@ -111,8 +122,8 @@ class Progress:
         return not self._unsettled and self.acknowledged_all
 
     def idle_at(self, wal_end: int) -> None:
-        """The server has nothing before `wal_end` that was not delivered, no transaction is half delivered, and no
-        row is dirty.
+        """The server has nothing before `wal_end` that was not delivered, and no transaction is half delivered. What is
+        dirty holds the slot all the same (`confirm`).
         """
         if self.idle:
             self._acknowledged = max(self._acknowledged, wal_end)

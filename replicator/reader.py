@@ -19,6 +19,7 @@ from replicator.calls import Calls
 from replicator.changes import RenderedRow, Table
 from replicator.config import Settings
 from replicator.definitions import Definitions, read_definitions
+from replicator.derivation import MOST_FAILED
 from replicator.derived import READ_BYTES, Derived, Redefined, look_up, read_rows
 from replicator.digests import Seen
 from replicator.dirty import KEY, Reading, Start
@@ -37,8 +38,6 @@ FILLS: Final = READ_BYTES // 4
 """A reading of less than that could have been twice as large."""
 WATCH_S: Final = 10.0
 """Between two looks whether a definition has changed."""
-MOST_FAILED: Final = 1_000
-"""Keys of one relation that may fail by themselves; beyond that the relation is broken, not its keys."""
 BROKEN_PAUSE_S: Final = 10.0
 
 
@@ -54,6 +53,8 @@ class Work(Protocol):
     def looked_up(self, reading: Reading, keys: list[Start]) -> None: ...
 
     def fan_out(self, reading: Reading) -> None: ...
+
+    def lose_path(self, reading: Reading) -> None: ...
 
     def split(self, reading: Reading) -> None: ...
 
@@ -136,6 +137,9 @@ class Reader:
         if derived is None:
             self._calls.run(lambda: self._work.put_back(reading, BROKEN_PAUSE_S))
             return
+        if reading.path != KEY and not derived.has_path(reading.path):
+            self._calls.run(lambda: self._work.lose_path(reading))
+            return
         try:
             found, lsn = self._read_settled(source, derived, reading)
         except (SourceUnavailable, SourceBusy) as error:
@@ -174,12 +178,18 @@ class Reader:
             case Rows():
                 self._take_measure(reading, found)
                 self._calls.run(lambda: self._publish(reading, found, lsn))
-            case Keys() if len(found.keys) <= self._settings.fan_out_keys:
+            case Keys() if self._is_expected_little(reading, found):
                 self._calls.run(lambda: self._work.looked_up(reading, found.keys))
             case Keys() if len(reading.items) == 1:
                 self._calls.run(lambda: self._work.fan_out(reading))
             case Keys():
                 self._calls.run(lambda: self._work.split(reading))
+
+    def _is_expected_little(self, reading: Reading, found: Keys) -> bool:
+        """Each key is expected wherever any start is: where it is not, that is an event too."""
+        inboxes = frozenset[int]().union(*(item.inboxes for item in reading.items))
+        places = max(1, len(inboxes)) if len(reading.items) > 1 else 1
+        return len(found.keys) * places <= self._settings.fan_out_keys
 
     def _take_measure(self, reading: Reading, found: Rows) -> None:
         """How many keys are read at once follows the size of the rows."""

@@ -284,8 +284,7 @@ class Streaming(Run):
         if self._capture.between_transactions:
             self._course.reach(keepalive.wal_end)
             self._received = max(self._received, keepalive.wal_end)
-            if self._derivation.is_clean:
-                self._progress.idle_at(keepalive.wal_end)
+            self._progress.idle_at(keepalive.wal_end)
         if keepalive.reply_requested:
             replication.feedback(self._received, self._confirmed)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any, cast
@@ -9,18 +10,21 @@ from typing import Any, cast
 import pytest
 
 from replicator import derivation
-from replicator.causes import Cause
+from replicator.causes import WHOLE, Cause
 from replicator.derivation import Derivation
 from replicator.derived import Derived
-from replicator.dirty import KEY, OWE_S
+from replicator.dirty import FIRST_RETRY_S, KEY, OWE_S
+from replicator.errors import SourceRefused
 from replicator.lineage import Catalog, Lineage
 from replicator.outlet import Outlet
 from replicator.pgoutput import Column
-from replicator.progress import Batch, Progress
+from replicator.progress import Batch, Progress, Snapshot
+from replicator.reader import Reader
 from replicator.relations import Captured, DerivedRelation
 from tests.unit.test_changes import ORIGIN
 
 INT8 = 20
+MOST_DIRTY = 10
 PEOPLE = DerivedRelation(name="people", select="SELECT * FROM p", key=("id",), inbox="inbox_id")
 
 
@@ -40,9 +44,20 @@ class Remembering:
     """Stands for Memory: what a later run finds."""
 
     records: dict[str, Any] = field(default_factory=dict)
+    acknowledges: bool = True
+    unanswered: list[Batch] = field(default_factory=list)
 
     def write(self, key: str, content: dict[str, Any], batch: Batch) -> None:
         self.records[key] = content
+        if not self.acknowledges:
+            batch.sent += 1
+            self.unanswered.append(batch)
+
+    def answer(self) -> None:
+        """Acknowledges what was written."""
+        for batch in self.unanswered:
+            batch.acknowledged += 1
+        self.unanswered.clear()
 
     def forget(self, key: str, batch: Batch) -> None:
         self.records.pop(key, None)
@@ -58,17 +73,17 @@ class Runs:
         self.memory = Remembering()
         self.whole: list[str] = []
 
-    def begin(self, found: dict[str, Derived | str]) -> Derivation:
+    def begin(self, found: dict[str, Derived | str], progress: Progress | None = None) -> Derivation:
         run = Derivation(
             Captured([PEOPLE]),
             cast(Any, self.memory),
             cast(Outlet, None),
-            Progress(0),
+            progress or Progress(0),
             lambda _: None,
             lambda _: ORIGIN,
             lambda relation, reason, batch: self.whole.append(relation),
             lambda relation, fan_out, batch: None,
-            most_dirty=10,
+            most_dirty=MOST_DIRTY,
             fingerprints=10,
         )
         run.install(found, {})
@@ -146,3 +161,171 @@ def test_what_is_owed_of_a_key_says_the_inboxes_of_all_that_wait_for_it(
     now += OWE_S
     run.write_down()
     assert runs.begin({"people": derived("a")}).unread_inboxes("people") == {1, 2}
+
+
+def delivered(run: Derivation, lsn: int, *causes: Cause) -> None:
+    """One transaction."""
+    run.begin_transaction()
+    run.touch(causes, lsn)
+    run.end_transaction(lsn)
+
+
+def read_all(run: Derivation, monkeypatch: pytest.MonkeyPatch, failure: Exception | None = None) -> None:
+    """What is due, and each part of it, by the reading thread. `failure`: what becomes of each reading."""
+    reader = Reader(
+        *cast(Any, (None, None, SimpleNamespace(run=lambda call: call()), run, None, None, None)),
+        known=cast(Any, None),
+        hashed=False,
+    )
+
+    def read(*_: object) -> Any:
+        raise failure or AssertionError("it can't be read")
+
+    monkeypatch.setattr(reader, "_read_settled", read)
+    while (reading := run.take(10, {})) is not None:
+        reader.read(cast(Any, SimpleNamespace(connection=SimpleNamespace(broken=False))), reading)
+
+
+@pytest.fixture
+def later(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
+    """Lets seconds pass."""
+    clock = SimpleNamespace(now=100.0)
+    monkeypatch.setattr(
+        derivation, "time", SimpleNamespace(monotonic=lambda: clock.now, time_ns=lambda: int(clock.now * 1e9))
+    )
+
+    def passed(seconds: float) -> None:
+        clock.now += seconds
+
+    return passed
+
+
+def test_what_is_read_as_a_whole_sees_the_transaction_that_is_being_delivered(
+    runs: Runs, later: Callable[[float], None]
+) -> None:
+    """Its changes may be what had the relation given up, and nobody else reads them."""
+    progress = Progress(0)
+    run = runs.begin({"people": derived("a")}, progress)
+    progress.begun(6)
+    progress.committed(6, 20, 25)
+    progress.begun(7)
+    run.begin_transaction()
+    run.touch([Cause("people", WHOLE, (), ())], 30)
+    assert runs.read_whole()
+    run.errand("people", [((1,), frozenset())])
+    reading = run.take(10, {})
+    assert reading is not None
+    assert reading.unsettled == (6, 7)
+    progress.committed(7, 30, 35)
+    progress.settle(Snapshot(9, 9, frozenset()))
+    assert run.to_be_seen == ()
+
+
+def test_a_key_that_fails_is_written_down_before_who_asked_for_it_goes_on(
+    runs: Runs, later: Callable[[float], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a crash would leave a backfill that is beyond a key which nobody has read."""
+    run = runs.begin({"people": derived("a")})
+    run.ask("people", [(8,)], 1)
+    errand = run.errand("people", [((7,), frozenset({1})), ((8,), frozenset({2}))])
+    run.finish()
+    assert not errand.complete
+    later(0.1)
+    runs.memory.acknowledges = False
+    read_all(run, monkeypatch, SourceRefused("22003"))
+    run.finish()
+    assert not errand.complete
+    runs.memory.answer()
+    run.finish()
+    assert errand.complete
+    assert runs.begin({"people": derived("a")}).unread_inboxes("people") == {1, 2}
+    assert runs.memory.records["dirty/people//[8]"]["inboxes"] == [1, 2], "what had been asked for is owed too"
+
+
+def test_a_key_that_could_not_be_read_is_spared_until_it_can(
+    runs: Runs, later: Callable[[float], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also while it is tried again, or due again, and in a later run."""
+    run = runs.begin({"people": derived("a")})
+    delivered(run, 30, Cause("people", KEY, (7,), (1,)), Cause("people", "inboxes(id) 1234abcd", (5,), (1,)))
+    monkeypatch.setattr(Derived, "has_path", lambda *_: True)
+    later(1.0)
+    read_all(run, monkeypatch, SourceRefused("22003"))
+    assert run.spared("people") == (7,)
+    later(FIRST_RETRY_S)
+    assert run.take(10, {}) is not None
+    assert run.spared("people") == (7,)
+    assert run.take(10, {}) is not None
+    read_all(run, monkeypatch, SourceRefused("22003"))
+    later_run = runs.begin({"people": derived("a")})
+    assert later_run.spared("people") == (7,)
+    delivered(later_run, 40, Cause("people", KEY, (7,), (1,)), Cause("people", KEY, (8,), (1,)))
+    assert later_run.spared("people") == (7,)
+
+
+def test_starts_that_lead_to_more_keys_than_are_remembered_have_their_relation_read_as_a_whole(
+    runs: Runs, later: Callable[[float], None]
+) -> None:
+    run = runs.begin({"people": derived("a")})
+    delivered(run, 30, *(Cause("people", "inboxes(id) 1234abcd", (n,), (1,)) for n in range(MOST_DIRTY)))
+    later(1.0)
+    assert not runs.read_whole()
+    for n in range(MOST_DIRTY):
+        reading = run.take(1, {})
+        if reading is None or reading.path == KEY:
+            break
+        run.looked_up(reading, [(key,) for key in range(100 * n, 100 * n + 5)])
+        run.finish()
+    assert runs.read_whole()
+    assert run.take(10, {}) is None
+    assert run.hold() is None
+
+
+def test_what_was_being_read_of_a_relation_that_is_gone_holds_up_nothing(
+    runs: Runs, later: Callable[[float], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Parts of a reading that failed because it is gone: heartbeats would wait for them until it returns."""
+    run = runs.begin({"people": derived("a")})
+    delivered(run, 30, *(Cause("people", KEY, (key,), (1,)) for key in range(4)))
+    later(1.0)
+    reading = run.take(10, {})
+    assert reading is not None
+    run.split(reading)
+    run.install({"people": "it is away"}, {})
+    errand = run.errand("people", [((9,), frozenset())])
+    assert not run.is_done(100.0)
+    read_all(run, monkeypatch)
+    run.finish()
+    assert run.is_done(100.0)
+    assert run.hold() is None
+    assert not errand.complete, "a backfill would go on without its keys"
+
+
+def test_a_relation_of_which_too_much_fails_is_left_alone_by_backfills_until_it_heals(
+    runs: Runs, later: Callable[[float], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = runs.begin({"people": derived("a")})
+    monkeypatch.setattr(derivation, "MOST_FAILED", 2)
+    for key, expected in ((1, True), (2, False)):
+        delivered(run, 30, Cause("people", KEY, (key,), (1,)))
+        later(1.0)
+        read_all(run, monkeypatch, SourceRefused("22003"))
+        assert run.can_read("people") is expected
+    assert run.can_read("messages")
+    later(FIRST_RETRY_S)
+    assert run.take(10, {}) is not None
+    assert run.can_read("people")
+
+
+def test_starts_whose_path_is_gone_have_their_relation_read_as_a_whole(
+    runs: Runs, later: Callable[[float], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A unique index that comes or goes makes other paths of the same definition."""
+    run = runs.begin({"people": derived("a")})
+    delivered(run, 30, Cause("people", "inboxes(id) 1234abcd", (7,), (1,)))
+    later(1.0)
+    assert not runs.read_whole()
+    read_all(run, monkeypatch)
+    assert runs.read_whole()
+    run.finish()
+    assert run.hold() is None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from functools import cache
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
@@ -14,7 +15,7 @@ from replicator.digests import Seen
 from replicator.dirty import COALESCE_S, KEY, DirtyKeys, Errand, Reading, Start
 from replicator.errors import SourceUnavailable
 from replicator.progress import Batch
-from replicator.reader import BROKEN_PAUSE_S, KEYS_AT_ONCE, Reader, Rows
+from replicator.reader import BROKEN_PAUSE_S, KEYS_AT_ONCE, Keys, Reader, Rows
 
 
 class Loop:
@@ -123,3 +124,31 @@ def test_rows_are_read_with_as_many_others_as_there_is_room_for(
     assert sorted(key for keys in loop.said for key in keys) == list(range(2000)), "each once"
     assert sum(read) < 2000 + 5 * KEYS_AT_ONCE, "what is read in vain stays little"
     assert max(read) == KEYS_AT_ONCE
+
+
+def test_a_look_up_that_names_many_inboxes_is_split_by_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each of its keys is expected at all of them: two hundred would make thirty thousand events of 150 rows."""
+    loop, found = Loop(), list[tuple[int, int]]()
+    reader = Reader(
+        *cast(Any, (SimpleNamespace(fan_out_keys=100), None, loop, loop, None, None, None)),
+        known=cast(Any, None),
+        hashed=False,
+    )
+
+    def looked_up(reading: Reading, keys: list[Start]) -> None:
+        found.append((len(keys), len(frozenset[int]().union(*(item.inboxes for item in reading.items)))))
+        loop.dirty.published(reading, Batch(), 0, 0)
+
+    monkeypatch.setattr(loop, "looked_up", looked_up, raising=False)
+    monkeypatch.setattr(loop, "derived", lambda _: SimpleNamespace(has_path=lambda _: True))
+    monkeypatch.setattr(
+        reader, "_read_settled", lambda source, derived, reading: (Keys([item.start for item in reading.items]), 1)
+    )
+    for start in range(100):
+        loop.dirty.touch("view", "conversations(id)", (start,), (start % 20,), 1, loop.now)
+    loop.now += COALESCE_S
+    while (reading := loop.dirty.take(loop.now, 100, (), whole=True)) is not None:
+        reader.read(cast(Any, Session()), reading)
+    assert sum(keys for keys, _ in found) == 100
+    assert max(keys * inboxes for keys, inboxes in found) <= 100
+    assert len(found) == 8

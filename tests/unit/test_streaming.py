@@ -11,6 +11,7 @@ from replicator import metrics
 from replicator.config import load
 from replicator.errors import SourceSilent, SourceUnavailable
 from replicator.modes import Mode, Standing
+from replicator.pgoutput import Keepalive
 from replicator.progress import Batch, Progress, Snapshot
 from replicator.run import Stopped
 from replicator.runtime import Stop
@@ -58,6 +59,21 @@ def test_transactions_are_settled_also_while_kafka_keeps_a_confirmation_waiting(
     run._confirm()
     assert run._progress.unsettled == ()
     assert memory.said == []
+
+
+@pytest.mark.parametrize(("held", "expected"), [(None, 500), (110, 110)])
+def test_an_idle_source_is_confirmed_also_while_a_key_is_owed(
+    run: Any, memory: Memory, held: int | None, expected: int
+) -> None:
+    """One that can't be read may be owed for ever, and other databases go on writing WAL."""
+    run._derivation = SimpleNamespace(hold=lambda: held, is_clean=False)
+    run._capture = SimpleNamespace(between_transactions=True)
+    run._course = SimpleNamespace(reach=lambda wal_end: None)
+    run._confirm()
+    run._confirming = None
+    run._keepalive(None, Keepalive(wal_end=500, sent_us=0, reply_requested=False))
+    run._confirm()
+    assert memory.said[-1][1]["lsn"] == expected
 
 
 def test_a_walsender_that_does_not_answer_is_left(run: Any) -> None:
