@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any, Final, Literal, NamedTuple
 
 import orjson
@@ -115,6 +116,8 @@ class Head(NamedTuple):
         return Run(self.position.epoch, self.generation)
 
 
+_LONGEST_NAME: Final = 255
+"""Bytes; PostgreSQL has 63 for a table's."""
 _BEFORE_ROW: Final = b',"after":{'
 _AFTER_ROW: Final = b'},"op":"'
 
@@ -142,22 +145,33 @@ def pack_head(head: Head) -> Headers:
 
 
 def unpack_head(headers: Sequence[tuple[str, bytes]]) -> Head:
-    """The inverse of `pack_head`. Raises KeyError or ValueError for a message that is not ours."""
-    field = dict(headers)
-    generation = int(field["generation"])
+    """The inverse of `pack_head`. Raises KeyError or ValueError for a message that is not ours; AttributeError or
+    TypeError where a header has no value."""
+    field: dict[str, Any] = dict(headers)
+    generation, key, absent = int(field["generation"]), field.get("key", b""), field.get("absent", b"")
     if generation >> 63:
         raise ValueError("a generation that no column holds")
+    if key is None or absent is None:
+        raise ValueError("a header without a value")
     return Head(
-        field["op"].decode(),  # type: ignore[arg-type]  # one of the letters; the consumer refuses others
-        field.get("table", b"").decode(),
-        field.get("key", b""),
+        field["op"].decode(),  # one of the letters; the consumer refuses others
+        _name(field.get("table", b"")),
+        key,
         Position.unpack(field["position"]),
         generation,
-        field.get("schema", b"").decode(),
-        field.get("absent", b""),
+        _name(field.get("schema", b"")),
+        absent,
         "snapshot" in field,
-        field.get("error", b"").decode(),
+        _name(field.get("error", b"")),
     )
+
+
+@lru_cache(256)
+def _name(packed: bytes) -> str:
+    """One of a few: a table's, a version's, a reason's. Raises ValueError for what no column, or no index, takes."""
+    if len(packed) > _LONGEST_NAME or b"\0" in packed:
+        raise ValueError("a name that is too long, or has a NUL")
+    return packed.decode()
 
 
 def pack_key(values: list[JsonValue]) -> bytes:

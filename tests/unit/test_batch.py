@@ -347,6 +347,12 @@ FOREIGN: list[Any] = [
     [("op", b"u"), ("position", b"1:2:3"), ("generation", b"%d" % 2**63)],
     [("op", b"u"), ("position", b"%d:2:3" % 2**63), ("generation", b"1")],
     [("op", b"u"), ("position", b"1:2:-3"), ("generation", b"1")],
+    [("op", b"u"), ("position", b"1:2:3"), ("generation", b"1"), ("table", b"messages"), ("key", None)],
+    [("op", b"u"), ("position", b"1:2:3"), ("generation", b"1"), ("key", b"[7]"), ("absent", None)],
+    [("op", b"u"), ("position", b"1:2:3"), ("generation", b"1"), ("table", b"mess\0ages"), ("key", b"[7]")],
+    [("op", b"u"), ("position", b"1:2:3"), ("generation", b"1"), ("table", b"t" * 256), ("key", b"[7]")],
+    [("op", b"u"), ("position", b"1:2:3"), ("generation", b"1"), ("key", b"[7]"), ("schema", b"\0")],
+    [("op", b"u"), ("position", b"1:2:3"), ("generation", b"1"), ("key", b"[7]"), ("error", b"too\0large")],
 ]
 
 
