@@ -14,7 +14,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, TypeGuard
 
 import orjson
 
@@ -59,6 +59,8 @@ UNKNOWN: Final = Head("u", "", b"[0]", NOWHERE, 0, "", b"", True, "it is no chan
 """Of a message that is not ours; whoever applies its event refuses it."""
 _MOST_DIGITS: Final = len(b"-9223372036854775808")
 """Of an inbox, which is a bigint at the most, and its sign."""
+_END_OF_TIME_MS: Final = 253_402_300_800_000
+"""The year 10000, which no time of ours has: what is said to be beyond is no time."""
 
 Holders = Callable[[str, Sequence[int] | None], Mapping[int | None, Iterable[int]]]
 """(table, ids or None for any) → by id (None for any) the tenants that hold such a row."""
@@ -191,8 +193,10 @@ class _Sorting:
                 f"the marker at partition {message.partition}, offset {message.offset} is of a newer replicator"
             ) from None
         match marker:
-            case HeartbeatMarker(source_ms=source_ms):
+            case HeartbeatMarker(source_ms=source_ms) if _is_time(source_ms):
                 self.batch.source_ms[message.partition] = source_ms
+            case HeartbeatMarker():
+                self._unreadable(message)
             case BackfillMarker():
                 concerned: dict[int, list[int]] = defaultdict(list)
                 for inbox in self._inboxes(marker, message.partition):
@@ -295,10 +299,15 @@ def _committed_ms(event: Event | None) -> int | None:
     if event is None:
         return None
     try:
-        committed: int = orjson.loads(event.body)["source"]["ts_ms"]
+        committed = orjson.loads(event.body)["source"]["ts_ms"]
     except (ValueError, KeyError, TypeError):
         return None
-    return committed
+    return committed if _is_time(committed) else None
+
+
+def _is_time(given: object) -> TypeGuard[int]:
+    """Whether these are milliseconds since 1970: whoever else writes to the topic may say anything."""
+    return type(given) is int and 0 <= given < _END_OF_TIME_MS
 
 
 def event_of(message: Message, head: Head, inbox: int | None) -> Event:

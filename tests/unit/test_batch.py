@@ -34,6 +34,10 @@ OWNERS = {
 }
 
 
+TIMES_THAT_ARE_NONE = ["5", 5.5, -1, True, [], {}, 10**18]
+"""In milliseconds, and by another hand."""
+
+
 def at(point: int, ordinal: int = 1) -> Position:
     return Position(EPOCH, point, ordinal)
 
@@ -308,6 +312,12 @@ def test_a_marker_that_is_no_json_is_counted() -> None:
     assert Log().put(headers, b"xx", None).sorted().counts.unreadable == 1
 
 
+@pytest.mark.parametrize("time", TIMES_THAT_ARE_NONE)
+def test_a_heartbeat_that_says_no_time_is_counted(time: Any) -> None:
+    batch = Log().marker(HeartbeatMarker(source_ms=5)).marker(HeartbeatMarker(source_ms=time)).sorted()
+    assert (batch.counts.unreadable, batch.source_ms) == (1, {0: 5})
+
+
 def test_the_begin_of_a_backfill_is_told_without_parsing() -> None:
     log = Log().marker(backfill("begin", None)).marker(backfill("end", None)).marker(GenerationMarker())
     log.change(MINE, 5).change(None, 5, op="d")
@@ -435,4 +445,11 @@ def test_each_partition_has_a_mark_of_its_own() -> None:
 
 def test_a_body_without_a_time_moves_the_mark_all_the_same() -> None:
     events = [event._replace(body=orjson.dumps({})) for event in Log().change(MINE, 5).sorted().events[1]]
+    assert moved(events, {}) == {(1, 0): (None, Mark(11, at(5)), None)}
+
+
+@pytest.mark.parametrize("time", TIMES_THAT_ARE_NONE)
+def test_a_body_that_says_no_time_moves_the_mark_all_the_same(time: Any) -> None:
+    body = orjson.dumps({"source": {"ts_ms": time}})
+    events = [event._replace(body=body) for event in Log().change(MINE, 5).sorted().events[1]]
     assert moved(events, {}) == {(1, 0): (None, Mark(11, at(5)), None)}
