@@ -37,7 +37,7 @@ def misfits(connection: Connection[Any], relation: Relation, event: Event, schem
             continue
         try:
             statement = upsert.try_column(relation, name, kind).encode()
-            connection.execute(statement, {"body": event.body.decode()}, prepare=False)
+            connection.execute(statement, {"body": event.body.decode(errors="replace")}, prepare=False)
         except (psycopg.DataError, psycopg.IntegrityError, psycopg.NotSupportedError):
             found.append((name, relation.columns[name], kind))
     return found
