@@ -113,7 +113,9 @@ class Session:
         if is_brief:
             limit = f"{settings.brief_statement_timeout_s}s"
             self.connection.execute("SELECT set_config('statement_timeout', %s, false)", [limit])
-        for statement in upsert.STAGING:
+        # A pooler may hand on a session of the server with what somebody before has staged there: another tenant's
+        # rows, under the numbers that come next.
+        for statement in ("DISCARD TEMP", *upsert.STAGING):
             self.connection.execute(statement.encode())
         self.use(relations)
 

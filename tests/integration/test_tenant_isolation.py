@@ -258,6 +258,19 @@ def test_the_watermark_of_another_topic_is_begun_anew(applied: Applied, source: 
     assert watermarks(applied) == [(MINE, 1, 1)]
 
 
+def test_what_somebody_before_has_staged_in_the_servers_session_is_not_the_next_tenants(
+    applied: Applied, source: Source, second: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a pooler may hand it on."""
+    second.apply(applied.work(MINE, source.published, [INBOX]), schema_of)
+    monkeypatch.setattr("consumers.target_session.psycopg.connect", lambda *_given, **_options: second.connection)
+    others = Source()
+    others.carry_out(Write("messages", 2, OTHERS_INBOX, None, long=True))
+    session = Session(applied.target.settings(), applied.relations)
+    session.apply(applied.work(OTHERS, others.published, [OTHERS_INBOX]), schema_of)
+    assert (held(applied, MINE), held(applied, OTHERS)) == ([1], [2])
+
+
 # --- who may be a worker
 
 
