@@ -6,6 +6,7 @@ And whether a session's role is one that row-level security binds. Never knows w
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import closing
 from itertools import count
 from typing import Any, Final
 
@@ -73,6 +74,22 @@ def forget_plans(connection: Connection[Any]) -> None:
     """Statements that were prepared for other columns would fail."""
     # psycopg looks at what a statement did, and so forgets its own list, only where the text is new to it.
     connection.execute(f"DEALLOCATE ALL -- {next(_times)}".encode())
+
+
+def refuse_shared(settings: Settings, connection: Connection[Any]) -> None:
+    """Raises TargetRefused if a pooler gives several of our sessions one of the server's, or one of ours several.
+
+    What is staged, set and prepared there would be missing, or another's.
+    """
+    with closing(open_session(settings, "worker probe", is_brief=True)) as other:
+        first, second, *again = (
+            each.execute("SELECT pg_backend_pid()").fetchone() for each in (connection, other, other, connection)
+        )
+    if first == second or again != [second, first]:
+        raise TargetRefused(
+            "a pooler gives every transaction another session of the server, so temporary tables, settings and locks"
+            " do not last; let CONSUMERS_TARGET_DSN name the server itself, or a pooler in session mode"
+        )
 
 
 def refuse_unbound(connection: Connection[Any], relations: Mapping[str, Relation]) -> None:

@@ -190,7 +190,7 @@ class Worker:
         """Verifies the target, and joins the group."""
         while not self._stop.asked:
             try:
-                self._open_control()
+                target_session.refuse_shared(self._settings, self._open_control())
                 TopicShape(self._settings)
                 self._inbound = Inbound(self._settings, self._on_assign, self._on_revoke, self._on_lost)
             except (psycopg.Error, ConsumersError, KafkaException) as error:

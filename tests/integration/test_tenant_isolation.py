@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, nullcontext
 from typing import Any
 
 import psycopg
@@ -14,7 +14,7 @@ from consumers.errors import Overtaken, TargetRefused
 from consumers.layout import read_relations
 from consumers.script import Script
 from consumers.target import Session, Work
-from consumers.target_session import refuse_unbound
+from consumers.target_session import refuse_shared, refuse_unbound
 from demo.servers import wait_until
 from tests.histories import Erase, Source, Write, schema_of
 from tests.integration.applied import Applied
@@ -272,6 +272,35 @@ def test_what_somebody_before_has_staged_in_the_servers_session_is_not_the_next_
 
 
 # --- who may be a worker
+
+
+@pytest.mark.parametrize(
+    ("pids", "is_shared"),
+    [("ABBA", False), ("AAAA", True), ("ABAB", True), ("ABCA", True), ("ABBC", True), ("AABB", True)],
+)
+def test_a_pooler_that_changes_sessions_is_refused(
+    applied: Applied, monkeypatch: pytest.MonkeyPatch, pids: str, is_shared: bool
+) -> None:
+    seen = iter(pids)
+
+    class Pooled:
+        def execute(self, _: str) -> Pooled:
+            return self
+
+        def fetchone(self) -> tuple[str]:
+            return (next(seen),)
+
+        def close(self) -> None:
+            pass
+
+    monkeypatch.setattr("consumers.target_session.open_session", lambda *_given, **_options: Pooled())
+    connection: Any = Pooled()
+    with pytest.raises(TargetRefused, match="pooler") if is_shared else nullcontext():
+        refuse_shared(applied.target.settings(), connection)
+
+
+def test_the_server_itself_is_not_taken_for_a_pooler(applied: Applied) -> None:
+    refuse_shared(applied.target.settings(), applied.session.connection)
 
 
 def test_the_appliers_role_is_bound(applied: Applied) -> None:

@@ -110,6 +110,20 @@ def test_what_only_a_person_can_mend_ends_the_waiting(settings: Settings, monkey
         loop.work()
 
 
+def test_a_worker_whose_sessions_do_not_last_does_not_begin(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise TargetRefused("a pooler")
+
+    loop = Worker(settings, Stop())
+    monkeypatch.setattr(loop, "_open_control", lambda: None)
+    monkeypatch.setattr(worker.target_session, "refuse_shared", refuse)
+    monkeypatch.setattr(worker, "TopicShape", lambda _: pytest.fail("it goes on"))
+    with pytest.raises(TargetRefused, match="a pooler"):
+        loop._begin()
+
+
 def test_a_loop_that_completes_no_turn_is_not_healthy(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     loop = Worker(settings, Stop())
     monkeypatch.setattr(loop, "_inbound", SimpleNamespace(waits_for=""))
