@@ -63,6 +63,7 @@ class Shadow(Session):
         self.covered: dict[str, set[int]] = defaultdict(set)
         """By table: inboxes of which a backfill was read from its begin to its end."""
         self._begun: dict[int, str] = {}
+        target_session.refuse_shared(settings, self.connection)
         relations = layout.read_relations(self.connection)
         target_session.refuse_unbound(self.connection, relations)
         for statement in (*_NOTES, *self._creation(relations.values())):

@@ -13,6 +13,7 @@ import pytest
 from consumers.errors import Overtaken, TargetRefused
 from consumers.layout import read_relations
 from consumers.script import Script
+from consumers.shadow import Shadow
 from consumers.target import Session, Work
 from consumers.target_session import refuse_shared, refuse_unbound
 from demo.servers import wait_until
@@ -297,6 +298,17 @@ def test_a_pooler_that_changes_sessions_is_refused(
     connection: Any = Pooled()
     with pytest.raises(TargetRefused, match="pooler") if is_shared else nullcontext():
         refuse_shared(applied.target.settings(), connection)
+
+
+def test_a_replays_tables_are_not_made_where_they_would_be_others_too(
+    applied: Applied, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise TargetRefused("a pooler")
+
+    monkeypatch.setattr("consumers.target_session.refuse_shared", refuse)
+    with pytest.raises(TargetRefused, match="a pooler"):
+        Shadow(applied.target.settings(), MINE, [INBOX])
 
 
 def test_the_server_itself_is_not_taken_for_a_pooler(applied: Applied) -> None:
