@@ -244,7 +244,12 @@ class Worker:
         """Into the buffer, which is bounded by its room."""
         if self._inbound is None:
             return
-        taken = self._inbound.take(self._ahead.room, BRISK_S if len(self._ahead) else POLL_S)
+        try:
+            taken = self._inbound.take(self._ahead.room, BRISK_S if len(self._ahead) else POLL_S)
+        except BaseException:
+            # What had come by then is gone, and what comes next would follow it as if nothing were between.
+            self._recover |= self._ledger.progress.keys()
+            raise
         if self._inbound.gaps:
             self._recover |= self._inbound.gaps & self._ledger.progress.keys()
         self._ahead.add([message for message in taken if message.partition in self._ledger.progress])

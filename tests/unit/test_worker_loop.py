@@ -102,6 +102,17 @@ def test_what_fails_again_while_a_fault_is_waited_out_is_waited_out_too(
     working(settings, monkeypatch, LogUnavailable("away")).work()
 
 
+def test_what_was_taken_when_a_reading_failed_is_read_again(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A rebalance that fails takes along messages that had come; later ones would follow as if there were none."""
+    loop = working(settings, monkeypatch, LogUnavailable("away"))
+    loop._ledger.progress = {partition: Progress("topic", 5) for partition in (0, 3)}
+    with pytest.raises(LogUnavailable):
+        loop._read()
+    assert loop._recover == {0, 3}
+
+
 def test_what_only_a_person_can_mend_ends_the_waiting(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     loop = working(settings, monkeypatch, LogUnavailable("away"))
     monkeypatch.setattr(loop, "_turn", lambda: loop._wait_out(LogUnavailable("away")))
