@@ -21,11 +21,11 @@ from replicator.backfill_job import BackfillJob, FanOut, of_epoch
 from replicator.changes import Table
 from replicator.derivation import Derivation
 from replicator.derived import Derived
-from replicator.dirty import Errand, Start
 from replicator.event import BackfillMarker, pack_key
 from replicator.memory import Memory
 from replicator.outlet import Outlet
 from replicator.progress import Batch
+from replicator.readings import Errand, Start
 from replicator.relations import Captured, StreamedRelation
 from replicator.request import ASKED, MOST_INBOXES, BackfillRequest, CancelRequest, KeysRequest, Request
 from replicator.window import Window

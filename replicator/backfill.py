@@ -24,10 +24,10 @@ from replicator.chunk import Limits, lock_against_ddl, read_chunk, read_keys, sc
 from replicator.config import Settings
 from replicator.derivation import LOST_PATH
 from replicator.derived import Derived, expected_keys, keys_within, looked_up_after
-from replicator.dirty import Errand, Start
 from replicator.errors import SourceUnavailable
 from replicator.event import Origin, Position
 from replicator.progress import Batch
+from replicator.readings import Errand, Start
 from replicator.relations import STREAMED_BY_NAME, Captured, DerivedRelation, StreamedRelation
 from replicator.runtime import GrowingPause
 from replicator.source import Sample, Source

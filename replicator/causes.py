@@ -20,8 +20,8 @@ from typing import Final, NamedTuple
 
 import orjson
 
-from replicator.dirty import KEY, Start
 from replicator.pgoutput import ABSENT, RawRow, RawValue, Relation
+from replicator.readings import KEY, Start
 from replicator.values import JsonValue, converter
 
 
@@ -31,7 +31,7 @@ class Way:
 
     relation: str
     path: str
-    """`dirty.KEY`, or the name of the look-up."""
+    """`readings.KEY`, or the name of the look-up."""
     columns: tuple[str, ...]
     """Of the base table: the key, or what the look-up starts from."""
 

@@ -21,11 +21,12 @@ from replicator.changes import RenderedRow, Table
 from replicator.derived import BaseTable, Derived, reaches
 from replicator.digest_memory import DigestMemory
 from replicator.digests import Seen
-from replicator.dirty import KEY, DirtyKeys, Errand, Item, Reading, Start
+from replicator.dirty import DirtyKeys
 from replicator.event import Cause, Origin, Position, pack_key
 from replicator.memory import Memory
 from replicator.outlet import Outlet
 from replicator.progress import Batch, Progress
+from replicator.readings import KEY, Errand, Item, Reading, Start
 from replicator.relations import Captured
 
 log = structlog.get_logger(__name__)

@@ -25,11 +25,11 @@ from replicator.backfill_job import Chunk
 from replicator.causes import Reach, Way
 from replicator.changes import TOO_LARGE, RenderedRow, Table
 from replicator.chunk import raw_rows
-from replicator.dirty import KEY, Start
 from replicator.event import ClockColumn, Origin, pack_key
 from replicator.lineage import Catalog, Lineage, Path
 from replicator.lineage.utc import in_utc
 from replicator.pgoutput import Column, RawValue
+from replicator.readings import KEY, Start
 from replicator.relations import STREAMED_BY_NAME, DerivedRelation
 from replicator.source import columns_of, identifier
 from replicator.values import FIXED_WIDTH
@@ -77,7 +77,7 @@ class Derived:
 
 
 def path_name(path: Path) -> str:
-    """The same for the same look-up in every run; `dirty.KEY` if the row holds the key itself."""
+    """The same for the same look-up in every run; `readings.KEY` if the row holds the key itself."""
     if path.lookup is None:
         return KEY
     return f"{path.table[1]}({','.join(path.start)}) {hashlib.sha256(path.lookup.encode()).hexdigest()[:8]}"

@@ -1,9 +1,8 @@
 """Keys of derived relations that must be read again: coalesced, in a bounded set, each with what it holds up.
 
-An *item* is a key, or the start of a path whose look-up will say which keys. It becomes due when nothing has touched it
-for a moment, or at the latest a while after it was first touched; and only when the transaction that touched it was
-delivered whole. Until the rows of an item are acknowledged by Kafka, or the item itself is durable as owed, it holds
-the slot at the commit that first touched it (invariant 1).
+An item becomes due when nothing has touched it for a moment, or at the latest a while after it was first touched; and
+only when the transaction that touched it was delivered whole. Until the rows of an item are acknowledged by Kafka, or
+the item itself is durable as owed, it holds the slot at the commit that first touched it (invariant 1).
 
 Pure: it is told the time, and asks nobody. Belongs to the stream's loop.
 """
@@ -16,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from replicator.progress import Batch
-from replicator.values import JsonValue
+from replicator.readings import KEY, Errand, Item, Reading, Start
 
 COALESCE_S: Final = 0.2
 """An item waits so long for further changes of the same..."""
@@ -28,77 +27,10 @@ transaction have been read by then: each would be a record to write, to keep and
 FIRST_RETRY_S: Final = 5.0
 LONGEST_RETRY_S: Final = 300.0
 
-KEY: Final = ""
-"""The path of an item that is a key itself."""
-
 _OF_NONE: Final[Mapping[str, int]] = {}
 
-Start = tuple[JsonValue, ...]
-"""A key, or the values that a path starts from."""
 Group = tuple[str, str]
 """(relation, path)."""
-
-
-@dataclass(slots=True, eq=False)
-class Item:
-    """One thing to be read."""
-
-    start: Start
-    inboxes: frozenset[int]
-    """Where its causes named it: if it is not there any more, that is a delete there."""
-    first: float
-    due: float
-    lsn: int
-    """The commit that first touched it; 0: it holds nothing."""
-    transaction: int
-    """Serial number of the last transaction that touched it."""
-    owed: Batch | None = None
-    """Set when it was written down with all its inboxes: complete when that is acknowledged."""
-    is_recorded: bool = False
-    """A record of it stands in the state topic."""
-    tries: int = 0
-    """Failed readings."""
-    reason: str = ""
-    """Of the last failure, without a value."""
-
-    @property
-    def holds(self) -> bool:
-        return self.lsn > 0 and not (self.owed is not None and self.owed.complete)
-
-
-@dataclass(slots=True, eq=False)
-class Errand:
-    """Keys that a backfill, a wide fan-out or a rolling pass asks for: read behind the live ones, held nowhere."""
-
-    relation: str
-    keys: list[tuple[Start, frozenset[int]]]
-    """Each with the inboxes where it is expected."""
-    open: int = 0
-    """Readings of it that are under way."""
-    is_wanted: bool = True
-
-    def give_up(self) -> None:
-        """Nobody waits for it any more: what is being read of it need not be read again."""
-        self.keys, self.is_wanted = [], False
-
-    @property
-    def complete(self) -> bool:
-        """Everything is acknowledged, or has become an item of its own that failed and is written down."""
-        return not self.keys and not self.open
-
-
-@dataclass(slots=True, eq=False)
-class Reading:
-    """What is read at once, in one snapshot: items of one group, or a part of an errand."""
-
-    relation: str
-    path: str
-    items: list[Item]
-    unsettled: tuple[int, ...]
-    """32-bit xids that the snapshot must see."""
-    errand: Errand | None = None
-    batch: Batch | None = None
-    """Set when its rows are published."""
 
 
 @dataclass(slots=True)

@@ -22,9 +22,9 @@ from replicator.definitions import Definitions, read_definitions
 from replicator.derivation import MOST_FAILED
 from replicator.derived import READ_BYTES, Derived, Redefined, look_up, read_rows
 from replicator.digests import Seen
-from replicator.dirty import KEY, Reading, Start
 from replicator.errors import SourceBusy, SourceRefused, SourceUnavailable
 from replicator.event import Origin
+from replicator.readings import KEY, Reading, Start
 from replicator.relations import Captured
 from replicator.row_hashes import read_hashed_rows
 from replicator.settled import SettledReads

@@ -15,9 +15,9 @@ import psycopg
 from replicator.causes import Cause, Causes, Fingerprints, Reach, Way
 from replicator.chunk import raw_rows
 from replicator.derived import path_name
-from replicator.dirty import KEY, Start
 from replicator.lineage import Lineage, Name
 from replicator.pgoutput import Column, RawRow, Relation
+from replicator.readings import KEY, Start
 from replicator.source import columns_of
 
 Key = tuple[Any, ...]

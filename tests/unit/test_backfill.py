@@ -15,9 +15,9 @@ from replicator.backfill import Backfiller, Work
 from replicator.backfill_job import BackfillJob, FanOut
 from replicator.calls import Calls, Ended
 from replicator.config import load
-from replicator.dirty import Errand
 from replicator.errors import SourceUnavailable
 from replicator.progress import Snapshot
+from replicator.readings import Errand
 from replicator.relations import STREAMED_BY_NAME, Captured
 from replicator.source import Sample, Source
 from replicator.window import Window

@@ -12,12 +12,12 @@ from replicator.causes import Fingerprints, Reach, Way
 from replicator.changes import Table
 from replicator.course import Course
 from replicator.derivation import Derivation
-from replicator.dirty import KEY
 from replicator.errors import ProtocolError
 from replicator.lapses import Lapses
 from replicator.outlet import Outlet
 from replicator.pgoutput import ABSENT, Begin, Commit, Delete, Insert, LogicalMessage, Relation, Truncate, Update
 from replicator.progress import Batch, Progress
+from replicator.readings import KEY
 from replicator.relations import STREAMED_BY_NAME
 from replicator.source import MESSAGE_PREFIX
 from replicator.window import HIGH, LOW, Window

@@ -7,8 +7,8 @@ from dataclasses import replace
 import pytest
 
 from replicator.causes import WHOLE, Cause, Causes, Fingerprints, Reach, Way
-from replicator.dirty import KEY
 from replicator.pgoutput import ABSENT, Column, RawRow, Relation
+from replicator.readings import KEY
 
 INT, TEXT = 23, 25
 VIEW, CONTACTS = "view", "contacts"

@@ -13,13 +13,14 @@ from replicator import derivation
 from replicator.causes import WHOLE, Cause
 from replicator.derivation import Derivation
 from replicator.derived import Derived
-from replicator.dirty import FIRST_RETRY_S, KEY, OWE_S
+from replicator.dirty import FIRST_RETRY_S, OWE_S
 from replicator.errors import SourceRefused
 from replicator.lineage import Catalog, Lineage
 from replicator.outlet import Outlet
 from replicator.pgoutput import Column
 from replicator.progress import Batch, Progress, Snapshot
 from replicator.reader import Reader
+from replicator.readings import KEY
 from replicator.relations import Captured, DerivedRelation
 from tests.unit.test_changes import ORIGIN
 

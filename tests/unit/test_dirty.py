@@ -6,18 +6,9 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from replicator.dirty import (
-    COALESCE_S,
-    FIRST_RETRY_S,
-    KEY,
-    LONGEST_S,
-    OWE_S,
-    DirtyKeys,
-    Errand,
-    Item,
-    Reading,
-)
+from replicator.dirty import COALESCE_S, FIRST_RETRY_S, LONGEST_S, OWE_S, DirtyKeys
 from replicator.progress import Batch
+from replicator.readings import KEY, Errand, Item, Reading
 
 VIEW, LOOKUP = "view", "contacts(id)"
 

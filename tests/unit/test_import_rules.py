@@ -14,7 +14,7 @@ PURE = {
     "replicator": (
         *("lsn", "values", "partitioner", "event", "relations", "pgoutput", "changes", "routing", "progress"),
         *("envelope", "history", "course", "window", "backfill_job", "request", "dirty", "causes", "view_facts"),
-        *("modes", "horizon", "beyond", "time_share", "digests"),
+        *("modes", "horizon", "beyond", "time_share", "digests", "readings"),
         *(f"lineage.{path.stem}" for path in sorted((ROOT / "replicator" / "lineage").glob("*.py"))),
     ),
     "consumers": (

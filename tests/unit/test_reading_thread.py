@@ -12,10 +12,11 @@ import pytest
 from replicator.changes import RenderedRow
 from replicator.derived import READ_BYTES
 from replicator.digests import Seen
-from replicator.dirty import COALESCE_S, KEY, DirtyKeys, Errand, Reading, Start
+from replicator.dirty import COALESCE_S, DirtyKeys
 from replicator.errors import SourceUnavailable
 from replicator.progress import Batch
 from replicator.reader import BROKEN_PAUSE_S, KEYS_AT_ONCE, Keys, Reader, Rows
+from replicator.readings import KEY, Errand, Reading, Start
 
 
 class Loop:
