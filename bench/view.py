@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final
 
 from bench import path
@@ -20,8 +20,9 @@ from bench.path import Ground, NotMeasured, Say
 from demo.stage import PREFIX, Stage
 from replicator.config import load
 from replicator.definitions import captured_by, read_definitions
-from replicator.derived import Derived, read_rows
+from replicator.derived import Derived, Read, read_rows
 from replicator.event import Origin
+from replicator.reader import KEYS_AT_ONCE
 from replicator.source import Source
 
 CONVERSATIONS: Final = 100_000
@@ -123,9 +124,26 @@ class Ways:
 
     def _read(self, keys: list[int]) -> float:
         began = time.perf_counter()
+        return timed(began, read_all(keys, self._read_some), len(keys))
+
+    def _read_some(self, keys: Sequence[int]) -> Read:
         with self._ours.reading():
-            rows = read_rows(self._ours.connection, self._derived, self._table, keys, self._largest).rows
-        return timed(began, len(rows), len(keys))
+            return read_rows(self._ours.connection, self._derived, self._table, keys, self._largest)
+
+
+def read_all(keys: Sequence[int], read: Callable[[Sequence[int]], Read]) -> int:
+    """How many rows they have. As `reader` reads: so many at once, and those again that are too large beside others."""
+    rows, waiting = 0, [keys[first : first + KEYS_AT_ONCE] for first in range(0, len(keys), KEYS_AT_ONCE)]
+    while waiting:
+        some = waiting.pop()
+        found = read(some)
+        rows += len(found.rows)
+        if found.crowded.issuperset(some):
+            half = len(some) // 2
+            waiting += [some[:half], some[half:]]
+        elif found.crowded:
+            waiting.append(list(found.crowded))
+    return rows
 
 
 def _through(ground: Ground, stage: Stage) -> Iterator[float]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,8 +19,12 @@ from bench.journal import Journal
 from bench.measured import Part, Ratio
 from bench.peers import debezium
 from bench.scale import Case
+from bench.view import read_all
+from replicator.changes import RenderedRow
+from replicator.derived import Read
 from replicator.envelope import encode
 from replicator.event import Cause, Head, Origin, Position, pack_head
+from replicator.reader import KEYS_AT_ONCE
 
 ORIGIN = Origin(topic_prefix="p", database="d", schema="public", table="messages").render()
 OURS = Ratio(what="replicator / pg_recvlogical", value=0.5)
@@ -129,3 +134,18 @@ def test_whoever_is_measured_from_end_to_end_has_worked_before(tmp_path: Path, m
     assert done[0] == ("written", 20)
     assert done[1:4] == [("theirs", 20), ("written", 120), ("theirs", 120)]
     assert done[4:] == [("ours", 120), ("written", 220), ("ours", 220)]
+
+
+@pytest.mark.parametrize("large", [set(), {3, 700}, set(range(990)), set(range(1_000))])
+def test_the_benchmark_reads_each_row_of_the_view_once_however_large_it_is(large: set[int]) -> None:
+    read = list[int]()
+
+    def some(keys: Sequence[int]) -> Read:
+        assert 0 < len(keys) <= KEYS_AT_ONCE
+        crowded = large.intersection(keys) if len(keys) > 1 else set[int]()
+        whole = [key for key in keys if key not in crowded]
+        read.extend(whole)
+        return Read([RenderedRow(b"", 1, b"{}", b"") for _ in whole], frozenset(crowded))
+
+    assert read_all(range(1_000), some) == 1_000
+    assert sorted(read) == list(range(1_000))
