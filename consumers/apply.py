@@ -32,7 +32,7 @@ from consumers.layout import Layout
 from consumers.lead_columns import LeadColumns
 from consumers.misfits import blame
 from consumers.ordering import Event, steps
-from consumers.parking import Reason
+from consumers.reasons import Reason
 from consumers.relation import without_inbox
 from consumers.target import Outcome, Session, Work
 from consumers.waiting import Held, Sorted, is_of_one_row, sort
@@ -41,8 +41,6 @@ from replicator import KeysRequest
 
 log = structlog.get_logger(__name__)
 
-_RIGHTS: Final = "42501"
-"""A right that a trigger of the target lacks is no row's fault, though it is met at a row."""
 _PATIENCE: Final = 2
 """Lock time-outs since the first failure, before what is no row's fault parks the tenant: the others wait for it."""
 _PEERS_S: Final = 2.0
@@ -61,13 +59,8 @@ class Result:
     tenant: int
     marks: dict[Place, Mark] = field(default_factory=dict)
     """New watermarks that are committed."""
-    upserts: int = 0
-    deletes: int = 0
-    incomplete: list[KeysRequest] = field(default_factory=list)
-    bodiless: Counter[str] = field(default_factory=Counter)
-    stubs: int = 0
-    skipped: Counter[tuple[str, str, str]] = field(default_factory=Counter)
-    tableless: Counter[str] = field(default_factory=Counter)
+    outcome: Outcome = field(default_factory=Outcome)
+    """Of all its committed transactions."""
     buried: Counter[str] = field(default_factory=Counter)
     """By table: events that became dead letters."""
     stuck: dict[int, int] = field(default_factory=dict)
@@ -75,15 +68,6 @@ class Result:
     reason: Reason | None = None
     overtaken: bool = False
     abandoned: bool = False
-
-    def add(self, outcome: Outcome) -> None:
-        self.upserts += outcome.upserts
-        self.deletes += outcome.deletes
-        self.incomplete.extend(outcome.incomplete)
-        self.bodiless.update(outcome.bodiless)
-        self.stubs += outcome.stubs
-        self.skipped.update(outcome.skipped)
-        self.tableless.update(outcome.tableless)
 
 
 @dataclass(slots=True)
@@ -234,7 +218,7 @@ class Applier:
             marks=moved,
             letters=letters,
         )
-        result.add(self._session().apply(work, self._schemas))
+        result.outcome.add(self._session().apply(work, self._schemas))
         if letters.changes:
             self._held.pop(tenant, None)
             self._tell(tenant, letters, result)
@@ -248,7 +232,7 @@ class Applier:
 
     def _tell(self, tenant: int, letters: Letters, result: Result) -> None:
         waiting = [letter.event for letter in letters.buried if letter.waits]
-        result.incomplete.extend(_asked_again(waiting))
+        result.outcome.incomplete.extend(_asked_again(waiting))
         for letter in letters.buried:
             result.buried[letter.event.table] += 1
             if not letter.waits:
@@ -277,7 +261,7 @@ class Applier:
         return blame(connection, self._layout.relations, event, error, verdict, self._schemas)
 
     def _is_outdated(self, error: Exception) -> bool:
-        """Whether the tables were altered since they were last looked at: then the error may be of yesterday."""
+        """Whether the tables were altered since they were last looked at: then the error may come of what they were."""
         try:
             return isinstance(error, psycopg.Error) and self._layout.read(self._session().connection)
         except psycopg.Error as fault:
@@ -372,7 +356,8 @@ def _may_be_halved(stretch: _Stretch, verdict: Verdict) -> bool:
 
 def _may_be_buried(stretch: _Stretch, error: Exception, verdict: Verdict) -> bool:
     """Of one event, after what is no row's fault has had its tries."""
-    is_rows = verdict.fault is Fault.ROW and getattr(error, "sqlstate", None) != _RIGHTS
+    # A right that a trigger of the target lacks is no row's fault, though it is met at a row.
+    is_rows = verdict.fault is Fault.ROW and not isinstance(error, psycopg.errors.InsufficientPrivilege)
     return is_rows and stretch.blamed is None and is_of_one_row(stretch.events[0])
 
 

@@ -16,7 +16,7 @@ import structlog
 from psycopg import Connection
 
 from consumers.errors import classify
-from consumers.parking import Reason
+from consumers.reasons import Reason
 from replicator import VERSION
 
 log = structlog.get_logger(__name__)

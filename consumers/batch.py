@@ -5,7 +5,7 @@ offsets before its watermark, and streamed changes that are not beyond the last 
 inbox that nobody owns are counted, those of other pools' tenants left to them. A broadcast goes to the tenants that
 hold the row, and to those that had an event of its table just before, whose rows may not be written yet.
 
-Pure: the mapping, the watermarks and the holders of rows are given.
+Asks nobody: the mapping, the watermarks and the holders of rows are given.
 """
 
 from __future__ import annotations

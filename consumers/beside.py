@@ -2,7 +2,7 @@
 
 A stretch of conversations at a time, so that neither the server nor we hold more than that. Values never leave the
 server: names of columns, kinds, counts and conversation ids do. Placeholders are psycopg's named ones: %(tenant)s,
-%(after)s, %(upto)s, %(zone)s. Pure.
+%(after)s, %(upto)s, %(zone)s. Makes text, and knows no database.
 """
 
 from __future__ import annotations

@@ -34,7 +34,8 @@ from consumers.errors import Action, ConsumersError, LogGap, LogUnavailable, Ove
 from consumers.flight import Departures, Flight
 from consumers.harvest import Harvest
 from consumers.ledger import Ledger
-from consumers.parking import Parked, Reason
+from consumers.parking import Parked
+from consumers.reasons import Reason
 from consumers.stretch import LogReader
 from consumers.watermark import Place
 

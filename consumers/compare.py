@@ -36,9 +36,9 @@ _TELL_S: Final = 2.0
 class Wish:
     tenant: int
     inboxes: frozenset[int] = frozenset()
-    """None: all of the tenant's."""
+    """Empty: all of the tenant's."""
     tables: tuple[str, ...] = ()
-    """None: every shipped relation."""
+    """Empty: every shipped relation."""
     wait_s: float = 60.0
 
 

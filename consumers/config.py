@@ -74,9 +74,9 @@ class Settings(BaseSettings):
     target_dsn: Dsn
     """What a worker logs in with: the applier, a role that row-level security binds."""
     setup_dsn: Dsn | None = None
-    """The owner of the target's tables, for `setup` and `map add`; None: the role of target_dsn."""
+    """The owner of the target's tables, for whatever alters them or the mapping; None: the role of target_dsn."""
     source_dsn: Dsn | None = None
-    """For `compare` alone: a role of the source that may SELECT what is replicated. Nothing is written there."""
+    """For `compare` and `map suggest`: a role of the source that may SELECT what is replicated; it never writes."""
     source_schema: Annotated[str, Field(pattern=r'^[^"]{1,63}$')] = "public"
     source_view: Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_$]{0,62}$")] = "vw_conversations_analytics_final"
     """As REPLICATOR_VIEW has it."""

@@ -19,7 +19,7 @@ from psycopg import Connection
 from consumers.batch import UNKNOWN, Message, event_of, head_of
 from consumers.errors import BadEvent, LettersMoved, TooManyLetters
 from consumers.ordering import Event, identifier
-from consumers.parking import Reason
+from consumers.reasons import Reason
 from consumers.script import Answer, Script
 from consumers.waiting import Closing, Held, Kept, Row, Stand, is_whole
 from replicator import Position

@@ -1,6 +1,7 @@
 """What can go wrong, whose fault it is, and one table from a fault to what the worker does about it.
 
-`classify` is the only place that knows SQLSTATEs (https://www.postgresql.org/docs/current/errcodes-appendix.html).
+The tables here, and `reasons`, are all that knows SQLSTATEs
+(https://www.postgresql.org/docs/current/errcodes-appendix.html).
 Every sentence is written for the operator and holds no row's value and no secret. Never waits, retries or logs: it
 says what should be done, the worker does it.
 """

@@ -45,21 +45,22 @@ class Harvest:
 
     def take(self, result: Result) -> None:
         self._ledger.take_marks(result)
-        rows = result.upserts + result.deletes
+        outcome = result.outcome
+        rows = outcome.upserts + outcome.deletes
         if rows:
-            self._audit.add(result.tenant, result.upserts, result.deletes)
+            self._audit.add(result.tenant, outcome.upserts, outcome.deletes)
             metrics.APPLIED.labels(tenant=result.tenant).inc(rows)
             self.rows += rows
         if result.marks:
             self.applied[result.tenant] = {"applied_at": datetime.now(UTC).isoformat()}
-        self._skipped.add(result.skipped)
-        self._missing.add(result.tableless)
+        self._skipped.add(outcome.skipped)
+        self._missing.add(outcome.tableless)
         for table, buried in result.buried.items():
             metrics.DEAD_LETTERS.labels(table=table).inc(buried)
-        for table, bodiless in result.bodiless.items():
+        for table, bodiless in outcome.bodiless.items():
             metrics.BODILESS.labels(table=table).inc(bodiless)
             log.warning("rows.without_body", tenant=result.tenant, table=table, rows=bodiless, advice=_BODILESS)
-        if result.stubs:
+        if outcome.stubs:
             self._requests.expect_stubs(result.tenant)
-        for request in result.incomplete:
+        for request in outcome.incomplete:
             self._requests.send(request)

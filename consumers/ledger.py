@@ -15,7 +15,8 @@ from psycopg import Connection
 from consumers import parking, watermark
 from consumers.apply import Result
 from consumers.batch import Batch
-from consumers.parking import Parked, ParkedRow, Reason
+from consumers.parking import Parked, ParkedRow
+from consumers.reasons import Reason
 from consumers.tenants import DEFAULT_POOL, TENANT_LOCK
 from consumers.topic import TopicShape
 from consumers.watermark import Generations, Mark, Place, Progress

@@ -18,7 +18,8 @@ from psycopg.rows import class_row
 
 from consumers.config import Settings
 from consumers.errors import Refused, TargetRefused
-from consumers.session import connect, first_line
+from consumers.reasons import first_line
+from consumers.session import connect
 from consumers.tenants import TENANT_LOCK
 
 

@@ -1,4 +1,4 @@
-"""Prometheus metrics of a worker, by their names. Updated once a batch, never per row."""
+"""Prometheus metrics of a worker, by their names. Never updated per row."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ UNMAPPED = Counter(_PREFIX + "unmapped_events", "Events of inboxes that belong t
 TABLELESS = Counter(
     _PREFIX + "tableless_events", "Changes of rows of relations that the target has no table for", ["table"]
 )
-UNREADABLE = Counter(_PREFIX + "unreadable_messages", "Messages without a key that are not ours")
+UNREADABLE = Counter(_PREFIX + "unreadable_messages", "Messages that are not ours: another program writes to the topic")
 BODILESS = Counter(_PREFIX + "rows_without_body", "Rows that could not be sent and are stubs until they can", ["table"])
 DEAD_LETTERS = Counter(_PREFIX + "dead_letters", "Events that became dead letters", ["table"])
 PARKED = Gauge(_PREFIX + "parked", "Tenants and partitions that could not follow")

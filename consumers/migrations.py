@@ -1,6 +1,6 @@
 """The numbered files of sql/target as parsed statements.
 
-A file says what must be there; `consumers.plan` finds out what of it is missing. Reads files, never a database.
+A file says what must be there; `consumers.comparison` finds out what of it is missing. Reads files, never a database.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ from consumers.errors import ConsumersError, Verdict
 from consumers.forms import Schemas
 from consumers.identifiers import quoted
 from consumers.ordering import UPSERTS, Event
-from consumers.parking import Reason
+from consumers.reasons import Reason
 from consumers.relation import Relation
 
 log = structlog.get_logger(__name__)

@@ -25,7 +25,7 @@ from consumers.identifiers import quoted
 from consumers.lead_columns import FROM_SOURCE, LAST, LeadColumns
 from consumers.leads import read_origin
 from consumers.live import ANALYTICS
-from consumers.parking import Reason
+from consumers.reasons import Reason
 from consumers.relation import LEAD_COLUMNS, LEAD_SIGNALS, Relation
 from consumers.upsert import TENANT
 

@@ -26,8 +26,8 @@ from consumers.errors import BadEvent, Fault, Refused, TargetRefused, TargetUnav
 from consumers.leads import Leads
 from consumers.ordering import Event, identifier
 from consumers.ownership import chosen
-from consumers.parking import Reason
 from consumers.reached import reached
+from consumers.reasons import Reason
 from consumers.schemas import Schemas
 from consumers.session import connect
 from consumers.stretch import LogReader
@@ -53,7 +53,7 @@ Say = Callable[[str], None]
 class Wish:
     tenant: int
     inboxes: frozenset[int] = frozenset()
-    """None: all of the tenant's."""
+    """Empty: all of the tenant's."""
     start: starts.Start = field(default_factory=starts.Start)
     apply: bool = False
 

@@ -37,7 +37,7 @@ from consumers.layout import Layout
 from consumers.leads import Leads
 from consumers.misfits import blame
 from consumers.ordering import Event, steps
-from consumers.parking import Reason
+from consumers.reasons import Reason
 from consumers.relation import without_inbox
 from consumers.target import Session, Work
 from consumers.waiting import Stand

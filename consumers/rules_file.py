@@ -1,8 +1,8 @@
 """Lead rules as a file for people: the shipped ones (`lead_rules.toml`), and what a tenant has beside them.
 
 TOML: a table for each signal and speaker, a line for each rule, `[parts]` with names for what patterns share, and
-`off`, a list of shipped rules that a tenant does without. Whether a rule can be taken, RuleSet says. Pure but for
-reading the shipped file.
+`off`, a list of shipped rules that a tenant does without. Whether a rule can be taken, RuleSet says. Reads
+the shipped file, and no other.
 """
 
 from __future__ import annotations

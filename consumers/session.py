@@ -14,6 +14,7 @@ from pydantic import SecretStr
 
 from consumers.config import Settings
 from consumers.errors import Action, Fault, TargetRefused, TargetUnavailable, classify
+from consumers.reasons import first_line
 
 _NOTICE_SILENCE: Final[dict[str, Any]] = {
     "keepalives_idle": 10,
@@ -42,11 +43,6 @@ def connect(settings: Settings, dsn: SecretStr, purpose: str) -> Iterator[psycop
         advice = "" if verdict.action is Action.WAIT else f" {verdict.advice}"
         state = f" (SQLSTATE {error.sqlstate})" if error.sqlstate else ""
         raise kind(f"the target says: {first_line(error)}{state}.{advice}") from None
-
-
-def first_line(error: psycopg.Error) -> str:
-    """What the server says, without the detail, which may quote a row."""
-    return error.diag.message_primary or str(error).strip().partition("\n")[0]
 
 
 def _prepare(connection: psycopg.Connection[Any], settings: Settings) -> None:

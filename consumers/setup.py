@@ -26,8 +26,9 @@ from consumers.config import Settings
 from consumers.errors import LogUnavailable, Refused, TargetRefused
 from consumers.migrations import Migration, load, tables
 from consumers.plan import Finding, Item, Plan, Severity, Step, note, refusal
+from consumers.reasons import first_line
 from consumers.requests import Requests
-from consumers.session import connect, first_line
+from consumers.session import connect
 from consumers.surroundings import about_access, about_roles
 from replicator import BackfillRequest, TableSchema
 

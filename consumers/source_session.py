@@ -15,7 +15,7 @@ import psycopg
 from consumers.config import PREFIX, Settings
 from consumers.errors import Action, Refused, SettingsError, classify
 from consumers.identifiers import quoted
-from consumers.session import first_line
+from consumers.reasons import first_line
 from replicator import PINNED_SETTINGS
 
 _LONGEST_REST_S: Final = 2.0

@@ -1,7 +1,7 @@
 """The rows of one step → lines of COPY's text format for the staging table, and the forms that they have.
 
 (https://www.postgresql.org/docs/current/sql-copy.html#SQL-COPY-FILE-FORMATS). What cannot be sent, or read, is found
-here, before a transaction begins. Pure, but for the time that lead signals take.
+here, before a transaction begins. Does no I/O, and measures the time that lead signals take.
 """
 
 from __future__ import annotations

@@ -26,7 +26,7 @@ from consumers.lead_columns import LeadColumns
 from consumers.leads import read as read_leads
 from consumers.mapping_admin import Listing, Mapped, Unmapped, read_listing
 from consumers.missing import Missing
-from consumers.parking import BRIEF
+from consumers.reasons import BRIEF
 from consumers.rules_file import shipped_rules
 from consumers.session import connect
 from consumers.skipped import Skipped
@@ -125,7 +125,7 @@ def gather(settings: Settings) -> Status:
     """One look at everything. Raises TargetUnavailable or TargetRefused."""
     faults: list[str] = []
     with connect(settings, settings.target_dsn, "status") as connection:
-        reading = _Reading(connection, settings)
+        reading = _Reading(connection)
         try:
             reading.ends = lag.ends(settings)  # after the positions: a worker that goes on would be beyond older ends
         except LogUnavailable as error:
@@ -154,7 +154,7 @@ def gather(settings: Settings) -> Status:
 class _Reading:
     """What concerns all tenants, read once, and then tenant by tenant."""
 
-    def __init__(self, connection: psycopg.Connection[Any], settings: Settings) -> None:
+    def __init__(self, connection: psycopg.Connection[Any]) -> None:
         self._connection = connection
         self._shipped = shipped_rules()
         self.ends: dict[int, int] = {}
@@ -290,7 +290,7 @@ def _stub_count(connection: psycopg.Connection[Any]) -> bytes:
 
 
 def to_json(status: Status) -> dict[str, Any]:
-    """For machines; times are ISO 8601 in UTC once printed with `default=str`."""
+    """For machines; times become ISO 8601 in UTC when it is printed."""
     return {**asdict(status), "add_columns": skipped.remedies(status.skipped), "is_well": status.is_well}
 
 

@@ -21,7 +21,8 @@ from pydantic import SecretStr
 from consumers.config import Settings
 from consumers.errors import TargetRefused
 from consumers.mapping_admin import Unmapped, read_listing
-from consumers.session import connect, first_line
+from consumers.reasons import first_line
+from consumers.session import connect
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -83,6 +83,15 @@ class Outcome:
     tableless: Counter[str] = field(default_factory=Counter)
     """By relation that the target has no table for: changes of rows that came to nothing."""
 
+    def add(self, later: Outcome) -> None:
+        self.upserts += later.upserts
+        self.deletes += later.deletes
+        self.incomplete.extend(later.incomplete)
+        self.bodiless.update(later.bodiless)
+        self.stubs += later.stubs
+        self.skipped.update(later.skipped)
+        self.tableless.update(later.tableless)
+
 
 class Session:
     """A connection of its own, with staging tables. Not for two threads at once, but for `cancel`."""

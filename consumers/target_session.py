@@ -41,16 +41,14 @@ _SESSION: Final = {
 }
 
 
-def open_session(
-    settings: Settings, purpose: str, *, autocommit: bool = True, is_brief: bool = False, prepares: bool = True
-) -> Connection[Any]:
+def open_session(settings: Settings, purpose: str, *, is_brief: bool = False, prepares: bool = True) -> Connection[Any]:
     """A connection with everything pinned and limited. Raises psycopg.Error.
 
     `is_brief`: others wait while it waits. `prepares`: psycopg prepares what is sent again and again.
     """
     connection = psycopg.connect(
         settings.target_dsn.get_secret_value(),
-        autocommit=autocommit,
+        autocommit=True,
         connect_timeout=settings.connect_timeout_s,
         application_name=f"inbox-replicator {purpose}",
         keepalives_idle=10,

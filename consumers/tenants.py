@@ -76,16 +76,16 @@ class Mapping:
         return self._pool != DEFAULT_POOL or inbox in self._elsewhere
 
 
-def verify(connection: Connection[Any], tenant: int, inboxes: Collection[int], pool: str | None = None) -> None:
+def verify(connection: Connection[Any], tenant: int, inboxes: Collection[int]) -> None:
     """The second look, under the tenant's lock: the mapping can't change until it is let go. Raises Overtaken.
 
-    A tenant that was set aside keeps its rows, and what says no inbox still goes for them. `pool`: that must serve it.
+    A tenant that was set aside keeps its rows, and what says no inbox still goes for them.
     """
-    _judge(connection.execute(_LOOK, _looked_for(tenant, inboxes)).fetchall(), tenant, inboxes, pool)
+    _judge(connection.execute(_LOOK, _looked_for(tenant, inboxes)).fetchall(), tenant, inboxes, None)
 
 
 def look_again(script: Script, tenant: int, inboxes: Collection[int], pool: str) -> None:
-    """The same, when it is sent."""
+    """The same, when it is sent; and the pool must serve the tenant."""
     script.ask(_LOOK, _looked_for(tenant, inboxes), lambda answer: _judge(answer.rows, tenant, inboxes, pool))
 
 

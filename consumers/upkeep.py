@@ -1,6 +1,6 @@
 """What a worker looks after every few seconds, whatever it reads: mapping, tables, what it has to note and to ask for.
 
-Belongs to the loop's thread and its own connection to the target. Waits for nothing.
+Belongs to the loop's thread and its connection to the target. The loop waits for it: what it does at once is bounded.
 """
 
 from __future__ import annotations

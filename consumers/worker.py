@@ -36,7 +36,7 @@ from consumers.layout import Layout
 from consumers.leads import Leads
 from consumers.ledger import Ledger
 from consumers.missing import MissingTables
-from consumers.parking import Reason
+from consumers.reasons import Reason
 from consumers.requests import Requests
 from consumers.retrying import Retrying
 from consumers.schemas import Schemas
@@ -131,7 +131,8 @@ class Worker:
             harvest=self._harvest,
         )
         self._waits_for = ""
-        self._turned_at = time.monotonic()
+        self._well_at = time.monotonic()
+        """When a turn last ended, and the target was not waited for."""
         self.left_behind = False
 
     # --- life
@@ -149,7 +150,8 @@ class Worker:
                 self._wait_out(error)
             else:
                 self._waits_for = ""
-                self._turned_at = time.monotonic()
+                if not self._applier.waits_for:
+                    self._well_at = time.monotonic()
                 self._pause.reset()
 
     def close(self) -> None:
@@ -422,7 +424,7 @@ class Worker:
 
     def _status(self) -> dict[str, object]:
         waits_for = self._waits_for or self._applier.waits_for or (self._inbound.waits_for if self._inbound else "")
-        is_stuck = time.monotonic() - self._turned_at > UNHEALTHY_S
+        is_stuck = time.monotonic() - self._well_at > UNHEALTHY_S
         return {
             "healthy": self._inbound is not None and not is_stuck,
             "pool": self._settings.pool,

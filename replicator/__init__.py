@@ -1,4 +1,7 @@
-"""inbox-replicator's reading half. What is re-exported here is the wire contract, all that consumers may rely on."""
+"""inbox-replicator's reading half. What is re-exported here is the wire contract.
+
+Beside it consumers may rely on `replicator.runtime` and `replicator.process_memory`, the plumbing of both programs.
+"""
 
 from replicator.event import (
     NOWHERE,
@@ -8,7 +11,6 @@ from replicator.event import (
     GenerationMarker,
     Head,
     HeartbeatMarker,
-    Marker,
     Position,
     Run,
     TableSchema,
@@ -21,7 +23,7 @@ from replicator.event import (
 from replicator.partitioner import partition_of
 from replicator.relations import CONTACTS, REPLICATED, STREAMED_BY_NAME, SURVEY_ANSWERS, analytics
 from replicator.request import MOST_INBOXES, BackfillRequest, KeysRequest, Request, encode_request
-from replicator.values import PINNED_SETTINGS, JsonValue
+from replicator.values import PINNED_SETTINGS
 
 __all__ = [
     "CONTACTS",
@@ -38,9 +40,7 @@ __all__ = [
     "GenerationMarker",
     "Head",
     "HeartbeatMarker",
-    "JsonValue",
     "KeysRequest",
-    "Marker",
     "Position",
     "Request",
     "Run",

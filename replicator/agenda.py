@@ -1,6 +1,6 @@
 """What is still to be read: backfills that were asked for and keys that are owed, durable in the state topic.
 
-Lives in the stream's loop; the backfill's thread comes in through `Calls`.
+Lives in the run's loop; threads that read come in through `Calls`.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ class Agenda:
 
     def owe(self, table: str, key: bytes, inbox: int, batch: Batch) -> None:
         """A key of which the stream alone can't give a whole row. Durable with the batch of its cause."""
-        if any(_covers(job, (table,), None) for job in self._waiting()):
+        if self._is_covered(table, batch):
             return
         keys = self._owed.setdefault(table, {})
         keys[key] = inbox
@@ -166,7 +166,7 @@ class Agenda:
 
     def read_whole(self, table: str, reason: str, batch: Batch) -> None:
         """A derived relation is to be read as a whole. Durable with the batch."""
-        if not any(_covers(job, (table,), None) for job in self._waiting()):
+        if not self._is_covered(table, batch):
             log.info("relation.read_whole", relation=table, reason=reason)
             self._add(f"{table}-{secrets.token_hex(4)}", (table,), None, batch, catches_up=True)
 
@@ -177,10 +177,19 @@ class Agenda:
                 f"{table}-fan-out-{secrets.token_hex(4)}", (table,), None, batch, fan_out=fan_out, catches_up=True
             )
 
+    def _is_covered(self, table: str, batch: Batch) -> bool:
+        """Whether a backfill that waits reads all of it: then the stream's rows are not all there until it ends."""
+        job = next((job for job in self._waiting() if _covers(job, (table,), None)), None)
+        if job is not None and not job.catches_up:
+            self._remember(replace(job, catches_up=True), batch)
+        return job is not None
+
     def _available(self, tables: Sequence[str] | None) -> tuple[str, ...]:
-        """Of all tables those that can be read: the sweep of one that can't be would delete what exists."""
+        """Of all tables those that there are. What is gone is read as a whole when it returns; nobody would read again
+        what is there and can't be read for a while.
+        """
         wanted = self._captured.in_order(tables)
-        return wanted if tables is not None else tuple(name for name in wanted if self._derivation.can_read(name))
+        return wanted if tables is not None else tuple(name for name in wanted if self._derivation.exists(name))
 
     def _add(
         self,
@@ -260,6 +269,11 @@ class Agenda:
         """Fan-outs first: they are live changes. What can't be read now waits, and lets others pass."""
         ready = [job for job in self.jobs.values() if self._is_ready(job)]
         return next((job for job in ready if job.fan_out is not None), next(iter(ready), None))
+
+    def put_behind(self, job: BackfillJob) -> None:
+        """It can't go on now: others come before it."""
+        if job.id in self.jobs:
+            self.jobs[job.id] = self.jobs.pop(job.id)
 
     def _is_ready(self, job: BackfillJob) -> bool:
         chunk = job.chunk()

@@ -59,6 +59,9 @@ class Work(Protocol):
     def advance(self, job: BackfillJob) -> Batch:
         """Remembers how far the job is."""
 
+    def put_behind(self, job: BackfillJob) -> None:
+        """Others come before it."""
+
     def end(self, job: BackfillJob) -> Batch:
         """Publishes the end marker."""
 
@@ -126,7 +129,7 @@ class Backfiller(SourceThread):
             if (owed := self._calls.run(lambda: self._work.take_owed(KEYS_AT_ONCE))) is not None:
                 self._read_owed(source, *owed)
             elif (job := self._calls.run(self._work.next_job)) is not None:
-                self._read_next(source, job)
+                self._go_on(source, job)
             else:
                 self._held_up = ""
                 self._stop.wait(0.2)
@@ -134,6 +137,13 @@ class Backfiller(SourceThread):
             pause.reset()
             self._held_up = ""
             self._rows = min(self._settings.backfill_chunk_rows, self._rows * 2)
+
+    def _go_on(self, source: Source, job: BackfillJob) -> None:
+        try:
+            self._read_next(source, job)
+        except self.WAITED_OUT:
+            self._calls.run(lambda: self._work.put_behind(job))  # it may be the job that can't be read
+            raise
 
     def _read_owed(self, source: Source, table: str, keys: list[tuple[bytes, int]]) -> None:
         inbox_of = dict(keys)

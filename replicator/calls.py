@@ -1,7 +1,7 @@
-"""Work that one thread asks the stream's loop to do, between two frames.
+"""Work that a thread asks the run's loop to do, between two of its turns.
 
-Everything that a run shares (the producer, the memory, the progress) belongs to the loop's thread; the backfill's
-thread hands it functions instead of taking locks.
+Everything that a run shares (the producer, the memory, the progress) belongs to the loop's thread; threads
+that read hand it functions instead of taking locks.
 """
 
 from __future__ import annotations

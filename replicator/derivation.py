@@ -1,6 +1,6 @@
 """The loop's side of derived relations: which can be read, what is dirty, and what becomes of what was read.
 
-Lives in the stream's loop; the thread that reads (`deriver`) comes in through `Calls`. Items that wait for long, and
+Lives in the run's loop; threads that read come in through `Calls`. Items that wait for long, and
 those that fail, are written to the state topic as owed, and are loaded from it when a run begins: the slot does not
 wait for them.
 """
@@ -117,6 +117,7 @@ class Derivation:
                 log.info("relation.derived", relation=name, paths=len(derived.lineage.paths), digest=derived.digest)
                 self._give_up(name, "it is new, or its definition is another", batch)
                 self._memory.write(f"{_DERIVED}{name}", {"digest": derived.digest}, batch)
+                self._load(name)
             elif name in returned:
                 self._load(name)
 
@@ -137,11 +138,13 @@ class Derivation:
             if record.removeprefix(_DERIVED) not in available and known["digest"]:
                 self._memory.write(record, {"digest": ""}, batch)
 
+    def exists(self, table: str) -> bool:
+        """Whether there is such a relation now, be its rows readable or not; a streamed one there always is."""
+        return table in self._available or not self._captured.derived_among([table])
+
     def can_read(self, table: str) -> bool:
         """Whether rows of this relation can be read now; of a streamed one always."""
-        if not self._captured.derived_among([table]):
-            return True
-        return table in self._available and self.failed(table) < MOST_FAILED
+        return self.exists(table) and self.failed(table) < MOST_FAILED
 
     def derived(self, relation: str) -> Derived | None:
         return self._available.get(relation)
@@ -190,9 +193,9 @@ class Derivation:
 
     def ask(self, relation: str, keys: Iterable[Start], inbox: int) -> None:
         """Keys that somebody wants to be read; asked for again if they get lost."""
-        now = time.monotonic()
+        now, table = time.monotonic(), self._tables.get(relation)
         for key in keys:
-            if relation in self._available and not self._dirty.is_full and type(key[0]) is int:
+            if table is not None and table.could_have(key) and not self._dirty.is_full:
                 self._dirty.touch(relation, KEY, key, [inbox], 0, now, transaction=0)
 
     @property
@@ -214,22 +217,30 @@ class Derivation:
 
     def is_done(self, upto: float) -> bool:
         """Whether all that was touched before this moment is published (what can't be read is no part of it)."""
-        return self._dirty.is_done(upto)
+        return self._dirty.is_done(upto, [name for name in self._captured.names if not self.can_read(name)])
 
     def _give_up(self, relation: str, reason: str, batch: Batch) -> None:
-        """Every item of a relation goes, and the whole of it is read."""
+        """The whole of a relation is read, and its items go, but for keys that could not be read."""
         self._read_whole(relation, reason, batch)
         self._dirty.release(relation, batch)
         if self._digests is not None:
             self._digests.forget(relation, batch)
-        for record in self._memory.under(f"dirty/{relation}/"):
-            self._memory.forget(record, batch)
+        for name, record in self._memory.under(f"dirty/{relation}/").items():
+            if not _is_unread(record):
+                self._memory.forget(name, batch)
 
     # --- what is read
 
     def take(self, most: int, fewer: Mapping[str, int]) -> Reading | None:
         """The next reading that is due. `fewer`: of these relations not so many keys."""
-        return self._dirty.take(time.monotonic(), most, self.to_be_seen, whole=self._between_transactions, fewer=fewer)
+        now, whole = time.monotonic(), self._between_transactions
+        reading = self._dirty.take(now, most, self.to_be_seen, whole=whole, fewer=fewer)
+        if reading is not None:
+            # Now, not when it is published: a backfill that begins meanwhile may see that a row is gone, and its sweep
+            # takes what stands before it.
+            self._read += 1
+            reading.number = self._read
+        return reading
 
     def publish(self, reading: Reading, rows: Sequence[RenderedRow], hashes: Sequence[Seen], lsn: int) -> None:
         """What a reading of keys has found, of a snapshot at this LSN."""
@@ -242,8 +253,7 @@ class Derivation:
             self._expect(reading, hashes, self._digests)
         now_ms = time.time_ns() // 1_000_000
         cause = Cause(0, lsn, now_ms, now_ms)
-        self._read += 1
-        read, absences = self._read, 0
+        read, absences = reading.number, 0
         at: dict[bytes, set[int]] = {}
         for row in rows:
             if row.inbox is not None:
@@ -317,7 +327,7 @@ class Derivation:
     def put_back(self, reading: Reading, pause_s: float) -> None:
         """It can't be read now, through no fault of its items."""
         if reading.relation not in self._available and reading.errand is None:
-            self._dirty.published(reading, Batch(), 0, 0)  # it is read as a whole when it returns
+            self._dirty.give_up(reading, time.monotonic(), pause_s)
             return
         self.pause(reading.relation, pause_s)
         self._dirty.put_back(reading, time.monotonic())
@@ -333,11 +343,14 @@ class Derivation:
         return frozenset(inbox for inboxes in unread for inbox in inboxes) if all(unread) else None
 
     def spared(self, relation: str) -> tuple[int, ...]:
-        """Keys that could not be read: what the target has of them is not swept."""
-        return tuple(int(key) for (key,) in self._dirty.unread(relation) if type(key) is int)
+        """Keys that could not be read, now or before their relation was lost: what the target has is not swept."""
+        unread = set(self._dirty.unread(relation))
+        records = self._memory.under(f"dirty/{relation}/").values()
+        unread.update(tuple(record["start"]) for record in records if _is_unread(record))
+        return tuple(sorted(key for (key,) in unread if type(key) is int))
 
     def next_position(self) -> Position:
-        """Every row that is read from now on stands at or beyond this."""
+        """Every row of a reading that is taken from now on stands at or beyond this."""
         return Position(self._outlet.run.epoch, self._outlet.run.generation, 2 * (self._read + 1))
 
     # --- by the clock
@@ -380,9 +393,11 @@ class Derivation:
     def _owe(self, relation: str, path: str, item: Item, batch: Batch) -> None:
         name = _record(relation, path, item.start)
         # Another item of the same start may rely on what stands there: what is read, or on its way to Kafka, meanwhile.
-        known = self._memory.records[name]["inboxes"] if name in self._memory.records else ()
-        record = {"relation": relation, "path": path, "start": item.start, "inboxes": sorted(item.inboxes.union(known))}
-        self._memory.write(name, record | {"tries": item.tries}, batch)
+        known = self._memory.records.get(name, {})
+        inboxes = sorted(item.inboxes.union(known.get("inboxes", ())))
+        item.tries = max(item.tries, known.get("tries", 0))
+        record = {"relation": relation, "path": path, "start": item.start, "inboxes": inboxes, "tries": item.tries}
+        self._memory.write(name, record, batch)
         item.owed, item.is_recorded = batch, True
 
     def _forget(self, relation: str, path: str, item: Item, batch: Batch) -> None:
@@ -401,13 +416,19 @@ class Derivation:
                 continue
             start = tuple(record["start"])
             item = self._dirty.touch(relation, record["path"], start, record["inboxes"], 0, now, transaction=0)
-            item.owed, item.is_recorded = DURABLE, True
-            item.tries = record.get("tries", 0)
+            if not item.is_recorded:  # one that is stays as it is: its record may still be on its way
+                item.owed, item.is_recorded = DURABLE, True
+                item.tries = record.get("tries", 0)
 
 
 def derived_ever(memory: Memory) -> frozenset[str]:
     """Relations that were read as derived ones since the epoch began, be they captured now or not."""
     return frozenset(record.removeprefix(_DERIVED) for record in memory.under(_DERIVED))
+
+
+def _is_unread(record: Mapping[str, Any]) -> bool:
+    """Whether it is of a key that could not be read."""
+    return bool(record["path"] == KEY and record.get("tries", 0))
 
 
 def _number(item: Item) -> int:

@@ -2,9 +2,9 @@
 
 An item becomes due when nothing has touched it for a moment, or at the latest a while after it was first touched; and
 only when the transaction that touched it was delivered whole. Until the rows of an item are acknowledged by Kafka, or
-the item itself is durable as owed, it holds the slot at the commit that first touched it (invariant 1).
+the item itself is durable as owed, it holds the slot at the commit that first touched it.
 
-Pure: it is told the time, and asks nobody. Belongs to the stream's loop.
+Pure: it is told the time, and asks nobody. Belongs to the run's loop.
 """
 
 from __future__ import annotations
@@ -37,7 +37,6 @@ Group = tuple[str, str]
 class Counts:
     """Of one relation, for the status."""
 
-    readings: int = 0
     keys: int = 0
     rows: int = 0
     absences: int = 0
@@ -240,9 +239,8 @@ class DirtyKeys:
         return None
 
     def _run_errand(self, now: float, most: int, unsettled: Sequence[int], fewer: Mapping[str, int]) -> Reading | None:
-        while self._errands and not self._errands[0].keys:
-            self._errands.popleft()
-        errand = next((each for each in self._errands if each.keys and not self._is_paused(each.relation, now)), None)
+        self._errands = deque(each for each in self._errands if each.keys)
+        errand = next((each for each in self._errands if not self._is_paused(each.relation, now)), None)
         if errand is None:
             return None
         most = fewer.get(errand.relation, most)
@@ -277,7 +275,6 @@ class DirtyKeys:
         """Its rows are on their way to Kafka."""
         reading.batch = batch
         counts = self.counts.setdefault(reading.relation, Counts())
-        counts.readings += 1
         counts.keys += len(reading.items)
         counts.rows += rows
         counts.absences += absences
@@ -342,10 +339,20 @@ class DirtyKeys:
 
     def fail(self, reading: Reading, item: Item, reason: str, now: float) -> Item:
         """This very item can't be read: tried again later by itself, and written down. Returned: what stands for it."""
-        reading.items.remove(item)
         item.tries += 1
         item.reason = reason
         item.due = now + min(FIRST_RETRY_S * 2 ** (item.tries - 1), LONGEST_RETRY_S)
+        return self._stays_unread(reading, item)
+
+    def give_up(self, reading: Reading, now: float, pause_s: float) -> None:
+        """Its relation is gone, and is read as a whole when it returns: what is left are keys that failed before."""
+        for item in [each for each in reading.items if reading.path == KEY and each.tries]:
+            item.due = now + pause_s
+            self._stays_unread(reading, item)
+        self.published(reading, Batch(), 0, 0)
+
+    def _stays_unread(self, reading: Reading, item: Item) -> Item:
+        reading.items.remove(item)
         newer = self._pending(reading, item)
         if newer is not None:
             self._merge(newer, item)
@@ -435,29 +442,48 @@ class DirtyKeys:
         return min(held, default=None)
 
     def release(self, relation: str, batch: Batch) -> None:
-        """All items of a relation go, because it is to be read as a whole, and so do their records.
+        """Items of a relation go, because it is to be read as a whole, and so do their records.
 
         They hold the slot until `batch`, which says that it is to be read, is acknowledged. What is being read goes on.
+        So do keys that could not be read, and their records: a backfill that has come upon them spares them at its end.
         """
-        gone = list(self._failed.pop(relation, {}).values())
-        for (name, _), group in self._groups.items():
+        gone, unread = list[Item](), OrderedDict[tuple[str, Start], Item]()
+
+        def sort(path: str, items: Iterable[Item]) -> None:
+            for item in items:
+                if path == KEY and item.tries:
+                    unread[path, item.start] = item
+                else:
+                    gone.append(item)
+
+        for (path, _), item in self._failed.pop(relation, {}).items():
+            sort(path, [item])
+        for (name, path), group in self._groups.items():
             if name == relation:
-                gone += group.values()
+                sort(path, group.values())
                 self._size -= len(group)
                 group.clear()
+        if unread:
+            self._failed[relation] = unread
         for reading in self._flying:
             for item in reading.items if reading.relation == relation else ():
-                if item.owed is not None:
-                    item.lsn = 0 if item.owed.complete else item.lsn
-                    item.owed, item.is_recorded = None, False
+                if reading.path == KEY and item.tries:
+                    continue
+                if item.owed is not None and item.owed.complete:
+                    item.lsn = 0
+                item.owed, item.is_recorded = None, False
         held = [item.lsn for item in gone if item.holds]
         if held:
             self._released.append((min(held), batch))
 
-    def is_done(self, upto: float) -> bool:
-        """Whether every item that was first touched before this moment is published, or can't be read."""
-        pending = (item for group in self._groups.values() for item in group.values())
-        flying = (item for reading in self._flying if reading.batch is None for item in reading.items)
+    def is_done(self, upto: float, besides: Collection[str] = ()) -> bool:
+        """Whether every item that was first touched before this moment is published, or can't be read, as all of the
+        relations `besides` can't.
+        """
+        groups = (group.values() for (name, _), group in self._groups.items() if name not in besides)
+        pending = (item for group in groups for item in group)
+        under_way = (each for each in self._flying if each.batch is None and each.relation not in besides)
+        flying = (item for reading in under_way for item in reading.items)
         return not any(item.first <= upto for items in (pending, flying) for item in items)
 
     def waiting(self, relation: str) -> int:

@@ -1,7 +1,7 @@
 """The bytes of change events: an envelope for all events of one table, op and run, filled in row by row.
 
-What such events have in common is rendered once: of a row's way to Kafka, headers and body together were a tenth. The
-bytes are assembled, not serialised: a backfill renders its rows before it knows their position.
+What such events have in common is rendered once: each row's way to Kafka is shorter by it. The bytes are assembled,
+not serialised: a backfill renders its rows before it knows their position.
 
 Pure. What the bytes mean is `event`'s.
 """

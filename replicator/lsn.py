@@ -1,7 +1,7 @@
 """Log sequence numbers: 64-bit positions in PostgreSQL's write-ahead log.
 
 Inside the program an LSN is a plain `int`, because it is compared and stored for every change; the text form
-`16/B374D848` (https://www.postgresql.org/docs/current/datatype-pg-lsn.html) appears only at the edges.
+`16/B374D848` (https://www.postgresql.org/docs/current/datatype-pg-lsn.html) appears only at the edges. Pure.
 """
 
 import re

@@ -54,7 +54,7 @@ class Outlet:
         self._send(table, _absent(key, inbox), high_lsn - 1, READ_ORDINAL, cause, batch, is_read=True)
 
     def derived_row(self, table: Table, row: RenderedRow, read: int, cause: Cause, batch: Batch) -> None:
-        """A row of a derived relation, from this run's so manieth read."""
+        """A row of a derived relation, from the read that has this number in its run."""
         self._send(table, _read(row), self.run.generation, 2 * read + 1, cause, batch, is_read=True)
 
     def derived_absence(

@@ -5,6 +5,8 @@ that any other producer or consumer agrees with us. It is computed here because 
 marker in a partition speaks only of the inboxes of that partition.
 
 Rule: org.apache.kafka.common.utils.Utils.murmur2 and `toPositive(murmur2(key)) % partitions`.
+
+Pure.
 """
 
 from typing import Final

@@ -119,7 +119,6 @@ class Keepalive(NamedTuple):
 _U8 = Struct("!B").unpack_from
 _U16 = Struct("!H").unpack_from
 _U32 = Struct("!I").unpack_from
-_I32 = Struct("!i").unpack_from
 _XLOG_HEADER = Struct("!cQQq")
 _KEEPALIVE = Struct("!cQqB")
 _BEGIN = Struct("!QqI").unpack_from

@@ -1,11 +1,11 @@
 """The thread that polls: one session, which also holds the pollers' lock, and never more than a share of its time.
 
-What it does next, in this order:
+What it does, in turns, as far as each kind has something to do:
 
-1. what is due to be read: keys that consumers ask for, and those that could not be read before;
-2. candidates: keys that were stamped, or appended, since the last poll;
-3. the next page of a backfill: every row of it is read again;
-4. the next page of the rolling pass: rows whose hashes differ from what was published.
+* what is due to be read: keys that consumers ask for, and those that could not be read before;
+* candidates: keys that were stamped, or appended, since the last poll;
+* the next page of a backfill: every row of it is read again; where there is none, of the rolling pass: rows whose
+  hashes differ from what was published.
 
 A session that is lost ends the run: another poller may hold the lock by the time there is a new one.
 """
@@ -181,9 +181,12 @@ class Poller(SourceThread):
         if job is None or self._has_failed:
             self._has_failed = False
             return self.rolling.serve(source) or job is not None
-        self._has_failed = True
-        self._read_next(source, job)
-        self._has_failed = False
+        try:
+            self._read_next(source, job)
+        except (SourceBusy, SourceUnavailable, SourceRefused):
+            self._has_failed = True
+            self._calls.run(lambda: self._agenda.put_behind(job))
+            raise
         return True
 
     def _verified(self, relation: str, at_us: int, unread: frozenset[int]) -> Batch:

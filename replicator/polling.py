@@ -23,12 +23,12 @@ from replicator.modes import LEFT_OUT, Standing
 from replicator.poller import Poller
 from replicator.publisher import Publisher
 from replicator.reader import Reader
+from replicator.rolling_pass import as_time, describe
 from replicator.run import Every, Run, Stopped
 from replicator.runtime import Stop
 from replicator.settled import SettledReads
 from replicator.source import Source
 from replicator.takeover import KAFKA_SECONDS, Tenure, ever_published, take_over_polling
-from replicator.verifier import as_time, describe
 
 log = structlog.get_logger(__name__)
 

@@ -3,7 +3,7 @@
 A reading is done in one REPEATABLE READ transaction whose snapshot sees everything that was delivered before it was
 taken, look-ups included. What fails is split until the very key that can't be read is known; the rest goes on, and so
 do other relations between the parts. Rows that are too large to be read with so many others are read with fewer, at
-last alone: what is in memory has a bound. Faults of the source are waited out here; they never stop the stream.
+last alone: what is in memory has a bound. Where the source is at fault the reading is put back, and the error goes up.
 """
 
 from __future__ import annotations

@@ -77,5 +77,7 @@ class Reading:
     unsettled: tuple[int, ...]
     """32-bit xids that the snapshot must see."""
     errand: Errand | None = None
+    number: int = 0
+    """Of its turn, given before its snapshot is taken: where its rows stand among those of other readings."""
     batch: Batch | None = None
     """Set when its rows are published."""

@@ -38,7 +38,7 @@ class BackfillRequest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KeysRequest:
-    """Asks the replicator to read single rows again (invariant 6)."""
+    """Asks the replicator to read single rows again: some of which a worker knows but a part."""
 
     table: str
     inbox: int

@@ -13,9 +13,12 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
 
 import structlog
 
+from replicator import metrics
 from replicator.calls import Calls
 from replicator.derivation import Derivation
 from replicator.derived import Derived
@@ -210,3 +213,24 @@ def next_page(source: Source, calls: Calls, digests: DigestMemory, walk: Walk, d
 def expected_nowhere(keys: Iterable[int]) -> Keys:
     """Keys of which only the digests know where they were."""
     return dict.fromkeys(keys, frozenset())
+
+
+def describe(checked: Mapping[str, Checked], verified_us: Mapping[str, int]) -> dict[str, Any]:
+    """Of rolling passes, for the status: by relation. The metrics are set to the same."""
+    metrics.observe_pass({relation: each.repaired for relation, each in checked.items()}, verified_us)
+    return {
+        relation: {
+            "passes": each.passes,
+            "keys": each.keys,
+            "repaired": each.repaired,
+            "source_s": round(each.source_s, 3),
+            "took_s": round(each.took_s, 1),
+            "verified_through": as_time(verified_us.get(relation, 0)),
+        }
+        for relation, each in checked.items()
+    }
+
+
+def as_time(us: int) -> str | None:
+    """Microseconds since 1970 as ISO 8601; None for 0, which is never."""
+    return datetime.fromtimestamp(us / 1e6, UTC).isoformat(timespec="milliseconds") if us else None

@@ -16,7 +16,7 @@ from replicator.remedies import quoted, script
 OLDEST_VERSION: Final = 140_000
 """The first whose pgoutput takes `messages`: watermarks and heartbeats reach us by it."""
 SHORTEST_TIMEOUT_MS: Final = 10_000
-"""Feedback is due every 10 s at the latest; a server that waits less cuts a stream that is well."""
+"""Feedback goes out every 5 s; a server that waits for less than two of them cuts a stream that is well."""
 LONGEST_READ_MS: Final = 60_000
 """Our transactions end within this time, and our sessions are idle no longer than it."""
 GIB: Final = 1 << 30

@@ -1,4 +1,4 @@
-"""Reading in a snapshot that sees everything that the stream has delivered (invariant 1).
+"""Reading in a snapshot that sees everything that the stream has delivered.
 
 A commit is streamed before other sessions see it, so a read that the stream gives rise to waits until its snapshot
 sees it. Which transactions that are is the caller's to know.

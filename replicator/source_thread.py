@@ -1,7 +1,7 @@
-"""A thread that reads from the source, by a session of its own, beside the stream.
+"""A thread that reads from the source, by one session, beside the run's loop.
 
-What keeps the source from answering is waited out here, with growing pauses, and never stops the stream; any other
-fault is handed to the loop, which ends the run with it. Never knows what is read.
+What the thread says may be waited out (`WAITED_OUT`) is, with growing pauses, and never stops the loop; any other fault
+is handed to the loop, which ends the run with it. Never knows what is read.
 """
 
 from __future__ import annotations

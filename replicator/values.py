@@ -6,6 +6,7 @@ NULL and JSON null are one, and `\\u0000` breaks the document). The target's inp
 output functions printed, so nothing is lost.
 
 Relies on the pinned session settings below: they decide what PostgreSQL prints, in the stream and in a query alike.
+Pure.
 """
 
 from collections.abc import Callable

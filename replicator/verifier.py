@@ -8,20 +8,19 @@ count is the measure. A thread of its own with a session of its own; never holds
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
-from datetime import UTC, datetime
+from collections.abc import Callable
 from typing import Any
 
 import structlog
 
-from replicator import metrics
 from replicator.agenda import Agenda
 from replicator.calls import Calls, Ended
 from replicator.config import Settings
 from replicator.derivation import Derivation
 from replicator.digest_memory import DigestMemory
+from replicator.errors import SourceUnavailable
 from replicator.progress import Batch
-from replicator.rolling_pass import Checked, Keys, RollingPass
+from replicator.rolling_pass import Keys, RollingPass, describe
 from replicator.runtime import GrowingPause
 from replicator.source import Source
 from replicator.source_thread import SourceThread
@@ -94,28 +93,10 @@ class Verifier(SourceThread):
         errand = self._calls.run(lambda: self._agenda.errand(relation, items))
         while not errand.complete:
             self._wait(IDLE_S)
+            if not self._calls.run(lambda: self._agenda.can_read(relation)):
+                self._calls.run(errand.give_up)
+                raise SourceUnavailable(f"{relation} can't be read at the moment")
 
     def _wait(self, seconds: float) -> None:
         if self._stop.wait(seconds):
             raise Ended
-
-
-def describe(checked: Mapping[str, Checked], verified_us: Mapping[str, int]) -> dict[str, Any]:
-    """Of rolling passes, for the status and the metrics: by relation."""
-    metrics.observe_pass({relation: each.repaired for relation, each in checked.items()}, verified_us)
-    return {
-        relation: {
-            "passes": each.passes,
-            "keys": each.keys,
-            "repaired": each.repaired,
-            "source_s": round(each.source_s, 3),
-            "took_s": round(each.took_s, 1),
-            "verified_through": as_time(verified_us.get(relation, 0)),
-        }
-        for relation, each in checked.items()
-    }
-
-
-def as_time(us: int) -> str | None:
-    """Microseconds since 1970 as ISO 8601; None for 0, which is never."""
-    return datetime.fromtimestamp(us / 1e6, UTC).isoformat(timespec="milliseconds") if us else None

@@ -1,4 +1,4 @@
-"""Which base column an output of a SELECT is."""
+"""Which base column an output of a SELECT is. Pure."""
 
 from __future__ import annotations
 

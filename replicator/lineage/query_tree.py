@@ -257,12 +257,6 @@ class Flat:
             case Window():
                 return (*leaf.parts, *leaf.order, *leaf.partition)
 
-    def references(self, expression: Node) -> Iterator[tuple[int, str]]:
-        """The sources and columns that an expression names itself."""
-        for node in nodes(expression):
-            if isinstance(node, ast.ColumnRef):
-                yield number(node), node.fields[-1].sval
-
 
 def refer(source: int, column: str = "v") -> Node:
     """A column of a numbered source."""

@@ -9,8 +9,9 @@ from typing import Any
 
 import psycopg
 
-from replicator import PINNED_SETTINGS, JsonValue
+from replicator import PINNED_SETTINGS
 from replicator.lsn import parse_lsn
+from replicator.values import JsonValue
 from tests.integration.replayed import Replayed
 
 TABLES = ("inboxes", "conversations", "contact_inboxes", "messages")

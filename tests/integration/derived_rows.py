@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from replicator import JsonValue
 from replicator.outlet import TOO_LARGE
+from replicator.values import JsonValue
 from tests.integration.chatwoot import Source, rows_of
 from tests.integration.replayed import Replayed
 

@@ -195,7 +195,7 @@ class Applied:
             assert result.reason is None, result.reason
             assert not result.overtaken
             self._marks.update(result.marks)
-            self.asked += result.incomplete
+            self.asked += result.outcome.incomplete
 
     def each(self, *messages: Message) -> None:
         """Each in a batch of its own."""

@@ -211,7 +211,7 @@ def test_what_comes_later_of_the_row_waits_and_a_whole_row_heals_it(
     )
     assert letters(applied) == [(3, False), (4, True)]
     assert messages(applied, "id, content, source_id") == [(1, "first", None), (2, "other", "goes on")]
-    assert result.incomplete == [KeysRequest(table="messages", inbox=INBOX, keys=((1,),))], "the row as a whole"
+    assert result.outcome.incomplete == [KeysRequest(table="messages", inbox=INBOX, keys=((1,),))], "the row as a whole"
     reader.take(partial(1, 6, source_id="t"), event("u", 1, 7, content="healed"), partial(1, 8, source_id="u"))
     assert letters(applied) == []
     assert messages(applied, "id, content, source_id")[0] == (1, "healed", "u")

@@ -10,7 +10,8 @@ import pytest
 from psycopg import Connection
 
 from consumers.ledger import Ledger
-from consumers.parking import Reason, park
+from consumers.parking import park
+from consumers.reasons import Reason
 from consumers.target_session import open_session
 from consumers.watermark import Mark, Progress, start_progress
 from replicator import Position, Run

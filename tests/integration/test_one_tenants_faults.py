@@ -18,7 +18,8 @@ from consumers.blocking import end_frozen, is_table_locked
 from consumers.errors import VersionUnknown
 from consumers.layout import Layout
 from consumers.ordering import Event
-from consumers.parking import Reason, park
+from consumers.parking import park
+from consumers.reasons import Reason
 from consumers.target import Session
 from consumers.target_session import open_session
 from consumers.tenants import CHANNEL, TENANT_LOCK

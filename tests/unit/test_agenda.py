@@ -53,13 +53,17 @@ class Recorder:
 
 @dataclass
 class Readable:
-    """Stands for the Derivation: all relations but those that are named can be read."""
+    """Stands for the Derivation: all relations but those that are named can be read, or are there."""
 
     lost: set[str] = field(default_factory=set)
+    gone: set[str] = field(default_factory=set)
     asked: list[tuple[str, object, int]] = field(default_factory=list)
 
     def can_read(self, table: str) -> bool:
-        return table not in self.lost
+        return table not in self.lost | self.gone
+
+    def exists(self, table: str) -> bool:
+        return table not in self.gone
 
     def next_position(self) -> Position:
         return Position(*RUN, 8)
@@ -314,8 +318,10 @@ def test_a_later_run_ends_a_backfill_where_an_earlier_one_began_it(agenda: Agend
     assert started(log).jobs["a"].start_read == begun.start_read == Position(*RUN, 8)
 
 
-def test_a_request_for_everything_reads_what_can_be_read(agenda: Agenda) -> None:
-    cast(Readable, agenda._derivation).lost = {"contacts"}
+def test_a_request_for_everything_reads_what_there_is(agenda: Agenda) -> None:
+    """What is gone is read as a whole when it returns; what can't be read for a while is waited for."""
+    cast(Readable, agenda._derivation).gone = {"contacts"}
+    cast(Readable, agenda._derivation).lost = {"csat_survey_responses"}
     agenda.request(request("a"), Batch())
     assert agenda.jobs["a"].is_complete
     assert agenda.jobs["a"].tables == (
@@ -328,6 +334,25 @@ def test_a_backfill_of_what_can_not_be_read_lets_others_pass(agenda: Agenda) -> 
     agenda.request(request("b", tables=("messages",)), Batch())
     cast(Readable, agenda._derivation).lost = {"contacts"}
     assert (agenda.next_job() or agenda.jobs["a"]).id == "b"
+
+
+def test_a_backfill_that_fails_lets_others_pass(agenda: Agenda) -> None:
+    for name in ("a", "b"):
+        agenda.request(request(name, inboxes=(len(agenda.jobs),)), Batch())
+    agenda.put_behind(agenda.jobs["a"])
+    assert (agenda.next_job() or agenda.jobs["a"]).id == "b"
+    agenda.put_behind(replace(agenda.jobs["a"], id="finished meanwhile"))
+    assert list(agenda.jobs) == ["b", "a"]
+
+
+def test_changes_that_are_left_to_a_waiting_backfill_are_behind_until_its_end(agenda: Agenda, log: Recorder) -> None:
+    """One that reads everything for another reason: nobody else waits for it."""
+    agenda.request(request("setup-1", inboxes=None), Batch())
+    assert not agenda.is_behind(LATER)
+    agenda.read_whole("contacts", "a change could not be traced", Batch())
+    assert list(agenda.jobs) == ["setup-1"]
+    assert agenda.is_behind(LATER)
+    assert started(log).is_behind(LATER)
 
 
 def test_a_fan_out_goes_first_has_no_markers_and_is_not_asked_for_twice(agenda: Agenda, log: Recorder) -> None:

@@ -103,6 +103,6 @@ def test_who_has_made_stubs_is_known_by_what_was_applied(
     loop = Worker(settings, Stop())
     clock = Clock(loop._requests, monkeypatch)
     outcome, result = Outcome(stubs=stubs), Result(900)
-    result.add(outcome)
+    result.outcome.add(outcome)
     loop._harvest.take(result)
     assert clock.look(6) == [*range(25), *soon]

@@ -161,3 +161,22 @@ def test_keys_of_a_relation_that_is_gone_are_not_waited_for(monkeypatch: pytest.
     with pytest.raises(SourceUnavailable, match="people can't be read at the moment"):
         read_people(stage, Snapshots(Snapshot(BORN, BORN, frozenset())))
     assert not asked[0].is_wanted
+
+
+def test_a_backfill_that_can_not_go_on_lets_others_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    jobs = [BackfillJob(id=name, tables=("people",), inboxes=None, requested_ms=1) for name in ("a", "b")]
+    stage = SimpleNamespace(
+        run=lambda call: call(),
+        take_owed=lambda _: None,
+        next_job=lambda: jobs[0],
+        put_behind=lambda job: jobs.append(jobs.pop(jobs.index(job))),
+    )
+    backfiller = backfilling(stage)
+
+    def refuse(_: object, job: BackfillJob) -> None:
+        raise SourceUnavailable(f"{job.id} is too slow to be listed")
+
+    monkeypatch.setattr(backfiller, "_read_next", refuse)
+    for name in ("a", "b", "a"):
+        with pytest.raises(SourceUnavailable, match=f"{name} is too slow"):
+            backfiller._serve(cast(Source, None), cast(Any, None))

@@ -14,9 +14,9 @@ from consumers.errors import Action, BadEvent, LogTooNew, classify
 from consumers.ordering import Event, steps
 from consumers.tenants import Owner
 from consumers.watermark import Generations, Mark
-from replicator import NOWHERE, BackfillMarker, GenerationMarker, HeartbeatMarker, Marker, Position, Run, partition_of
+from replicator import NOWHERE, BackfillMarker, GenerationMarker, HeartbeatMarker, Position, Run, partition_of
 from replicator.envelope import encode
-from replicator.event import Cause, Head, encode_marker, pack_head
+from replicator.event import Cause, Head, Marker, encode_marker, pack_head
 
 PARTITIONS = 2
 EPOCH = 3

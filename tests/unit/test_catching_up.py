@@ -19,7 +19,8 @@ from consumers.config import Settings, load
 from consumers.errors import LogUnavailable, TargetRefused
 from consumers.flight import Flight
 from consumers.ledger import Ledger
-from consumers.parking import Parked, Reason
+from consumers.parking import Parked
+from consumers.reasons import Reason
 from consumers.watermark import Place, Progress
 
 CONTROL = cast(Any, SimpleNamespace(broken=False))

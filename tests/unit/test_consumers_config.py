@@ -27,7 +27,7 @@ from consumers.errors import (
     classify_applying,
 )
 from consumers.mapping_admin import slug_of
-from consumers.parking import Reason
+from consumers.reasons import Reason
 
 SECRET = "sw0rdfish"
 GOOD = {

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
@@ -21,18 +21,20 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from replicator import poller, rolling_pass, walk
 from replicator.agenda import Agenda
-from replicator.backfill_job import of_epoch
+from replicator.backfill_job import BackfillJob, of_epoch
 from replicator.beyond import Stamped
 from replicator.config import load
 from replicator.derivation import Derivation
 from replicator.digest_memory import DigestMemory
 from replicator.digests import Seen
+from replicator.errors import SourceUnavailable
 from replicator.event import Position, Run, Topics
 from replicator.marks import Marks
 from replicator.memory import Memory, Records
 from replicator.poller import Poller
 from replicator.progress import Batch, Progress, Snapshot
 from replicator.relations import Captured, DerivedRelation
+from replicator.request import BackfillRequest
 from replicator.source import PollSample
 from replicator.takeover import _begin_epoch
 
@@ -595,3 +597,25 @@ def test_what_never_ends_is_not_waited_for_for_ever(history: NothingIsLost, monk
     history.go_on(8, -1)
     history.rest()
     assert record not in history.log.state
+
+
+def test_a_backfill_that_can_not_go_on_lets_others_pass(
+    history: NothingIsLost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    poller, agenda = history.life.poller, history.life.poller._agenda
+    for name in ("a", "b"):
+        agenda.request(BackfillRequest(id=name, tables=(STAMPED.name,), inboxes=(ord(name),)), Batch())
+    tried: list[str] = []
+
+    def refuse(_: object, job: BackfillJob) -> None:
+        tried.append(job.id)
+        raise SourceUnavailable("too slow to be listed")
+
+    for name in ("_has_begun", "_may_begin"):
+        monkeypatch.setattr(poller, name, lambda: True)
+    monkeypatch.setattr(poller, "_read_next", refuse)
+    while len(tried) < 3:
+        with suppress(SourceUnavailable):
+            poller._go_on(history.database)  # type: ignore[arg-type]
+    assert tried == ["a", "b", "a"]
+    agenda.jobs.clear()  # no session lists the keys of an inbox here

@@ -139,8 +139,31 @@ def test_a_loop_that_completes_no_turn_is_not_healthy(settings: Settings, monkey
     loop = Worker(settings, Stop())
     monkeypatch.setattr(loop, "_inbound", SimpleNamespace(waits_for=""))
     assert loop._status()["healthy"]
-    monkeypatch.setattr(loop, "_turned_at", time.monotonic() - worker.UNHEALTHY_S - 1)
+    monkeypatch.setattr(loop, "_well_at", time.monotonic() - worker.UNHEALTHY_S - 1)
     assert not loop._status()["healthy"]
+
+
+def test_a_loop_whose_batch_waits_for_the_target_is_not_healthy_for_ever(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its turns go on: a full disk, or a table that is locked, is in the way of what they have sent off."""
+    stop = Stop()
+    loop = Worker(settings, stop)
+    monkeypatch.setattr(loop, "_inbound", SimpleNamespace(waits_for="", close=lambda _: True))
+    monkeypatch.setattr(loop, "_begin", lambda: None)
+    waits = iter(["the disk is full", ""])
+
+    def turn() -> None:
+        loop._well_at = time.monotonic() - worker.UNHEALTHY_S - 1
+        loop._applier.waits_for = next(waits)
+        if not loop._applier.waits_for:
+            stop.ask()
+
+    healthy: list[object] = []
+    monkeypatch.setattr(loop, "_turn", turn)
+    monkeypatch.setattr(loop._pause, "reset", lambda: healthy.append(loop._status()["healthy"]))
+    loop.work()
+    assert healthy == [False, True]
 
 
 def test_nothing_is_asked_for_a_tenant_where_it_is_parked(settings: Settings) -> None:
