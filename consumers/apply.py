@@ -108,6 +108,20 @@ class Applier:
         leads: LeadColumns | None = None,
     ) -> Result:
         """Until all events are applied or the tenant is stuck, or `ended`. Raises what stops the worker."""
+        try:
+            return self._run(tenant, topic_id, events, marks, ended, leads)
+        finally:
+            self.waits_for = ""
+
+    def _run(
+        self,
+        tenant: int,
+        topic_id: str,
+        events: Sequence[Event],
+        marks: Mapping[Place, Mark],
+        ended: threading.Event,
+        leads: LeadColumns | None,
+    ) -> Result:
         result = Result(tenant)
         stretches = [_Stretch(list(events))]
         attempts = Attempts(0.0 if self._is_beside else _PATIENCE * self._settings.lock_timeout_s)
@@ -251,7 +265,6 @@ class Applier:
             for event in stretch.events:
                 result.stuck.setdefault(event.partition, event.offset)
         result.reason = self._reason(stretches[0].events[0], error, verdict)
-        self.waits_for = ""
 
     def _reason(self, event: Event, error: Exception, verdict: Verdict) -> Reason:
         try:

@@ -67,6 +67,8 @@ class Agenda:
         self._finished: deque[str] = deque(ended, maxlen=MOST_FINISHED)
         self._owed: dict[str, dict[bytes, int]] = {}
         """Table → key → inbox. A table without keys is not in it."""
+        self._failed = ""
+        """The backfill that could not go on when it was tried last."""
         debts = memory.under("owed/")
         self._debts = dict.fromkeys(debts, 0.0)
         """Records of keys that the stream owes, until each was read and published → since when."""
@@ -145,7 +147,10 @@ class Agenda:
         if reason := _unfit(request, tables):
             log.warning("backfill.refused", id=request.id, reason=reason)
             return
-        if request.id in self.jobs or request.known in self.jobs or len(self.jobs) >= MOST_JOBS:
+        if request.id in self.jobs or request.known in self.jobs:
+            return
+        if len(self.jobs) >= MOST_JOBS:
+            log.warning("backfill.refused", id=request.id, reason=f"{MOST_JOBS} wait already; it is asked for again")
             return
         if request.known in self._finished:  # its end marker is on its way to whoever asks
             return
@@ -266,14 +271,32 @@ class Agenda:
         return self._derivation.errand(relation, keys)
 
     def next_job(self) -> BackfillJob | None:
-        """Fan-outs first: they are live changes. What can't be read now waits, and lets others pass."""
-        ready = [job for job in self.jobs.values() if self._is_ready(job)]
-        return next((job for job in ready if job.fan_out is not None), next(iter(ready), None))
+        """Fan-outs first: they are live changes. What can't be read now waits, and lets others pass: other backfills,
+        and other tables of the same.
+        """
+        ready = [job for job in map(self._readable, self.jobs.values()) if job is not None]
+        others = [job for job in ready if job.id != self._failed] or ready
+        return next((job for job in others if job.fan_out is not None), next(iter(others), None))
 
     def put_behind(self, job: BackfillJob) -> None:
-        """It can't go on now: others come before it."""
+        """It could not go on: others come before it, and then it is tried again."""
         if job.id in self.jobs:
             self.jobs[job.id] = self.jobs.pop(job.id)
+            self._failed = job.id
+
+    def held_up(self) -> str:
+        """What the backfills wait for of which none can go on, in words."""
+        tables = {chunk.table for job in self.jobs.values() if (chunk := job.chunk()) is not None}
+        broken = sorted(table for table in tables if not self._derivation.can_read(table))
+        return f"{', '.join(broken)}, which can't be read at the moment" if broken else ""
+
+    def _readable(self, job: BackfillJob) -> BackfillJob | None:
+        """The job, at a table that can be read now; None: there is none."""
+        for _ in job.tables[job.at_table :]:
+            if self._is_ready(job):
+                return job
+            job = job.later()
+        return job if job.chunk() is None else None
 
     def _is_ready(self, job: BackfillJob) -> bool:
         chunk = job.chunk()
@@ -287,6 +310,7 @@ class Agenda:
         job = replace(job, start_read=self._derivation.next_position())
         if job.id not in self.jobs:  # it was given up just now
             return job, batch
+        job = replace(job, catches_up=self.jobs[job.id].catches_up)  # it may have become so since it was taken
         self.jobs[job.id] = job
         if job.fan_out is None:
             self._outlet.marker(self._marker(job, "begin"), self._point(job), batch)
@@ -296,6 +320,8 @@ class Agenda:
         batch = Batch()
         if job.id in self.jobs:  # else it was cancelled meanwhile
             self._remember(job, batch)
+        if job.id != self._failed:
+            self._failed = ""
         return batch
 
     def end(self, job: BackfillJob) -> Batch:
@@ -329,7 +355,7 @@ class Agenda:
         return BackfillMarker(
             id=job.id,
             boundary=boundary,
-            tables=job.tables,
+            tables=self._captured.in_order(job.tables),
             derived=derived,
             is_complete=job.is_complete,
             inboxes=job.inboxes,

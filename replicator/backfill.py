@@ -38,6 +38,8 @@ log = structlog.get_logger(__name__)
 
 KEYS_AT_ONCE = 100
 """Keys that are owed have large values more often than others."""
+LEAST_ROWS = 100
+"""Of a chunk that was too much at once, at the least."""
 LOOK_S = 1.0
 """Between two looks whether a relation can still be read of which keys are waited for."""
 SLOW_S = 10.0
@@ -61,6 +63,9 @@ class Work(Protocol):
 
     def put_behind(self, job: BackfillJob) -> None:
         """Others come before it."""
+
+    def held_up(self) -> str:
+        """What backfills wait for of which none can go on; empty if there are none."""
 
     def end(self, job: BackfillJob) -> Batch:
         """Publishes the end marker."""
@@ -121,7 +126,7 @@ class Backfiller(SourceThread):
         self._rows = settings.backfill_chunk_rows
 
     def _delayed(self, reason: str) -> None:
-        self._rows = max(100, self._rows // 2)
+        self._rows = max(LEAST_ROWS, self._rows // 2)
         log.warning("backfill.waits", reason=reason, next_chunk_rows=self._rows)
 
     def _serve(self, source: Source, pause: GrowingPause) -> None:
@@ -131,7 +136,7 @@ class Backfiller(SourceThread):
             elif (job := self._calls.run(self._work.next_job)) is not None:
                 self._go_on(source, job)
             else:
-                self._held_up = ""
+                self._held_up = self._calls.run(self._work.held_up)
                 self._stop.wait(0.2)
                 continue
             pause.reset()
@@ -142,7 +147,8 @@ class Backfiller(SourceThread):
         try:
             self._read_next(source, job)
         except self.WAITED_OUT:
-            self._calls.run(lambda: self._work.put_behind(job))  # it may be the job that can't be read
+            if self._rows <= LEAST_ROWS or job.fan_out is not None:  # else it is tried again with less at once
+                self._calls.run(lambda: self._work.put_behind(job))
             raise
 
     def _read_owed(self, source: Source, table: str, keys: list[tuple[bytes, int]]) -> None:

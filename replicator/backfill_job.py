@@ -80,6 +80,11 @@ class BackfillJob:
             return replace(self, rows=self.rows + rows, after=None, at_inbox=self.at_inbox + 1)
         return replace(self, rows=self.rows + rows, after=None, at_inbox=0, at_table=self.at_table + 1)
 
+    def later(self) -> BackfillJob:
+        """With the table that it has come to behind the others, from its beginning."""
+        done, at, left = self.tables[: self.at_table], self.tables[self.at_table], self.tables[self.at_table + 1 :]
+        return replace(self, tables=(*done, *left, at), at_inbox=0, after=None)
+
     def limited_to(self, captured: Collection[str]) -> BackfillJob:
         """Without tables that are not captured any more: nobody can read them, and nothing of them is to be swept."""
         tables = tuple(name for name in self.tables if name in captured)

@@ -234,7 +234,9 @@ class Derivation:
     def take(self, most: int, fewer: Mapping[str, int]) -> Reading | None:
         """The next reading that is due. `fewer`: of these relations not so many keys."""
         now, whole = time.monotonic(), self._between_transactions
-        reading = self._dirty.take(now, most, self.to_be_seen, whole=whole, fewer=fewer)
+        broken = [name for name in self._available if self.failed(name) >= MOST_FAILED]
+        gone = [name for name in self._captured.names if name not in self._available]
+        reading = self._dirty.take(now, most, self.to_be_seen, whole=whole, fewer=fewer, broken=broken, gone=gone)
         if reading is not None:
             # Now, not when it is published: a backfill that begins meanwhile may see that a row is gone, and its sweep
             # takes what stands before it.
@@ -265,7 +267,7 @@ class Derivation:
             for inbox in item.inboxes - found:
                 self._outlet.derived_absence(table, key, inbox, read, cause, batch)
                 absences += 1
-            if not found:
+            if not found or item.tries:  # nobody knows any more where a key that failed was expected
                 self._outlet.derived_absence(table, key, None, read, cause, batch)
                 absences += 1
         if self._digests is not None:
@@ -327,7 +329,7 @@ class Derivation:
     def put_back(self, reading: Reading, pause_s: float) -> None:
         """It can't be read now, through no fault of its items."""
         if reading.relation not in self._available and reading.errand is None:
-            self._dirty.give_up(reading, time.monotonic(), pause_s)
+            self._dirty.give_up(reading)
             return
         self.pause(reading.relation, pause_s)
         self._dirty.put_back(reading, time.monotonic())

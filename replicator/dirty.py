@@ -68,6 +68,8 @@ class DirtyKeys:
     _paused: dict[str, float] = field(default_factory=dict)
     """Relation → when it may be read again."""
     _failed: dict[str, OrderedDict[tuple[str, Start], Item]] = field(default_factory=dict)
+    _broken: Collection[str] = ()
+    _gone: Collection[str] = ()
     _has_retried: bool = False
     """The last of what failed and errands was the former."""
     _released: list[tuple[int, Batch]] = field(default_factory=list)
@@ -143,16 +145,26 @@ class DirtyKeys:
         self._errands.append(errand)
 
     def take(
-        self, now: float, most: int, unsettled: Sequence[int], *, whole: bool, fewer: Mapping[str, int] = _OF_NONE
+        self,
+        now: float,
+        most: int,
+        unsettled: Sequence[int],
+        *,
+        whole: bool,
+        fewer: Mapping[str, int] = _OF_NONE,
+        broken: Collection[str] = (),
+        gone: Collection[str] = (),
     ) -> Reading | None:
         """The next reading, if one is due. `whole`: no transaction is half delivered. `fewer`: relations of which not
-        so many keys are read at once.
+        so many keys are read at once. `broken`: of which only what failed is tried again, one by one: whatever else is
+        read of them is likely to fail too. `gone`: of which that is not tried either.
 
         A relation that has readings to finish in halves may be slow: while others have work they are given as much time
         as each of its readings took.
         """
         if self._taken is not None and self._taken[0] in self._halves:
             self._halves_due = now + (now - self._taken[1])
+        self._broken, self._gone = broken, gone
         reading = self._take(now, most, unsettled, whole, fewer)
         self._taken = (reading.relation, now) if reading is not None else None
         return reading
@@ -169,7 +181,7 @@ class DirtyKeys:
             if group
             and self._open.get(name) != upto
             and next(iter(group.values())).due <= now
-            and not self._is_paused(name[0], now)
+            and not self._rests(name[0], now)
         ]
         for is_halved, _, (relation, path) in sorted(ripe):
             if is_halved and (half := self._next_half(now, fewer)):
@@ -194,9 +206,13 @@ class DirtyKeys:
     def _is_paused(self, relation: str, now: float) -> bool:
         return self._paused.get(relation, now) > now
 
+    def _rests(self, relation: str, now: float) -> bool:
+        """Whether nothing of it is read, but for what failed."""
+        return relation in self._broken or self._is_paused(relation, now)
+
     def _next_half(self, now: float, fewer: Mapping[str, int]) -> Reading | None:
         """Relations take turns; within one the latest goes first, so that the item that fails is soon known."""
-        relation = next((each for each in self._halves if not self._is_paused(each, now)), None)
+        relation = next((each for each in self._halves if not self._rests(each, now)), None)
         if relation is None:
             return None
         halves = self._halves.pop(relation)
@@ -228,7 +244,7 @@ class DirtyKeys:
     def _retry(self, now: float, unsettled: Sequence[int]) -> Reading | None:
         """Items that failed, each by itself, so that a good one does not fail again with a bad one."""
         for relation, failed in self._failed.items():
-            if self._is_paused(relation, now):
+            if relation in self._gone or self._is_paused(relation, now):
                 continue
             for (path, start), item in failed.items():
                 if item.due <= now:
@@ -240,7 +256,7 @@ class DirtyKeys:
 
     def _run_errand(self, now: float, most: int, unsettled: Sequence[int], fewer: Mapping[str, int]) -> Reading | None:
         self._errands = deque(each for each in self._errands if each.keys)
-        errand = next((each for each in self._errands if not self._is_paused(each.relation, now)), None)
+        errand = next((each for each in self._errands if not self._rests(each.relation, now)), None)
         if errand is None:
             return None
         most = fewer.get(errand.relation, most)
@@ -344,10 +360,9 @@ class DirtyKeys:
         item.due = now + min(FIRST_RETRY_S * 2 ** (item.tries - 1), LONGEST_RETRY_S)
         return self._stays_unread(reading, item)
 
-    def give_up(self, reading: Reading, now: float, pause_s: float) -> None:
+    def give_up(self, reading: Reading) -> None:
         """Its relation is gone, and is read as a whole when it returns: what is left are keys that failed before."""
         for item in [each for each in reading.items if reading.path == KEY and each.tries]:
-            item.due = now + pause_s
             self._stays_unread(reading, item)
         self.published(reading, Batch(), 0, 0)
 

@@ -162,9 +162,11 @@ class Reader:
 
     def _halve(self, reading: Reading, reason: str) -> None:
         """Something in it can't be read."""
-        if self._calls.run(lambda: self._work.failed(reading.relation)) >= MOST_FAILED:
+        is_one, is_known = len(reading.items) == 1, reading.items[0].tries > 0
+        is_broken = self._calls.run(lambda: self._work.failed(reading.relation)) >= MOST_FAILED
+        if is_broken and not (is_one and is_known):
             self._calls.run(lambda: self._work.put_back(reading, BROKEN_PAUSE_S))
-        elif len(reading.items) == 1:
+        elif is_one:
             log.warning(
                 "derived.key_failed", relation=reading.relation, reason=reason, tries=reading.items[0].tries + 1
             )

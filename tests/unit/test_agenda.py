@@ -345,6 +345,50 @@ def test_a_backfill_that_fails_lets_others_pass(agenda: Agenda) -> None:
     assert list(agenda.jobs) == ["b", "a"]
 
 
+def test_a_fan_out_that_fails_lets_others_pass_and_is_tried_again(agenda: Agenda) -> None:
+    agenda.fan_out("contacts", FanOut(path="inboxes(id) 1", start=(7,), inboxes=(7,)), Batch())
+    (fan_out,) = agenda.jobs.values()
+    agenda.put_behind(fan_out)
+    assert agenda.next_job() == fan_out, "there is nothing else"
+    agenda.request(request("a"), Batch())
+    assert (agenda.next_job() or fan_out).id == "a"
+    agenda.advance(agenda.jobs["a"])
+    assert agenda.next_job() == fan_out
+
+
+def test_a_backfill_goes_on_with_what_can_be_read_and_comes_back(agenda: Agenda, log: Recorder) -> None:
+    agenda.request(request("a", tables=("contacts", "csat_survey_responses"), inboxes=(7, 8)), Batch())
+    cast(Readable, agenda._derivation).lost = {"contacts"}
+    job = agenda.next_job()
+    assert job is not None
+    begun, _ = agenda.begin(replace(job, start=Position(5, 900, 0)))
+    agenda.advance(begun.advanced(1, None).advanced(1, None))
+    assert begun.tables == ("csat_survey_responses", "contacts")
+    assert agenda.next_job() is None
+    assert agenda.held_up() == "contacts, which can't be read at the moment"
+    cast(Readable, agenda._derivation).lost = set()
+    job = started(log).next_job()
+    assert job is not None
+    chunk = job.chunk()
+    assert chunk is not None
+    assert (chunk.table, chunk.inbox, chunk.after) == ("contacts", 7, None)
+    agenda.end(begun)
+    markers = [said[0] for kind, said, _ in log.said if kind == "marker" and isinstance(said, tuple)]
+    assert [marker.tables for marker in markers] == [("contacts", "csat_survey_responses")] * 2
+    assert agenda.held_up() == ""
+
+
+def test_a_backfill_that_came_to_follow_changes_as_it_began_still_does(agenda: Agenda, log: Recorder) -> None:
+    agenda.request(request("setup-1", inboxes=None), Batch())
+    taken = agenda.next_job()
+    assert taken is not None
+    agenda.read_whole("contacts", "a change could not be traced", Batch())
+    begun, _ = agenda.begin(replace(taken, start=Position(5, 900, 0)))
+    agenda.advance(begun)
+    assert agenda.jobs["setup-1"].catches_up
+    assert started(log).jobs["setup-1"].catches_up
+
+
 def test_changes_that_are_left_to_a_waiting_backfill_are_behind_until_its_end(agenda: Agenda, log: Recorder) -> None:
     """One that reads everything for another reason: nobody else waits for it."""
     agenda.request(request("setup-1", inboxes=None), Batch())

@@ -172,11 +172,13 @@ def test_a_backfill_that_can_not_go_on_lets_others_pass(monkeypatch: pytest.Monk
         put_behind=lambda job: jobs.append(jobs.pop(jobs.index(job))),
     )
     backfiller = backfilling(stage)
+    backfiller._rows = 2 * backfill.LEAST_ROWS
 
     def refuse(_: object, job: BackfillJob) -> None:
         raise SourceUnavailable(f"{job.id} is too slow to be listed")
 
     monkeypatch.setattr(backfiller, "_read_next", refuse)
-    for name in ("a", "b", "a"):
+    for name in ("a", "a", "b", "a"):  # first with less at once
         with pytest.raises(SourceUnavailable, match=f"{name} is too slow"):
             backfiller._serve(cast(Source, None), cast(Any, None))
+        backfiller._delayed("so it was")

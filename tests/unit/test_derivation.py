@@ -10,7 +10,9 @@ from typing import Any, cast
 import pytest
 
 from replicator import derivation
+from replicator import reader as reader_module
 from replicator.causes import WHOLE, Cause
+from replicator.changes import RenderedRow
 from replicator.derivation import Derivation
 from replicator.derived import Derived
 from replicator.dirty import FIRST_RETRY_S, OWE_S
@@ -351,6 +353,54 @@ def test_a_relation_that_can_not_be_read_holds_up_no_heartbeat(
     assert not unread.is_done(200.0), "8 is due"
     monkeypatch.setattr(derivation, "MOST_FAILED", 1)
     assert unread.is_done(200.0)
+
+
+def test_a_broken_relation_heals_once_what_failed_can_be_read(
+    runs: Runs, later: Callable[[float], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(derivation, "MOST_FAILED", 2)
+    monkeypatch.setattr(reader_module, "MOST_FAILED", 2)
+    run = runs.begin({"people": derived("a")})
+    delivered(run, 30, *(Cause("people", KEY, (key,), (1,)) for key in (1, 2, 3)))
+    later(1.0)
+    read_all(run, monkeypatch, SourceRefused("22003"))
+    assert run.failed("people") == 2
+    assert not run.can_read("people")
+    run._outlet = cast(Outlet, SimpleNamespace(run=Run(5, 1000), derived_absence=lambda *_: None))
+    read: list[tuple[object, ...]] = []
+    for _ in range(100):
+        later(FIRST_RETRY_S)
+        while (reading := run.take(10, {})) is not None:
+            read += [item.start for item in reading.items]
+            run.publish(reading, [], [], 35)
+            run.finish()
+    assert sorted(read) == [(1,), (2,), (3,)]
+    assert run.can_read("people")
+    assert not runs.memory.under("dirty/")
+
+
+def test_a_key_that_failed_is_said_to_be_gone_from_wherever_it_is_not(
+    runs: Runs, unread: Derivation, later: Callable[[float], None]
+) -> None:
+    """What had named its inboxes may have been given up when the relation was read as a whole."""
+    said: list[tuple[object, ...]] = []
+    unread._outlet = cast(
+        Outlet,
+        SimpleNamespace(
+            run=Run(5, 1000),
+            derived_row=lambda table, row, read, *_: said.append(("row", row.inbox, 2 * read + 1)),
+            derived_absence=lambda table, key, inbox, read, *_: said.append(("absence", inbox, 2 * read)),
+        ),
+    )
+    later(FIRST_RETRY_S)
+    for _ in range(2):
+        reading = unread.take(1, {})
+        assert reading is not None
+        (item,) = reading.items
+        key = b"[%d]" % item.start[0]
+        unread.publish(reading, [RenderedRow(key, 1, b"{}", b"")], [], 35)
+    live, failed = sorted({read // 2 for *_, read in said})
+    assert said == [("row", 1, 2 * live + 1), ("row", 1, 2 * failed + 1), ("absence", None, 2 * failed)]
 
 
 def test_keys_that_the_relation_can_not_have_are_not_asked_of_the_source(

@@ -537,6 +537,23 @@ def test_errands_come_behind_live_keys_and_are_complete_when_acknowledged() -> N
     assert errand.complete
 
 
+def test_of_a_broken_relation_only_what_failed_is_read_and_of_one_that_is_gone_nothing() -> None:
+    """Live keys would fail and pause it again and again, and what failed, perhaps well by now, never have its turn."""
+    at = At()
+    at.touch(1)
+    at.wait(COALESCE_S)
+    reading = at.reading()
+    assert reading is not None
+    at.dirty.fail(reading, reading.items[0], "22012", at.now)
+    at.finish(reading)
+    at.touch(2)
+    at.dirty.send(Errand(VIEW, [((3,), frozenset())]))
+    at.wait(FIRST_RETRY_S)
+    taken = [at.dirty.take(at.now, 9, (), whole=True, broken=[VIEW], gone=gone) for gone in ([VIEW], (), ())]
+    assert [each and [item.start for item in each.items] for each in taken] == [None, [(1,)], None]
+    assert at.take() == [2]
+
+
 def test_an_errand_that_is_done_is_kept_no_longer_though_it_stands_behind_another() -> None:
     at = At()
     at.dirty.pause("slow", at.now + 1000)

@@ -166,6 +166,15 @@ def test_a_loop_whose_batch_waits_for_the_target_is_not_healthy_for_ever(
     assert healthy == [False, True]
 
 
+def test_what_a_batch_waited_for_is_forgotten_with_it(settings: Settings) -> None:
+    """Or a worker that has nothing to do any more would never be called well again."""
+    applier, ended = Worker(settings, Stop())._applier, threading.Event()
+    applier.waits_for = "the disk is full"
+    ended.set()
+    assert applier.run(1, "topic", [], {}, ended).abandoned
+    assert applier.waits_for == ""
+
+
 def test_nothing_is_asked_for_a_tenant_where_it_is_parked(settings: Settings) -> None:
     loop = Worker(settings, Stop())
     partitions = 2
