@@ -28,8 +28,10 @@ from replicator import (
     GenerationMarker,
     Head,
     HeartbeatMarker,
+    Marker,
     Position,
     Run,
+    UnknownMarker,
     decode_marker,
     partition_of,
     unpack_head,
@@ -47,14 +49,15 @@ class Message(NamedTuple):
 
 
 def head_of(headers: Sequence[tuple[str, bytes]]) -> Head | None:
-    """What they say; None: the message is not ours."""
+    """What they say; None: the message is not ours, or of no kind that this version knows."""
     try:
-        return unpack_head(headers)
+        head = unpack_head(headers)
     except (KeyError, ValueError, AttributeError, TypeError):  # Kafka's headers may have no value
         return None
+    return head if head.op in _OPS else None
 
 
-_OPS: Final = UPSERTS | {"d", "t"}
+_OPS: Final = UPSERTS | {"d", "t", "m"}
 UNKNOWN: Final = Head("u", "", b"[0]", NOWHERE, 0, "", b"", True, "it is no change event that this version knows")
 """Of a message that is not ours; whoever applies its event refuses it."""
 _MOST_DIGITS: Final = len(b"-9223372036854775808")
@@ -125,8 +128,9 @@ class _Sorting:
     def take(self, message: Message) -> None:
         self.batch.counts.messages += 1
         self.batch.ends[message.partition] = message.offset + 1
-        head = head_of(message.headers)
-        if head is None:
+        head, key = head_of(message.headers), message.key
+        inbox = None if key is None else inbox_of(key)
+        if head is None or (inbox is None and key is not None):
             self._unreadable(message)
             return
         generations = self._view.generations[message.partition]
@@ -134,16 +138,16 @@ class _Sorting:
         if run < seen:
             self.batch.counts.zombies += 1
             return
-        if run > seen:
+        marker = marker_of(message) if head.op == "m" else None
+        if head.op == "m" and marker is None:
+            self._unreadable(message)
+            return
+        if run > seen:  # not sooner: to the run of a message that is not ours all that is ours could be a zombie's
             generations.see(message.offset, Run(*run))
-        if head.op == "m":
-            self._marker(message, head)
-        elif head.op not in _OPS:
-            self._unreadable(message)
-        elif message.key is None:
+        if marker is not None:
+            self._marker(message, head, marker)
+        elif inbox is None:
             self._broadcast(message, head)
-        elif (inbox := _inbox_of(message.key)) is None:
-            self._unreadable(message)
         else:
             self._keyed(message, head, inbox)
 
@@ -182,21 +186,10 @@ class _Sorting:
         self._active[event.table].add(tenant)
         self.batch.events[tenant].append(event)
 
-    def _marker(self, message: Message, head: Head) -> None:
-        try:
-            marker = decode_marker(message.body)
-        except orjson.JSONDecodeError:
-            self._unreadable(message)
-            return
-        except (ValueError, KeyError, TypeError):
-            raise LogTooNew(
-                f"the marker at partition {message.partition}, offset {message.offset} is of a newer replicator"
-            ) from None
+    def _marker(self, message: Message, head: Head, marker: Marker) -> None:
         match marker:
-            case HeartbeatMarker(source_ms=source_ms) if _is_time(source_ms):
+            case HeartbeatMarker(source_ms=source_ms):
                 self.batch.source_ms[message.partition] = source_ms
-            case HeartbeatMarker():
-                self._unreadable(message)
             case BackfillMarker():
                 concerned: dict[int, list[int]] = defaultdict(list)
                 for inbox in self._inboxes(marker, message.partition):
@@ -217,12 +210,25 @@ class _Sorting:
 
     def _unreadable(self, message: Message) -> None:
         """A message that is not ours. If its key names an inbox, a person must look at it: it becomes a dead letter."""
-        inbox = _inbox_of(message.key)
+        inbox = inbox_of(message.key)
         owner = self._view.owners.get(inbox) if inbox is not None else None
         if inbox is None or owner is None:
             self.batch.counts.unreadable += 1
             return
         self._give(owner.tenant, event_of(message, UNKNOWN, inbox))
+
+
+def marker_of(message: Message) -> Marker | None:
+    """None: it is not ours. Raises LogTooNew for one that a newer replicator wrote."""
+    try:
+        marker = decode_marker(message.body)
+    except UnknownMarker:
+        raise LogTooNew(
+            f"the marker at partition {message.partition}, offset {message.offset} is of a newer replicator"
+        ) from None
+    except ValueError:
+        return None
+    return None if isinstance(marker, HeartbeatMarker) and not _is_time(marker.source_ms) else marker
 
 
 def sort_out(messages: Sequence[Message], view: View) -> Batch:
@@ -237,7 +243,7 @@ def _holders(messages: Iterable[Message], ask: Holders) -> dict[tuple[str, int |
     """Who holds what the broadcasts tell of, asked once for each table: a broadcast stands in every partition."""
     told: set[tuple[str, int | None]] = set()
     for message in messages:
-        if message.key is None and (head := head_of(message.headers)) is not None and head.op in _OPS:
+        if message.key is None and (head := head_of(message.headers)) is not None and head.op != "m":
             with suppress(BadEvent):  # `_Sorting` says what is wrong with it
                 told.add(_told(head))
     found: dict[tuple[str, int | None], Iterable[int]] = {}
@@ -275,7 +281,8 @@ def new_marks(
         expected = marks.get((tenant, partition))
         streamed = last.get(partition)
         position = streamed.position if streamed else expected.position if expected else NOWHERE
-        moved[tenant, partition] = expected, Mark(ends[partition], position), _committed_ms(streamed)
+        source_ms = committed_ms(streamed.body) if streamed else None
+        moved[tenant, partition] = expected, Mark(ends[partition], position), source_ms
     return moved
 
 
@@ -284,7 +291,7 @@ def ends_of(events: Iterable[Event]) -> dict[int, int]:
     return {event.partition: event.offset + 1 for event in events}
 
 
-def _inbox_of(key: bytes | None) -> int | None:
+def inbox_of(key: bytes | None) -> int | None:
     """The number in a message's key, as the replicator writes it; None: it is no inbox."""
     if key is None or len(key) > _MOST_DIGITS:
         return None
@@ -295,11 +302,10 @@ def _inbox_of(key: bytes | None) -> int | None:
     return inbox if b"%d" % inbox == key and -(2**63) <= inbox < 2**63 else None
 
 
-def _committed_ms(event: Event | None) -> int | None:
-    if event is None:
-        return None
+def committed_ms(body: bytes) -> int | None:
+    """When the change of this body was committed; None: it says no time."""
     try:
-        committed = orjson.loads(event.body)["source"]["ts_ms"]
+        committed = orjson.loads(body)["source"]["ts_ms"]
     except (ValueError, KeyError, TypeError):
         return None
     return committed if _is_time(committed) else None

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from operator import methodcaller
+from typing import Any, Final, TypeVar
 
 from confluent_kafka import Consumer, KafkaException, Producer
 from confluent_kafka.admin import AdminClient
@@ -12,6 +13,13 @@ from consumers.config import PREFIX, Settings
 from consumers.errors import SettingsError
 
 T = TypeVar("T")
+
+headers_of: Final = methodcaller("headers")
+"""Of a message: it may be asked once, and raises one of `NO_HEADERS` where one has a name that is no UTF-8, which Kafka
+lets anybody write. The client then returns a list with a hole along with an error. Python looks for such an error after
+any call but that of a method which its interpreter has found to be called often, as `message.headers()` is: the list
+would come through, and the error out of whatever is called next."""
+NO_HEADERS: Final = (SystemError, UnicodeDecodeError)
 
 
 def consumer(settings: Settings, options: Mapping[str, Any], defaults: Mapping[str, Any] | None = None) -> Consumer:

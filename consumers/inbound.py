@@ -10,7 +10,7 @@ import contextlib
 import threading
 import time
 from collections.abc import Callable, Mapping
-from typing import Any, Final
+from typing import Final
 
 import orjson
 import structlog
@@ -203,7 +203,10 @@ class Inbound:
         error = record.error()
         if error is None:
             self.waits_for = ""
-            headers: Any = record.headers() or []  # a list: the dict of its type is for producers
+            try:
+                headers = clients.headers_of(record) or []
+            except clients.NO_HEADERS:
+                headers = []
             return Message(record.partition() or 0, record.offset() or 0, record.key(), headers, record.value() or b"")
         if error.code() in _GAPS:
             self.gaps.add(record.partition() or 0)

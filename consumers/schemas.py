@@ -10,12 +10,16 @@ import threading
 import time
 from typing import Final
 
+import structlog
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, TopicPartition
+from confluent_kafka import Message as Record
 
 from consumers import clients
 from consumers.config import Settings
 from consumers.errors import LogUnavailable, VersionUnknown
 from replicator import TableSchema, Topics
+
+log = structlog.get_logger(__name__)
 
 _SECONDS: Final = 5.0
 _SECONDS_ONCE: Final = 5.0
@@ -66,9 +70,24 @@ class Schemas:
         except KafkaException as error:
             raise LogUnavailable(f"{self._topic} can't be read: {error.args[0].str()}") from None
         for record in records:
-            if record.error() is None and (value := record.value()):
-                schema = TableSchema.decode(value)
+            if record.error() is None and (schema := _schema_of(record)) is not None:
                 self._known[schema.table, schema.version] = schema
+
+
+def _schema_of(record: Record) -> TableSchema | None:
+    """None: it is not ours. The topic is compacted, so whoever reads it from its start meets it again."""
+    try:
+        return TableSchema.decode(record.value() or b"")
+    except ValueError as error:
+        log.warning(
+            "schema.unreadable",
+            topic=record.topic(),
+            partition=record.partition(),
+            offset=record.offset(),
+            error=type(error).__name__,
+            advice="Something else writes to the topic.",
+        )
+        return None
 
 
 def latest(settings: Settings) -> dict[str, TableSchema]:
@@ -112,7 +131,6 @@ def _newest(consumer: Consumer, topic: str, deadline: float) -> dict[str, TableS
             error = record.error()
             if error is not None and error.code() == KafkaError._PARTITION_EOF:
                 return found
-            if error is None and (value := record.value()):
-                schema = TableSchema.decode(value)
+            if error is None and (schema := _schema_of(record)) is not None:
                 found[schema.table] = schema
     raise LogUnavailable(f"{topic} can't be read")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from typing import Any, Final
+from typing import Final
 
 from confluent_kafka import TIMESTAMP_NOT_AVAILABLE, KafkaError, KafkaException, TopicPartition
 
@@ -99,7 +99,10 @@ class LogReader:
                 start = (record.offset() or 0) + 1
                 if start > end:
                     break
-                headers: Any = record.headers() or []
+                try:
+                    headers = clients.headers_of(record) or []
+                except clients.NO_HEADERS:
+                    headers = []
                 body = record.value() or b""
                 batch.append(Message(partition, start - 1, record.key(), headers, body))
                 size += len(body)

@@ -9,24 +9,24 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from typing import Any, Final
 
 from psycopg import Connection
 
 from consumers import layout, target
-from consumers.batch import Message, head_of
+from consumers.batch import Message, committed_ms, head_of, inbox_of, marker_of
 from consumers.biography import Found, Standing, StoredRow, Streamed, Told, outcome
 from consumers.config import Settings
-from consumers.errors import Refused
+from consumers.errors import LogTooNew, Refused
 from consumers.identifiers import quoted
 from consumers.ownership import owned
 from consumers.relation import Relation
 from consumers.session import connect
 from consumers.stretch import LogReader
 from consumers.topic import TopicShape
-from replicator import Head, Position, decode, partition_of
+from replicator import Head, Position, partition_of
 
 TABLES: Final = ("conversations", "conversations_analytics")
 _TELL_S: Final = 2.0
@@ -118,12 +118,8 @@ class _Searching:
                 self._say(f"partition {partition}: offset {messages[-1].offset:,} of {end:,}")
 
     def _take(self, message: Message, said: Streamed) -> None:
-        head = head_of(message.headers)
-        try:
-            inbox = int(message.key) if message.key is not None else None
-        except ValueError:
-            return
-        if head is None:
+        head, inbox = head_of(message.headers), inbox_of(message.key)
+        if head is None or (inbox is None and message.key is not None) or (head.op == "m" and not _is_marker(message)):
             return
         is_zombie, is_repeated = said.take(head, inbox, self._owners)
         if head.key != self._key or head.table not in TABLES:
@@ -134,7 +130,7 @@ class _Searching:
                 offset=message.offset,
                 inbox=inbox,
                 head=head,
-                committed_ms=_committed_ms(message.body),
+                committed_ms=committed_ms(message.body),
                 is_zombie=is_zombie,
                 is_repeated=is_repeated,
             )
@@ -229,12 +225,10 @@ def _standings(
     }
 
 
-def _committed_ms(body: bytes) -> int | None:
-    try:
-        committed: int = decode(body)["source"]["ts_ms"]
-    except (ValueError, KeyError, TypeError):
-        return None
-    return committed
+def _is_marker(message: Message) -> bool:
+    with suppress(LogTooNew):  # a newer replicator's is ours all the same
+        return marker_of(message) is not None
+    return True
 
 
 def op_name(head: Head) -> str:

@@ -14,11 +14,13 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any, Final, Literal, NamedTuple
+from typing import Any, Final, Literal, NamedTuple, TypeVar
 
 import orjson
 
 from replicator.values import JsonValue
+
+T = TypeVar("T")
 
 CONNECTOR: Final = "inbox-replicator"
 VERSION: Final = "0.1.0"
@@ -301,29 +303,84 @@ def encode_marker(marker: Marker, run: Run, point: int) -> tuple[Headers, bytes]
     return pack_head(head), orjson.dumps({"op": "m", "message": content, "replication": replication})
 
 
+class UnknownMarker(ValueError):
+    """Of a kind that this version does not know. Whatever changes the fields of a kind gives it another name."""
+
+
 def decode_marker(body: bytes) -> Marker:
-    """The inverse of `encode_marker`. Raises ValueError for a kind that this version does not know."""
-    content = orjson.loads(body)["message"]
-    match content["kind"]:
-        case "generation":
-            return GenerationMarker()
-        case "heartbeat":
-            return HeartbeatMarker(source_ms=content["source_ms"])
-        case "backfill":
-            inboxes = content["inboxes"]
-            return BackfillMarker(
-                id=content["id"],
-                boundary=content["boundary"],
-                tables=tuple(content["tables"]),
-                derived=tuple(content["derived"]),
-                is_complete=content["complete"],
-                inboxes=None if inboxes is None else tuple(inboxes),
-                keys=None if content["keys"] is None else (content["keys"][0], content["keys"][1]),
-                start=Position(*content["start"]),
-                start_read=Position(*content["start_read"]),
-                spared={table: tuple(keys) for table, keys in content["spared"].items()},
-            )
-    raise ValueError(f"unknown marker {content['kind']!r}: this worker is older than the replicator")
+    """The inverse of `encode_marker`. Raises UnknownMarker; another ValueError for what is no marker of ours."""
+    try:
+        content = orjson.loads(body)["message"]
+        kind = _text(content["kind"])
+        match kind:
+            case "generation":
+                return GenerationMarker()
+            case "heartbeat":
+                return HeartbeatMarker(source_ms=_bigint(content["source_ms"]))
+            case "backfill":
+                return _backfill_marker(content)
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"no marker: {type(error).__name__}") from None
+    raise UnknownMarker(f"unknown marker {kind!r}: this worker is older than the replicator")
+
+
+def _backfill_marker(content: Mapping[str, Any]) -> BackfillMarker:
+    inboxes, keys, spared = content["inboxes"], content["keys"], _only(dict, content["spared"])
+    if (boundary := content["boundary"]) not in ("begin", "end"):
+        raise ValueError("a marker is the begin or the end of a backfill")
+    return BackfillMarker(
+        id=_text(content["id"]),
+        boundary=boundary,
+        tables=_texts(content["tables"]),
+        derived=_texts(content["derived"]),
+        is_complete=_only(bool, content["complete"]),
+        inboxes=None if inboxes is None else _bigints(inboxes),
+        keys=None if keys is None else _range(keys),
+        start=_position(content["start"]),
+        start_read=_position(content["start_read"]),
+        spared={_text(table): _bigints(some) for table, some in spared.items()},
+    )
+
+
+def _only(kind: type[T], given: object) -> T:
+    """Nothing is converted: `true` is no number, and a text no list of its letters. Raises TypeError."""
+    if type(given) is not kind:
+        raise TypeError(f"expected {kind.__name__}, not {type(given).__name__}")
+    return given
+
+
+def _text(given: object) -> str:
+    text = _only(str, given)
+    if "\0" in text:
+        raise ValueError("a text that no column holds")
+    return text
+
+
+def _texts(given: object) -> tuple[str, ...]:
+    return tuple(map(_text, _only(list, given)))
+
+
+def _bigint(given: object) -> int:
+    number = _only(int, given)
+    if not -(2**63) <= number < 2**63:
+        raise ValueError("a number that no column holds")
+    return number
+
+
+def _bigints(given: object) -> tuple[int, ...]:
+    return tuple(map(_bigint, _only(list, given)))
+
+
+def _range(given: object) -> tuple[int, int]:
+    first, last = _bigints(given)
+    return first, last
+
+
+def _position(given: object) -> Position:
+    position = Position(*_bigints(given))
+    if min(position) < 0:
+        raise ValueError("a position that no column holds")
+    return position
 
 
 class ClockColumn(NamedTuple):
@@ -373,14 +430,18 @@ class TableSchema:
 
     @classmethod
     def decode(cls, record: bytes) -> TableSchema:
+        """The inverse of `encode`. Raises ValueError for what is no schema of ours."""
         content = orjson.loads(record)
-        return cls(
-            table=content["table"],
-            columns=tuple((name, type_name) for name, type_name in content["columns"]),
-            key=tuple(content["key"]),
-            inbox=content["inbox"],
-            is_derived=content["derived"],
-            clock=tuple(ClockColumn(*each) for each in content["clock"]),
-            order=tuple(content["order"]),
-            unstable=tuple(content.get("unstable", ())),
-        )
+        try:
+            return cls(
+                table=_text(content["table"]),
+                columns=tuple((name, type_name) for name, type_name in map(_texts, _only(list, content["columns"]))),
+                key=_texts(content["key"]),
+                inbox=_text(content["inbox"]),
+                is_derived=_only(bool, content["derived"]),
+                clock=tuple(ClockColumn(*_texts(each)) for each in _only(list, content["clock"])),
+                order=_texts(content["order"]),
+                unstable=_texts(content.get("unstable", [])),
+            )
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"no schema: {type(error).__name__}") from None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -299,17 +300,36 @@ def test_a_heartbeat_says_how_far_the_source_was() -> None:
     assert (batch.source_ms, dict(batch.events), batch.ends) == ({0: 8}, {}, {0: 12})
 
 
-@pytest.mark.parametrize("body", [b'{"message":{"kind":"unheard of"}}', b'{"message":{"kind":"backfill"}}', b"[]"])
-def test_a_marker_of_a_newer_replicator_stops_the_worker(body: bytes) -> None:
+def test_a_marker_of_a_newer_replicator_stops_the_worker() -> None:
     headers, _ = encode_marker(GenerationMarker(), RUN, 1)
     with pytest.raises(LogTooNew, match="partition 0, offset 10") as raised:
-        Log().put(headers, body, None).sorted()
+        Log().put(headers, b'{"message":{"kind":"unheard of"}}', None).sorted()
     assert classify(raised.value).action is Action.STOP
 
 
-def test_a_marker_that_is_no_json_is_counted() -> None:
+@pytest.mark.parametrize("body", [b"xx", b"", b"[]", b'{"message":{"kind":"backfill"}}', b'{"message":{"kind":5}}'])
+def test_a_marker_of_another_hand_is_counted(body: bytes) -> None:
     headers, _ = encode_marker(GenerationMarker(), RUN, 1)
-    assert Log().put(headers, b"xx", None).sorted().counts.unreadable == 1
+    batch = Log().put(headers, body, None).sorted()
+    assert (batch.counts.unreadable, dict(batch.events)) == (1, {})
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        *({"inboxes": other} for other in ("x", [f"{MINE}"], [2**63])),
+        *({"keys": other} for other in (5, [1])),
+        *({"start": [1.5, 1, 1]}, {"start_read": [1, 2**63, 1]}, {"spared": {"messages": [2**63]}}),
+        *({"tables": None}, {"complete": "no"}, {"id": "\0"}),
+    ],
+)
+def test_a_backfills_marker_of_other_types_is_counted_and_no_tenants(wrong: dict[str, Any]) -> None:
+    headers, body = encode_marker(backfill("end", None), RUN, 1)
+    envelope = orjson.loads(body)
+    # Python's own JSON: the other one writes no number that a bigint can't hold.
+    body = json.dumps({**envelope, "message": {**envelope["message"], **wrong}}).encode()
+    batch = Log().change(MINE, 5).put(headers, body, None).change(MINE, 6).sorted()
+    assert (batch.counts.unreadable, points(batch)) == (1, [5, 6])
 
 
 @pytest.mark.parametrize("time", TIMES_THAT_ARE_NONE)
@@ -413,6 +433,36 @@ def test_a_change_under_a_key_that_is_no_inbox_is_counted(key: bytes) -> None:
 def test_an_inbox_is_any_number_that_its_column_takes(inbox: int) -> None:
     batch = Log().change(inbox, 5).sorted()
     assert (batch.counts.unreadable, batch.counts.unmapped) == (0, {inbox: 1})
+
+
+LATEST = pack_head(Head("u", "messages", b"[7]", Position(2**63 - 1, 5, 1), 2**63 - 1, "v", b"", False, ""))
+"""Of a run that nothing is later than."""
+
+
+def as_op(op: bytes) -> list[tuple[str, bytes]]:
+    return [(name, op if name == "op" else value) for name, value in LATEST]
+
+
+@pytest.mark.parametrize(
+    ("op", "key", "body"),
+    [
+        (b"zzz", None, b""),
+        (b"zzz", b"%d" % NOBODYS, b""),
+        (b"zzz", b"%d" % MINE, b""),
+        (b"", None, b""),
+        (b"u", b"abc", b""),
+        (b"u", b"", b""),
+        (b"m", None, b"xx"),
+        (b"m", None, b'{"message":{"kind":"backfill"}}'),
+        (b"m", None, b'{"message":{"kind":"heartbeat","source_ms":-1}}'),
+    ],
+)
+def test_the_run_of_a_message_that_is_not_ours_makes_nobody_a_zombie(op: bytes, key: bytes | None, body: bytes) -> None:
+    seen = {0: Generations()}
+    batch = Log().change(MINE, 5).put(as_op(op), body, key).change(MINE, 6).sorted(generations=seen)
+    assert batch.counts.zombies == 0
+    assert [event.position.point for event in batch.events[1] if not event.error] == [5, 6]
+    assert seen[0].new == [(10, RUN)]
 
 
 # --- where the tenant stands afterwards

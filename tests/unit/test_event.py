@@ -33,6 +33,7 @@ from replicator.event import (
     Run,
     TableSchema,
     Topics,
+    UnknownMarker,
     decode,
     decode_marker,
     encode_marker,
@@ -198,8 +199,56 @@ def test_a_marker_comes_back(name: str) -> None:
 
 
 def test_a_marker_of_a_later_version_is_refused() -> None:
-    with pytest.raises(ValueError, match="older than the replicator"):
+    with pytest.raises(UnknownMarker, match="older than the replicator"):
         decode_marker(b'{"op":"m","message":{"kind":"weather"}}')
+
+
+WRONG: list[tuple[str, Any]] = [
+    *(("id", other) for other in (None, 5, ["x"], "a\0b")),
+    *(("boundary", other) for other in (None, "middle", [], {})),
+    *((name, other) for name in ("tables", "derived") for other in (None, "messages", {}, [None], ["a\0"], [["a"]])),
+    *(("complete", other) for other in (None, 0, "", "no")),
+    *(("inboxes", other) for other in ("x", 5, {}, ["7"], [True], [7.0], [None], [2**63], [-(2**63) - 1], [[7]])),
+    *(("keys", other) for other in (5, "12", [], [1], [1, 2, 3], [1, "2"], [1.5, 2], [1, 2**63], {"a": 1, "b": 2})),
+    *(
+        (name, other)
+        for name in ("start", "start_read")
+        for other in (None, "123", 1, [], [1, 2], [1, 2, 3, 4], [1.5, 2, 3], ["1", 2, 3], [1, -2, 3], [1, 2, 2**63])
+    ),
+    *(("spared", other) for other in (None, [], [2**63], {"contacts": 5}, {"contacts": "12"}, {"contacts": [2**63]})),
+    *(("spared", other) for other in ({"contacts": [True]}, {"contacts": [1.5]}, {"a\0": [1]}, "x")),
+]
+
+
+@pytest.mark.parametrize(("name", "other"), WRONG)
+def test_a_marker_of_other_types_is_refused(name: str, other: Any) -> None:
+    envelope = decode(EVENTS["marker: backfill begins"][1])
+    assert name in envelope["message"]
+    with pytest.raises(ValueError) as raised:
+        decode_marker(json.dumps({**envelope, "message": {**envelope["message"], name: other}}).encode())
+    assert not isinstance(raised.value, UnknownMarker)
+
+
+@pytest.mark.parametrize("name", list(decode(EVENTS["marker: backfill begins"][1])["message"]))
+def test_a_marker_that_lacks_a_field_is_refused(name: str) -> None:
+    envelope = decode(EVENTS["marker: backfill begins"][1])
+    del envelope["message"][name]
+    with pytest.raises(ValueError):
+        decode_marker(orjson.dumps(envelope))
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b"", b"xx", b"[]", b"5", b'"message"', b"null", b"{}", b'{"message":null}', b'{"message":[]}', b'{"message":"x"}']
+    + [b'{"message":{}}', b'{"message":{"kind":null}}', b'{"message":{"kind":["backfill"]}}']
+    + [b'{"message":{"kind":"heartbeat","source_ms":%s}}' % other for other in (b"1.5", b'"5"', b"true", b"null")]
+    + [b'{"message":{"kind":"heartbeat","source_ms":9223372036854775808}}', b'{"message":{"kind":"heartbeat"}}']
+    + [b"[" * 2000],
+)
+def test_what_is_no_marker_is_refused(body: bytes) -> None:
+    with pytest.raises(ValueError) as raised:
+        decode_marker(body)
+    assert not isinstance(raised.value, UnknownMarker)
 
 
 @pytest.mark.parametrize(
@@ -386,6 +435,25 @@ def test_the_clock_and_the_order_of_a_derived_relation_come_back() -> None:
 def test_the_version_changes_with_any_column(other: TableSchema) -> None:
     assert other.version != TABLE.version
     assert TableSchema.decode(other.encode()) == other
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"table": other} for other in (None, 5, ["messages"], "a\0")]
+    + [{"columns": other} for other in (None, "id", ["ab"], [["id"]], [["id", 5]], [["id", "bigint", "x"]], {"id": 1})]
+    + [{"key": other} for other in (None, "id", [5], [None])]
+    + [{"inbox": None}, {"derived": 0}, {"order": "id"}, {"unstable": None}]
+    + [{"clock": other} for other in (None, ["abc"], [["a", "b"]], [["a", "b", 5]], [["a", "b", "c", "d"]])],
+)
+def test_a_schema_of_other_types_is_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ValueError):
+        TableSchema.decode(orjson.dumps({**orjson.loads(TABLE.encode()), **wrong}))
+
+
+@pytest.mark.parametrize("record", [b"", b"xx", b"\xff", b"[]", b"5", b"null", b'"table"', b"{}", b'{"table":"x"}'])
+def test_what_is_no_schema_is_refused(record: bytes) -> None:
+    with pytest.raises(ValueError):
+        TableSchema.decode(record)
 
 
 def test_topics_have_the_names_that_operators_grant() -> None:

@@ -11,6 +11,7 @@ import pytest
 from confluent_kafka import Consumer, KafkaError, TopicPartition
 
 from consumers import inbound as module
+from consumers.batch import Message
 from consumers.config import load
 from consumers.inbound import MOST_LEAVING, OUTSIDE_S, Inbound
 
@@ -156,6 +157,28 @@ def test_whoever_has_no_room_is_served_now_and_then_and_keeps_what_was_fetched_f
     assert takes(0, 0) == ["serves"], "nothing comes of it any more"
     assert takes(1, 0) == ["resumes", "serves"]
     assert takes(0, 0) == ["waits"], "it has just had room"
+
+
+@pytest.mark.parametrize("fault", [UnicodeDecodeError, SystemError])
+def test_a_message_with_a_header_whose_name_is_no_text_is_one_without_headers(
+    inbound: Inbound, fault: type[Exception]
+) -> None:
+    """Which is not ours."""
+    assert inbound._message(nameless(fault)) == Message(2, 7, b"5", [], b"body")
+
+
+def nameless(fault: type[Exception]) -> Any:
+    def headers() -> None:
+        raise UnicodeDecodeError("utf-8", b"\xff", 0, 1, "") if fault is UnicodeDecodeError else fault
+
+    return SimpleNamespace(
+        error=lambda: None,
+        headers=headers,
+        partition=lambda: 2,
+        offset=lambda: 7,
+        key=lambda: b"5",
+        value=lambda: b"body",
+    )
 
 
 def looks(inbound: Inbound, *states: str) -> str:
