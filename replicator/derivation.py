@@ -251,6 +251,7 @@ class Derivation:
         if table is None:  # the relation was lost meanwhile, and will be read as a whole
             self._dirty.published(reading, batch, 0, 0)
             return
+        self._dirty.absolve(reading)
         if self._digests is not None:
             self._expect(reading, hashes, self._digests)
         now_ms = time.time_ns() // 1_000_000
@@ -267,7 +268,7 @@ class Derivation:
             for inbox in item.inboxes - found:
                 self._outlet.derived_absence(table, key, inbox, read, cause, batch)
                 absences += 1
-            if not found or item.tries:  # nobody knows any more where a key that failed was expected
+            if not found:
                 self._outlet.derived_absence(table, key, None, read, cause, batch)
                 absences += 1
         if self._digests is not None:

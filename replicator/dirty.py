@@ -287,6 +287,17 @@ class DirtyKeys:
                 heirs.append(taken)
         return heirs
 
+    def absolve(self, reading: Reading) -> None:
+        """It has read its keys: those that failed before are read with them, and are spared no more.
+
+        What is in a snapshot that was taken since they failed is newer than whatever had touched them by then.
+        """
+        if reading.path != KEY:
+            return
+        for item in reading.items:
+            if (older := self._forgive(reading.relation, KEY, item.start)) is not None:
+                self._merge(item, older)
+
     def published(self, reading: Reading, batch: Batch, rows: int, absences: int) -> None:
         """Its rows are on their way to Kafka."""
         reading.batch = batch
