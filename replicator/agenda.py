@@ -67,8 +67,8 @@ class Agenda:
         self._finished: deque[str] = deque(ended, maxlen=MOST_FINISHED)
         self._owed: dict[str, dict[bytes, int]] = {}
         """Table → key → inbox. A table without keys is not in it."""
-        self._failed = ""
-        """The backfill that could not go on when it was tried last."""
+        self._failed: set[str] = set()
+        """Backfills that could not go on, since another did."""
         debts = memory.under("owed/")
         self._debts = dict.fromkeys(debts, 0.0)
         """Records of keys that the stream owes, until each was read and published → since when."""
@@ -275,14 +275,14 @@ class Agenda:
         and other tables of the same.
         """
         ready = [job for job in map(self._readable, self.jobs.values()) if job is not None]
-        others = [job for job in ready if job.id != self._failed] or ready
+        others = [job for job in ready if job.id not in self._failed] or ready
         return next((job for job in others if job.fan_out is not None), next(iter(others), None))
 
     def put_behind(self, job: BackfillJob) -> None:
         """It could not go on: others come before it, and then it is tried again."""
         if job.id in self.jobs:
             self.jobs[job.id] = self.jobs.pop(job.id)
-            self._failed = job.id
+            self._failed.add(job.id)
 
     def held_up(self) -> str:
         """What the backfills wait for of which none can go on, in words."""
@@ -320,8 +320,8 @@ class Agenda:
         batch = Batch()
         if job.id in self.jobs:  # else it was cancelled meanwhile
             self._remember(job, batch)
-        if job.id != self._failed:
-            self._failed = ""
+        if job.id not in self._failed:
+            self._failed.clear()
         return batch
 
     def end(self, job: BackfillJob) -> Batch:

@@ -70,6 +70,8 @@ class DirtyKeys:
     _failed: dict[str, OrderedDict[tuple[str, Start], Item]] = field(default_factory=dict)
     _broken: Collection[str] = ()
     _gone: Collection[str] = ()
+    _has_healed: bool = False
+    """The last reading was of what failed of a broken relation."""
     _has_retried: bool = False
     """The last of what failed and errands was the former."""
     _released: list[tuple[int, Batch]] = field(default_factory=list)
@@ -165,7 +167,10 @@ class DirtyKeys:
         if self._taken is not None and self._taken[0] in self._halves:
             self._halves_due = now + (now - self._taken[1])
         self._broken, self._gone = broken, gone
-        reading = self._take(now, most, unsettled, whole, fewer)
+        # Every second time, however much of others there is to read: nothing else heals it.
+        healing = self._retry(now, unsettled, broken) if broken and not self._has_healed else None
+        self._has_healed = healing is not None
+        reading = healing or self._take(now, most, unsettled, whole, fewer)
         self._taken = (reading.relation, now) if reading is not None else None
         return reading
 
@@ -241,9 +246,11 @@ class DirtyKeys:
         self._size -= len(picked)
         return picked
 
-    def _retry(self, now: float, unsettled: Sequence[int]) -> Reading | None:
-        """Items that failed, each by itself, so that a good one does not fail again with a bad one."""
+    def _retry(self, now: float, unsettled: Sequence[int], of: Collection[str] | None = None) -> Reading | None:
+        """Items that failed, each by itself, so that a good one does not fail again with a bad one. None: of any."""
         for relation, failed in self._failed.items():
+            if of is not None and relation not in of:
+                continue
             if relation in self._gone or self._is_paused(relation, now):
                 continue
             for (path, start), item in failed.items():

@@ -106,8 +106,9 @@ def test_frozen_inside_its_transaction_it_holds_up_nobody_and_writes_nothing(pat
     written = Written(path.target)
     with locked(path, "SELECT FROM messages WHERE id = 1 FOR UPDATE"):
         with source.transaction():
-            message = add_message(source, 1, "before")
+            # First what is waited for: should each come in a batch of its own, the other is not written before.
             source.execute("UPDATE messages SET status = 1 WHERE id = 1")
+            message = add_message(source, 1, "before")
         (inside,) = wait_until(
             lambda: sessions(path, "wait_event_type = 'Lock' AND xact_start IS NOT NULL"), "it waits inside", 20
         )

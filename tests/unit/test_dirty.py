@@ -554,6 +554,23 @@ def test_of_a_broken_relation_only_what_failed_is_read_and_of_one_that_is_gone_n
     assert at.take() == [2]
 
 
+def test_a_broken_relation_heals_however_much_of_others_there_is_to_read() -> None:
+    at = At()
+    for key in (1, 2):
+        at.touch(key)
+        at.wait(COALESCE_S)
+        reading = at.reading()
+        assert reading is not None
+        at.dirty.fail(reading, reading.items[0], "22012", at.now)
+        at.finish(reading)
+    at.wait(FIRST_RETRY_S)
+    for key in range(4):
+        at.dirty.touch("other", KEY, (key,), [1], 1, at.now)
+    at.wait(COALESCE_S)
+    taken = [at.dirty.take(at.now, 1, (), whole=True, broken=[VIEW]) for _ in range(4)]
+    assert [each and each.relation for each in taken] == [VIEW, "other", VIEW, "other"]
+
+
 def test_an_errand_that_is_done_is_kept_no_longer_though_it_stands_behind_another() -> None:
     at = At()
     at.dirty.pause("slow", at.now + 1000)
