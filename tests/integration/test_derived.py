@@ -307,7 +307,7 @@ def test_rows_that_are_too_large_to_be_read_at_once_all_arrive(
         wait_for_all_but_the_largest(replayed, source)
         source.execute("UPDATE conversations SET priority = 3 - coalesce(priority, 0)")
         wait_for_all_but_the_largest(replayed, source)
-        assert replicator.status()["oversized"] > 0
+        wait_until(lambda: replicator.status()["oversized"] > 0, "the status counts it", 20)
         assert replicator.stop() == 0
 
 
